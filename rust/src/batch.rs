@@ -1,0 +1,49 @@
+//! The value between the scheduler and everybody else: what the model computes in one step.
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRow {
+    /// The sequence, as its submitter named it.
+    pub sequence_id: u64,
+    /// First position that is computed in this step.
+    pub start: u32,
+    /// How many positions are computed, at least 1.
+    pub length: u32,
+    /// Length of the prompt. Positions below it are prefill, computed in cells of `Batch::block_size`
+    /// counted from position 0; each position from it on is a decode row of its own. This makes the
+    /// arithmetic of a position a function of (position, prompt length) alone, so that chunking,
+    /// prefix hits and recomputation after preemption change no bit.
+    pub prompt_length: u32,
+    /// True if a token is drawn from the logits of the last position.
+    pub samples: bool,
+    /// How many tokens this sequence drew before: the `position` of its next draw. Meaningful if `samples`.
+    pub output_index: u32,
+}
+
+/// What the model computes in one step. Immutable once the scheduler has made it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Names this step; `commit` hands it back.
+    pub ticket: u64,
+    /// Positions per KV block.
+    pub block_size: u32,
+    /// The sequences of this step.
+    pub rows: Vec<BatchRow>,
+    /// Token ids of all rows one after the other; -1 where the token is still being drawn by a step in flight.
+    pub token_ids: Vec<i64>,
+    /// Position of each token in its sequence, parallel to `token_ids`.
+    pub positions: Vec<i64>,
+    /// KV slot of each token (`block * block_size + offset`), parallel to `token_ids`.
+    pub slots: Vec<i64>,
+    /// Block tables, `rows.len()` by `block_table_width`, row-major; unused entries are -1.
+    pub block_tables: Vec<i64>,
+    /// Columns of `block_tables`: enough for the longest row.
+    pub block_table_width: usize,
+}
+
+impl Batch {
+    /// Rows that draw a token, in order. Logits and sampled tokens have one entry for each.
+    pub fn sampled_rows(&self) -> impl Iterator<Item = &BatchRow> {
+        self.rows.iter().filter(|row| row.samples)
+    }
+}

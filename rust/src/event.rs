@@ -1,0 +1,90 @@
+//! The value that leaves the engine: everything one step has to tell to the owners of requests.
+
+/// Why a choice ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end token or a stop string.
+    Stop,
+    /// `max_tokens` or the context.
+    Length,
+}
+
+impl FinishReason {
+    /// The API's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// Tokens used by one choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Prompt tokens found in the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens drawn, the end token included.
+    pub completion_tokens: u32,
+}
+
+/// Raw log-probabilities of one content token, resolved to bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// Id of the token.
+    pub token_id: u32,
+    /// Its bytes; may be part of a character.
+    pub bytes: Vec<u8>,
+    /// Natural log-probability, finite.
+    pub logprob: f64,
+    /// The likeliest tokens (id, bytes, log-probability), best first.
+    pub top: Vec<(u32, Vec<u8>, f64)>,
+}
+
+/// What happened to one choice in one step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventKind {
+    /// Text became final. `text` may be empty when only log-probabilities are released.
+    Text {
+        /// Valid UTF-8, never part of a stop string.
+        text: String,
+        /// One entry per content token if the choice asked for log-probabilities, else empty.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The choice ended; nothing follows.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// What it used.
+        usage: Usage,
+    },
+    /// The choice failed; nothing follows.
+    Failed {
+        /// A short word for programs, e.g. "engine_error".
+        code: String,
+        /// A sentence for people; holds no file path and no library text.
+        message: String,
+    },
+}
+
+/// One event with its address.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// The request.
+    pub request_id: u64,
+    /// Which of the request's choices.
+    pub choice: u32,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// Everything one step tells. For one choice the events are in order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EventBatch {
+    /// The events.
+    pub events: Vec<Event>,
+    /// Sequences that ended in this step: `Scheduler::commit` frees them.
+    pub finished_sequences: Vec<u64>,
+}

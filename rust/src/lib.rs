@@ -1,0 +1,32 @@
+//! The fast parts of ecocore: text (tokenize, detokenize, stop), choice (penalties, top-k/p, seeded
+//! draw) and bookkeeping (scheduler, KV blocks, prefix cache).
+//!
+//! The core is plain Rust and knows no Python, no tensors and no clock; `python/` binds it behind the
+//! `python` feature. Three small values travel between the parts: [`batch::Batch`] (what the model
+//! computes), [`sampled::SampledTokens`] (what was drawn) and [`event::EventBatch`] (what leaves).
+
+pub mod batch;
+pub mod error;
+pub mod event;
+pub mod gguf;
+pub mod gguf_vocab;
+pub mod mock;
+pub mod output;
+pub mod penalties;
+mod pipeline;
+pub mod quant;
+pub mod rng;
+pub mod safetensors_header;
+pub mod sampled;
+pub mod sampler;
+pub mod sampler_state;
+pub mod scheduler;
+pub mod sse;
+pub mod stop;
+pub mod text_stream;
+pub mod tokenizer;
+pub mod tokenizer_json;
+pub mod vocab;
+
+#[cfg(feature = "python")]
+mod python;

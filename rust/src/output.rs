@@ -1,0 +1,447 @@
+//! Tokens to events: takes the tokens drawn in one step, gives what each choice has to tell. Text and stop
+//! strings are `text_stream`'s; how an event is spelled on a wire is `sse`'s.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::event::{Event, EventBatch, EventKind, FinishReason, TokenLogprob, Usage};
+use crate::sampled::{Logprobs, SampledTokens};
+use crate::stop::StopCache;
+use crate::text_stream::{TextStream, content};
+use crate::vocab::Vocab;
+
+/// Special tokens are never text of an answer.
+const SKIP_SPECIAL_TOKENS: bool = true;
+
+/// What one choice asks of its output.
+#[derive(Debug, Clone, Default)]
+pub struct ChoiceOptions {
+    /// The request that owns the choice.
+    pub request_id: u64,
+    /// Which of the request's choices.
+    pub choice: u32,
+    /// Tokens of the prompt, for the usage.
+    pub prompt_tokens: u32,
+    /// How many tokens may be drawn, at least 1.
+    pub max_tokens: u32,
+    /// Stop strings; see [`crate::stop::StopSet`].
+    pub stop: Vec<String>,
+    /// Tokens that end the choice. They are no text, but count as drawn.
+    pub end_ids: Vec<u32>,
+    /// Whether text events carry log-probabilities.
+    pub logprobs: bool,
+}
+
+/// The output of every running sequence. One call per step; its cost is that of the new tokens.
+#[derive(Debug)]
+pub struct OutputStreams {
+    vocab: Arc<Vocab>,
+    stops: StopCache,
+    choices: FxHashMap<u64, Choice>,
+}
+
+impl OutputStreams {
+    /// No sequence yet.
+    pub fn new(vocab: Arc<Vocab>) -> Self {
+        Self { vocab, stops: StopCache::default(), choices: FxHashMap::default() }
+    }
+
+    /// Starts a choice.
+    ///
+    /// Fails with `InvalidParameter` for unusable stop strings or `max_tokens` 0, and with `Internal` if
+    /// the sequence is open already.
+    pub fn open(&mut self, sequence_id: u64, options: ChoiceOptions) -> Result<(), Error> {
+        if self.choices.contains_key(&sequence_id) {
+            return Err(Error::Internal(format!("the output of sequence {sequence_id} is open already")));
+        }
+        if options.max_tokens == 0 {
+            return Err(Error::parameter("max_tokens", "must be at least 1"));
+        }
+        let stops = self.stops.get(&options.stop)?;
+        let text = TextStream::new(Arc::clone(&self.vocab), stops, SKIP_SPECIAL_TOKENS);
+        self.choices.insert(sequence_id, Choice::new(text, options));
+        Ok(())
+    }
+
+    /// Forgets a choice without an event; unknown ids are ignored.
+    pub fn close(&mut self, sequence_id: u64) {
+        self.choices.remove(&sequence_id);
+    }
+
+    /// The events of one step. `cached` tells how many prompt tokens a sequence found in the prefix cache.
+    /// Finished choices are forgotten; tokens of sequences that are not open are ignored.
+    ///
+    /// Fails with `Internal`, before anything has changed, if the tokens are not those of the batch or lack
+    /// log-probabilities that a choice asked for.
+    pub fn push(
+        &mut self,
+        batch: &Batch,
+        tokens: &SampledTokens,
+        cached: impl Fn(u64) -> u32,
+    ) -> Result<EventBatch, Error> {
+        self.check(batch, tokens)?;
+        let mut events =
+            EventBatch { events: Vec::with_capacity(tokens.token_ids.len()), ..EventBatch::default() };
+        let draws = tokens.token_ids.iter().zip(&tokens.logprobs);
+        for (&sequence_id, (&token_id, logprobs)) in tokens.sequence_ids.iter().zip(draws) {
+            let Some(choice) = self.choices.get_mut(&sequence_id) else { continue };
+            let finished = choice.push(&self.vocab, token_id, logprobs.as_ref(), &mut events);
+            if let Some(reason) = finished {
+                let usage = choice.usage(cached(sequence_id));
+                events.events.push(choice.event(EventKind::Finished { reason, usage }));
+                events.finished_sequences.push(sequence_id);
+                self.choices.remove(&sequence_id);
+            }
+        }
+        Ok(events)
+    }
+
+    /// A `Failed` event for each of the sequences that is open, which is then forgotten.
+    pub fn fail(&mut self, sequence_ids: &[u64], code: &str, message: &str) -> EventBatch {
+        let mut events = EventBatch::default();
+        for &sequence_id in sequence_ids {
+            let Some(choice) = self.choices.remove(&sequence_id) else { continue };
+            let kind = EventKind::Failed { code: code.to_owned(), message: message.to_owned() };
+            events.events.push(choice.event(kind));
+            events.finished_sequences.push(sequence_id);
+        }
+        events
+    }
+
+    fn check(&self, batch: &Batch, tokens: &SampledTokens) -> Result<(), Error> {
+        let count = tokens.sequence_ids.len();
+        let parallel = tokens.token_ids.len() == count && tokens.logprobs.len() == count;
+        if !parallel || !batch.sampled_rows().map(|row| &row.sequence_id).eq(&tokens.sequence_ids) {
+            let message = format!("the tokens are not those that step {} draws", batch.ticket);
+            return Err(Error::Internal(message));
+        }
+        let drawn = tokens.sequence_ids.iter().zip(&tokens.logprobs).filter(|(_, drawn)| drawn.is_none());
+        for (sequence_id, _) in drawn {
+            if self.choices.get(sequence_id).is_some_and(|choice| choice.logprobs.is_some()) {
+                let message =
+                    format!("sequence {sequence_id} asked for log-probabilities, but none were taken");
+                return Err(Error::Internal(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One open choice.
+#[derive(Debug)]
+struct Choice {
+    request_id: u64,
+    choice: u32,
+    prompt_tokens: u32,
+    max_tokens: u32,
+    completion_tokens: u32,
+    end_ids: Vec<u32>,
+    text: TextStream,
+    /// None unless log-probabilities were asked for.
+    logprobs: Option<LogprobQueue>,
+}
+
+impl Choice {
+    fn new(text: TextStream, options: ChoiceOptions) -> Self {
+        Self {
+            request_id: options.request_id,
+            choice: options.choice,
+            prompt_tokens: options.prompt_tokens,
+            max_tokens: options.max_tokens,
+            completion_tokens: 0,
+            end_ids: options.end_ids,
+            text,
+            logprobs: options.logprobs.then(LogprobQueue::default),
+        }
+    }
+
+    /// Takes one token, adds a text event if text became final, and says whether the choice has ended.
+    fn push(
+        &mut self,
+        vocab: &Vocab,
+        token_id: u32,
+        logprobs: Option<&Logprobs>,
+        events: &mut EventBatch,
+    ) -> Option<FinishReason> {
+        self.completion_tokens += 1;
+        let mut text = String::new();
+        let stopped = self.end_ids.contains(&token_id) || {
+            if let (Some(queue), Some(logprobs)) = (&mut self.logprobs, logprobs) {
+                queue.push(vocab, token_id, logprobs);
+            }
+            self.text.push(token_id, &mut text).stopped
+        };
+        let finished = match (stopped, self.completion_tokens >= self.max_tokens) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        };
+        if finished.is_some() {
+            self.text.finish(&mut text);
+        }
+        let logprobs = match &mut self.logprobs {
+            Some(queue) => queue.release(self.text.settled(), finished.is_some()),
+            None => Vec::new(),
+        };
+        if !text.is_empty() || !logprobs.is_empty() {
+            events.events.push(self.event(EventKind::Text { text, logprobs }));
+        }
+        finished
+    }
+
+    fn usage(&self, cached_tokens: u32) -> Usage {
+        Usage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens: self.completion_tokens }
+    }
+
+    fn event(&self, kind: EventKind) -> Event {
+        Event { request_id: self.request_id, choice: self.choice, kind }
+    }
+}
+
+/// Log-probabilities of tokens whose bytes are not all text yet.
+///
+/// Text never waits for its entry: an entry leaves with the event in which its token's last byte became
+/// text, so the bytes of all entries so far are the bytes of the text so far, but for less than one token.
+/// At the end both are equal: a token that a stop string cuts off keeps no entry, one that it cuts in two
+/// keeps the part that is text.
+#[derive(Debug, Default)]
+struct LogprobQueue {
+    /// Bytes of all entries released.
+    released: u64,
+    waiting: VecDeque<TokenLogprob>,
+}
+
+impl LogprobQueue {
+    /// Queues the entry of one token. Tokens without bytes, such as skipped special ones, are no content.
+    fn push(&mut self, vocab: &Vocab, token_id: u32, logprobs: &Logprobs) {
+        let bytes = content(vocab, token_id, SKIP_SPECIAL_TOKENS);
+        if bytes.is_empty() {
+            return;
+        }
+        let spell = |&(id, logprob): &(u32, f64)| (id, vocab.bytes(id).unwrap_or_default().to_vec(), logprob);
+        self.waiting.push_back(TokenLogprob {
+            token_id,
+            bytes: bytes.to_vec(),
+            logprob: logprobs.chosen,
+            top: logprobs.top.iter().map(spell).collect(),
+        });
+    }
+
+    /// The entries of the tokens that are text up to byte `settled`; at the end of the text also the part
+    /// of a token that was cut there.
+    fn release(&mut self, settled: u64, ended: bool) -> Vec<TokenLogprob> {
+        let mut entries = Vec::new();
+        while let Some(entry) = self.waiting.front_mut() {
+            let open = settled - self.released;
+            if open < entry.bytes.len() as u64 {
+                if !ended || open == 0 {
+                    break;
+                }
+                entry.bytes.truncate(open as usize);
+            }
+            self.released += entry.bytes.len() as u64;
+            entries.extend(self.waiting.pop_front());
+        }
+        entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::BatchRow;
+
+    const END: u32 = 256;
+
+    /// Ids 0 to 255 are bytes, 256 is the end token, 257 and on are `words`.
+    fn streams(words: &[&str]) -> OutputStreams {
+        let bytes = (0..=255u8).map(|byte| (vec![byte], false));
+        let special = std::iter::once((b"<|end|>".to_vec(), true));
+        let words = words.iter().map(|word| (word.as_bytes().to_vec(), false));
+        OutputStreams::new(Arc::new(Vocab::from_entries(bytes.chain(special).chain(words).collect())))
+    }
+
+    fn options() -> ChoiceOptions {
+        ChoiceOptions {
+            request_id: 70,
+            prompt_tokens: 5,
+            max_tokens: 100,
+            end_ids: vec![END],
+            ..Default::default()
+        }
+    }
+
+    /// One step that draws `id` for each sequence, with its id as log-probability.
+    fn step(streams: &mut OutputStreams, draws: &[(u64, u32)]) -> EventBatch {
+        let row = |&(sequence_id, _): &(u64, u32)| BatchRow {
+            sequence_id,
+            start: 0,
+            length: 1,
+            prompt_length: 1,
+            samples: true,
+            output_index: 0,
+        };
+        let batch = Batch { rows: draws.iter().map(row).collect(), ..Batch::default() };
+        let logprobs =
+            |id: u32| Logprobs { chosen: -f64::from(id), top: vec![(id, -f64::from(id)), (END, -9999.0)] };
+        let tokens = SampledTokens {
+            sequence_ids: draws.iter().map(|draw| draw.0).collect(),
+            token_ids: draws.iter().map(|draw| draw.1).collect(),
+            logprobs: draws.iter().map(|draw| Some(logprobs(draw.1))).collect(),
+        };
+        streams.push(&batch, &tokens, |sequence_id| sequence_id as u32 % 4).unwrap()
+    }
+
+    /// Events in short: text with its entries, or how it ended with the completion tokens.
+    fn tell(events: &EventBatch) -> Vec<String> {
+        let entry = |entry: &TokenLogprob| String::from_utf8_lossy(&entry.bytes).into_owned();
+        let tell = |event: &Event| match &event.kind {
+            EventKind::Text { text, logprobs } if logprobs.is_empty() => text.clone(),
+            EventKind::Text { text, logprobs } => {
+                format!("{text} <- {}", logprobs.iter().map(entry).collect::<Vec<_>>().join("|"))
+            }
+            EventKind::Finished { reason, usage } => {
+                format!("{} {}", reason.as_str(), usage.completion_tokens)
+            }
+            EventKind::Failed { code, .. } => format!("failed {code}"),
+        };
+        events.events.iter().map(tell).collect()
+    }
+
+    #[track_caller]
+    fn check(words: &[&str], options: ChoiceOptions, ids: &[u32], expected: &[&[&str]]) {
+        let mut streams = streams(words);
+        streams.open(1, options).unwrap();
+        let actual: Vec<Vec<String>> = ids.iter().map(|&id| tell(&step(&mut streams, &[(1, id)]))).collect();
+        assert_eq!(actual, expected);
+    }
+
+    #[test]
+    fn an_end_token_counts_and_is_no_text() {
+        check(&["Hi"], options(), &[257, END], &[&["Hi"], &["stop 2"]]);
+    }
+
+    #[test]
+    fn the_limit_ends_a_choice_with_exactly_that_many_tokens() {
+        let limit = |max_tokens| ChoiceOptions { max_tokens, ..options() };
+        check(&["Hi"], limit(2), &[257, 257, 257], &[&["Hi"], &["Hi", "length 2"], &[]]);
+        check(&[], limit(1), &[65], &[&["A", "length 1"]]);
+    }
+
+    #[test]
+    fn an_end_at_the_limit_is_a_stop() {
+        let limit = ChoiceOptions { max_tokens: 2, stop: vec!["Z".into()], ..options() };
+        check(&[], limit.clone(), &[65, END], &[&["A"], &["stop 2"]]);
+        check(&[], limit, &[65, 90], &[&["A"], &["stop 2"]]);
+    }
+
+    #[test]
+    fn a_stop_string_ends_the_choice_and_is_not_shown() {
+        let stop = ChoiceOptions { stop: vec!["\nUser:".into()], ..options() };
+        check(&["Hi\nU", "ser: a"], stop, &[257, 258, 258], &[&["Hi"], &["stop 2"], &[]]);
+    }
+
+    #[test]
+    fn what_was_held_comes_before_the_end() {
+        let stop = ChoiceOptions { stop: vec!["STOP".into()], ..options() };
+        check(&["aST"], stop.clone(), &[257, END], &[&["a"], &["ST", "stop 2"]]);
+        check(&["aST"], ChoiceOptions { max_tokens: 1, ..stop }, &[257], &[&["aST", "length 1"]]);
+        check(&[], options(), &[0xe2, END], &[&[], &["\u{fffd}", "stop 2"]]);
+    }
+
+    #[test]
+    fn entries_follow_the_text_of_their_tokens() {
+        let wanted = ChoiceOptions { logprobs: true, stop: vec!["xyz".into()], ..options() };
+        // Held tokens keep their entries; a token held in part appears when its last byte does.
+        check(&["ax", "y", "b"], wanted.clone(), &[257, 258, 259], &[&["a"], &[], &["xyb <- ax|y|b"]]);
+        // A stop drops the tokens it covers and cuts the one it begins in.
+        check(&["ax", "y", "zb"], wanted.clone(), &[257, 258, 259], &[&["a"], &[], &[" <- a", "stop 3"]]);
+        check(&["x", "yzb"], wanted.clone(), &[65, 257, 258], &[&["A <- A"], &[], &["stop 3"]]);
+        check(&["ax"], wanted, &[257, END], &[&["a"], &["x <- ax", "stop 2"]]);
+    }
+
+    #[test]
+    fn entries_of_half_characters_come_with_the_character() {
+        let wanted = ChoiceOptions { logprobs: true, ..options() };
+        let euro = "\u{20ac} <- \u{fffd}|\u{fffd}|\u{fffd}";
+        check(&[], wanted, &[0xe2, 0x82, 0xac], &[&[], &[], &[euro]]);
+    }
+
+    #[test]
+    fn special_tokens_have_no_entry() {
+        let wanted = ChoiceOptions { logprobs: true, end_ids: vec![], ..options() };
+        check(&[], wanted, &[65, END, 66], &[&["A <- A"], &[], &["B <- B"]]);
+    }
+
+    #[test]
+    fn entries_name_the_likeliest_tokens_by_their_bytes() {
+        let mut streams = streams(&[]);
+        streams.open(1, ChoiceOptions { logprobs: true, ..options() }).unwrap();
+        let events = step(&mut streams, &[(1, 65)]);
+        let EventKind::Text { logprobs, .. } = &events.events[0].kind else { panic!("a text event") };
+        let top = vec![(65, b"A".to_vec(), -65.0), (END, b"<|end|>".to_vec(), -9999.0)];
+        assert_eq!(logprobs[0], TokenLogprob { token_id: 65, bytes: b"A".to_vec(), logprob: -65.0, top });
+    }
+
+    #[test]
+    fn each_choice_of_a_step_is_told_apart() {
+        let mut streams = streams(&[]);
+        for (sequence_id, choice) in [(1, 0), (2, 1), (3, 2)] {
+            streams.open(sequence_id, ChoiceOptions { choice, max_tokens: 1 + choice, ..options() }).unwrap();
+        }
+        streams.close(2);
+        let events = step(&mut streams, &[(3, 65), (2, 66), (1, 67), (9, 68)]);
+        assert_eq!(tell(&events), ["A", "C", "length 1"]);
+        assert_eq!(events.events.iter().map(|event| event.choice).collect::<Vec<_>>(), [2, 0, 0]);
+        assert_eq!(events.finished_sequences, [1]);
+        let usage = Usage { prompt_tokens: 5, cached_tokens: 1, completion_tokens: 1 };
+        assert_eq!(events.events[2].kind, EventKind::Finished { reason: FinishReason::Length, usage });
+        assert_eq!(tell(&step(&mut streams, &[(1, 65), (3, 66)])), ["B"]);
+    }
+
+    #[test]
+    fn failing_tells_the_open_choices_once() {
+        let mut streams = streams(&[]);
+        streams.open(4, options()).unwrap();
+        let events = streams.fail(&[4, 5], "engine_error", "the step failed");
+        assert_eq!(tell(&events), ["failed engine_error"]);
+        assert_eq!(events.finished_sequences, [4]);
+        assert!(streams.fail(&[4], "engine_error", "again").events.is_empty());
+    }
+
+    #[test]
+    fn unusable_options_are_refused() {
+        let mut streams = streams(&[]);
+        let named = |error| matches!(error, Error::InvalidParameter { name, .. } if name == "max_tokens");
+        assert!(named(streams.open(1, ChoiceOptions { max_tokens: 0, ..options() }).unwrap_err()));
+        assert!(streams.open(1, ChoiceOptions { stop: vec![String::new()], ..options() }).is_err());
+        streams.open(1, options()).unwrap();
+        assert!(matches!(streams.open(1, options()), Err(Error::Internal(_))));
+    }
+
+    #[test]
+    fn tokens_of_another_step_are_refused_and_change_nothing() {
+        let mut streams = streams(&[]);
+        streams.open(1, ChoiceOptions { max_tokens: 1, logprobs: true, ..options() }).unwrap();
+        let tokens = SampledTokens { sequence_ids: vec![1], token_ids: vec![65], logprobs: vec![None] };
+        let row = BatchRow {
+            sequence_id: 1,
+            start: 0,
+            length: 1,
+            prompt_length: 1,
+            samples: true,
+            output_index: 0,
+        };
+        let batch = Batch { rows: vec![row], ..Batch::default() };
+        assert!(matches!(streams.push(&Batch::default(), &tokens, |_| 0), Err(Error::Internal(_))));
+        assert!(
+            matches!(streams.push(&batch, &tokens, |_| 0), Err(Error::Internal(_))),
+            "entries are missing"
+        );
+        assert_eq!(tell(&step(&mut streams, &[(1, 65)])), ["A <- A", "length 1"]);
+    }
+}

@@ -1,0 +1,112 @@
+//! `Batch` and `SampledTokens` as Python sees them: numbers and numpy arrays.
+
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::prelude::*;
+
+use super::OrRaise;
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::sampled::SampledTokens;
+
+/// See `_core.pyi`.
+#[pyclass(name = "Batch", module = "ecocore._core", frozen)]
+pub struct PyBatch(pub Batch);
+
+#[pymethods]
+impl PyBatch {
+    #[getter]
+    fn ticket(&self) -> u64 {
+        self.0.ticket
+    }
+    #[getter]
+    fn block_size(&self) -> u32 {
+        self.0.block_size
+    }
+    #[getter]
+    fn num_rows(&self) -> usize {
+        self.0.rows.len()
+    }
+    #[getter]
+    fn num_tokens(&self) -> usize {
+        self.0.token_ids.len()
+    }
+    #[getter]
+    fn num_samples(&self) -> usize {
+        self.0.sampled_rows().count()
+    }
+    #[getter]
+    fn sequence_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_iter(py, self.0.rows.iter().map(|row| row.sequence_id))
+    }
+    #[getter]
+    fn starts<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_iter(py, self.0.rows.iter().map(|row| i64::from(row.start)))
+    }
+    #[getter]
+    fn lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_iter(py, self.0.rows.iter().map(|row| i64::from(row.length)))
+    }
+    #[getter]
+    fn prompt_lengths<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_iter(py, self.0.rows.iter().map(|row| i64::from(row.prompt_length)))
+    }
+    #[getter]
+    fn token_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_slice(py, &self.0.token_ids)
+    }
+    #[getter]
+    fn positions<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_slice(py, &self.0.positions)
+    }
+    #[getter]
+    fn slots<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_slice(py, &self.0.slots)
+    }
+    #[getter]
+    fn block_tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i64>>> {
+        PyArray1::from_slice(py, &self.0.block_tables).reshape([self.0.rows.len(), self.0.block_table_width])
+    }
+    #[getter]
+    fn sample_indices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        let mut end = 0i64;
+        let last = self.0.rows.iter().filter_map(|row| {
+            end += i64::from(row.length);
+            row.samples.then_some(end - 1)
+        });
+        PyArray1::from_iter(py, last)
+    }
+}
+
+/// Log-probability of the row's token, and of the likeliest tokens.
+type RowLogprobs = (f64, Vec<(u32, f64)>);
+
+/// See `_core.pyi`.
+#[pyclass(name = "SampledTokens", module = "ecocore._core", frozen)]
+pub struct PySampledTokens(pub SampledTokens);
+
+#[pymethods]
+impl PySampledTokens {
+    #[getter]
+    fn sequence_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_slice(py, &self.0.sequence_ids)
+    }
+    #[getter]
+    fn token_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        PyArray1::from_iter(py, self.0.token_ids.iter().map(|&id| i64::from(id)))
+    }
+    fn logprobs(&self, py: Python<'_>, row: usize) -> PyResult<Option<RowLogprobs>> {
+        let Some(logprobs) = self.0.logprobs.get(row) else {
+            let message = format!("must be below {}", self.0.logprobs.len());
+            return Err(Error::parameter("row", message)).or_raise(py);
+        };
+        Ok(logprobs.as_ref().map(|logprobs| (logprobs.chosen, logprobs.top.clone())))
+    }
+    fn __len__(&self) -> usize {
+        self.0.token_ids.len()
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyBatch>()?;
+    module.add_class::<PySampledTokens>()
+}

@@ -1,0 +1,124 @@
+//! `EventBatch` and `EventRow` as Python sees them.
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use rustc_hash::FxHashSet;
+
+use crate::event::{Event, EventBatch, EventKind, TokenLogprob, Usage};
+
+/// See `_core.pyi`.
+#[pyclass(name = "EventBatch", module = "ecocore._core", frozen)]
+pub struct PyEventBatch(pub EventBatch);
+
+#[pymethods]
+impl PyEventBatch {
+    #[getter]
+    fn finished_sequences(&self) -> Vec<u64> {
+        self.0.finished_sequences.clone()
+    }
+
+    fn request_ids(&self) -> Vec<u64> {
+        let mut seen = FxHashSet::default();
+        let ids = self.0.events.iter().map(|event| event.request_id);
+        ids.filter(|&id| seen.insert(id)).collect()
+    }
+
+    fn rows(&self) -> Vec<PyEventRow> {
+        self.0.events.iter().cloned().map(PyEventRow).collect()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.events.len()
+    }
+}
+
+/// See `_core.pyi`.
+#[pyclass(name = "EventRow", module = "ecocore._core", frozen)]
+pub struct PyEventRow(Event);
+
+type Top<'py> = (u32, Bound<'py, PyBytes>, f64);
+type Entry<'py> = (u32, Bound<'py, PyBytes>, f64, Vec<Top<'py>>);
+
+#[pymethods]
+impl PyEventRow {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match self.0.kind {
+            EventKind::Text { .. } => "text",
+            EventKind::Finished { .. } => "finished",
+            EventKind::Failed { .. } => "failed",
+        }
+    }
+
+    #[getter]
+    fn request_id(&self) -> u64 {
+        self.0.request_id
+    }
+
+    #[getter]
+    fn choice(&self) -> u32 {
+        self.0.choice
+    }
+
+    #[getter]
+    fn text(&self) -> &str {
+        match &self.0.kind {
+            EventKind::Text { text, .. } => text,
+            _ => "",
+        }
+    }
+
+    #[getter]
+    fn logprobs<'py>(&self, py: Python<'py>) -> Vec<Entry<'py>> {
+        let spell = |entry: &TokenLogprob| {
+            let top = entry.top.iter().map(|(id, bytes, logprob)| (*id, PyBytes::new(py, bytes), *logprob));
+            (entry.token_id, PyBytes::new(py, &entry.bytes), entry.logprob, top.collect())
+        };
+        match &self.0.kind {
+            EventKind::Text { logprobs, .. } => logprobs.iter().map(spell).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[getter]
+    fn reason(&self) -> &'static str {
+        match self.0.kind {
+            EventKind::Finished { reason, .. } => reason.as_str(),
+            _ => "",
+        }
+    }
+
+    #[getter]
+    fn usage(&self) -> (u32, u32, u32) {
+        match self.0.kind {
+            EventKind::Finished { usage, .. } => usage_tuple(usage),
+            _ => (0, 0, 0),
+        }
+    }
+
+    #[getter]
+    fn code(&self) -> &str {
+        match &self.0.kind {
+            EventKind::Failed { code, .. } => code,
+            _ => "",
+        }
+    }
+
+    #[getter]
+    fn message(&self) -> &str {
+        match &self.0.kind {
+            EventKind::Failed { message, .. } => message,
+            _ => "",
+        }
+    }
+}
+
+/// Prompt, cached and completion tokens: the order in which Python gets them.
+pub(super) fn usage_tuple(usage: Usage) -> (u32, u32, u32) {
+    (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyEventBatch>()?;
+    module.add_class::<PyEventRow>()
+}

@@ -1,0 +1,161 @@
+//! `TextStream` and `OutputStreams` as Python sees them.
+
+use std::sync::{Arc, Mutex};
+
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyList, PyString};
+
+use super::batch::{PyBatch, PySampledTokens};
+use super::event::PyEventBatch;
+use super::scheduler::PyScheduler;
+use super::tokenizer::PyTokenizer;
+use super::{OrRaise, to_python};
+use crate::error::Error;
+use crate::output::{ChoiceOptions, OutputStreams};
+use crate::text_stream::TextStreams;
+
+const UNBROKEN: &str = "no call panics while it holds the lock";
+
+/// See `_core.pyi`.
+#[pyclass(name = "TextStream", module = "ecocore._core", frozen)]
+pub struct PyTextStream(Mutex<TextStreams>);
+
+#[pymethods]
+impl PyTextStream {
+    #[new]
+    fn new(tokenizer: PyRef<'_, PyTokenizer>) -> Self {
+        Self(Mutex::new(TextStreams::new(Arc::clone(tokenizer.0.vocab()))))
+    }
+
+    #[pyo3(
+        signature = (stop=Vec::new(), skip_special_tokens=true),
+        text_signature = "($self, stop=(), skip_special_tokens=True)"
+    )]
+    fn open(
+        &self,
+        py: Python<'_>,
+        stop: Vec<Bound<'_, PyString>>,
+        skip_special_tokens: bool,
+    ) -> PyResult<u64> {
+        let stop = stop_strings(py, &stop)?;
+        let opened = py.detach(|| self.0.lock().expect(UNBROKEN).open(&stop, skip_special_tokens));
+        opened.or_raise(py)
+    }
+
+    fn push<'py>(
+        &self,
+        py: Python<'py>,
+        handles: &Bound<'py, PyAny>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<(Bound<'py, PyList>, Vec<bool>)> {
+        let (handles, ids) = (integers(handles, "handles")?, integers(ids, "ids")?);
+        let pieces = py.detach(|| self.0.lock().expect(UNBROKEN).push(&handles, &ids)).or_raise(py)?;
+        let texts = PyList::new(py, pieces.iter().map(|(text, _)| text))?;
+        Ok((texts, pieces.iter().map(|(_, stopped)| stopped).collect()))
+    }
+
+    fn finish(&self, py: Python<'_>, handle: u64) -> PyResult<String> {
+        self.0.lock_py_attached(py).expect(UNBROKEN).finish(handle).or_raise(py)
+    }
+}
+
+/// See `_core.pyi`.
+#[pyclass(name = "OutputStreams", module = "ecocore._core", frozen)]
+pub struct PyOutputStreams(Mutex<OutputStreams>);
+
+#[pymethods]
+impl PyOutputStreams {
+    #[new]
+    fn new(tokenizer: PyRef<'_, PyTokenizer>) -> Self {
+        Self(Mutex::new(OutputStreams::new(Arc::clone(tokenizer.0.vocab()))))
+    }
+
+    #[pyo3(
+        signature = (
+            sequence_id, *, request_id, choice, prompt_tokens, max_tokens, stop=Vec::new(), end_ids=Vec::new(),
+            logprobs=false
+        ),
+        text_signature = "($self, sequence_id, *, request_id, choice, prompt_tokens, max_tokens, stop=(), \
+                          end_ids=(), logprobs=False)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
+    fn open(
+        &self,
+        py: Python<'_>,
+        sequence_id: u64,
+        request_id: u64,
+        choice: u32,
+        prompt_tokens: u32,
+        max_tokens: u32,
+        stop: Vec<Bound<'_, PyString>>,
+        end_ids: Vec<u32>,
+        logprobs: bool,
+    ) -> PyResult<()> {
+        let stop = stop_strings(py, &stop)?;
+        let options =
+            ChoiceOptions { request_id, choice, prompt_tokens, max_tokens, stop, end_ids, logprobs };
+        py.detach(|| self.0.lock().expect(UNBROKEN).open(sequence_id, options)).or_raise(py)
+    }
+
+    fn close(&self, py: Python<'_>, sequence_id: u64) {
+        self.0.lock_py_attached(py).expect(UNBROKEN).close(sequence_id);
+    }
+
+    fn push(
+        &self,
+        py: Python<'_>,
+        batch: &Bound<'_, PyBatch>,
+        tokens: &Bound<'_, PySampledTokens>,
+        scheduler: PyRef<'_, PyScheduler>,
+    ) -> PyResult<PyEventBatch> {
+        let (batch, tokens) = (&batch.get().0, &tokens.get().0);
+        // Asked before the GIL goes, because another thread may then move the scheduler.
+        let counts =
+            tokens.sequence_ids.iter().map(|&id| scheduler.0.cached_tokens(id)).collect::<Vec<u32>>();
+        drop(scheduler);
+        let row = |id| tokens.sequence_ids.iter().position(|&other| other == id);
+        let cached = |id| row(id).map_or(0, |row| counts[row]);
+        let events = py.detach(|| self.0.lock().expect(UNBROKEN).push(batch, tokens, cached));
+        events.map(PyEventBatch).or_raise(py)
+    }
+
+    fn fail(
+        &self,
+        py: Python<'_>,
+        sequence_ids: &Bound<'_, PyAny>,
+        code: &str,
+        message: &str,
+    ) -> PyResult<PyEventBatch> {
+        let sequence_ids = integers(sequence_ids, "sequence_ids")?;
+        let events = py.detach(|| self.0.lock().expect(UNBROKEN).fail(&sequence_ids, code, message));
+        Ok(PyEventBatch(events))
+    }
+}
+
+/// Stop strings as Rust strings; Python's may hold lone surrogates, which no text ever contains.
+fn stop_strings(py: Python<'_>, stop: &[Bound<'_, PyString>]) -> PyResult<Vec<String>> {
+    let string = |stop: &Bound<'_, PyString>| stop.to_str().map(str::to_owned).ok();
+    let strings: Option<Vec<String>> = stop.iter().map(string).collect();
+    strings.ok_or_else(|| {
+        to_python(py, Error::parameter("stop", "holds a lone surrogate, which is no character"))
+    })
+}
+
+/// The numbers of a sequence, an array or a tensor.
+fn integers<'py, T>(values: &Bound<'py, PyAny>, name: &str) -> PyResult<Vec<T>>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
+{
+    let list = match values.getattr("tolist") {
+        Ok(tolist) => tolist.call0()?,
+        Err(_) => values.clone(),
+    };
+    let message = "must be a list or an array of whole numbers, none negative";
+    list.extract().map_err(|_| to_python(values.py(), Error::parameter(name, message)))
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyTextStream>()?;
+    module.add_class::<PyOutputStreams>()
+}

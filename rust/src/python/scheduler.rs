@@ -1,0 +1,132 @@
+//! The scheduler as Python calls it.
+//!
+//! The GIL stays held: a call takes microseconds, while getting the GIL back from a busy thread may take
+//! milliseconds; and so another thread that asks for `stats` never meets a scheduler in the middle of a change.
+
+use std::collections::BTreeMap;
+
+use numpy::PyReadonlyArray1;
+use pyo3::prelude::*;
+
+use super::OrRaise;
+use super::batch::{PyBatch, PySampledTokens};
+use super::event::PyEventBatch;
+use crate::error::Error;
+use crate::scheduler::{Scheduler, SchedulerConfig, Stats};
+
+/// See `_core.pyi`.
+#[pyclass(name = "Scheduler", module = "ecocore._core")]
+pub struct PyScheduler(pub Scheduler);
+
+#[pymethods]
+impl PyScheduler {
+    #[new]
+    #[pyo3(signature = (
+        *, num_blocks, block_size=64, max_sequences=64, max_batch_tokens=512, max_waiting=256, prefix_caching=true
+    ))]
+    fn new(
+        py: Python<'_>,
+        num_blocks: i64,
+        block_size: i64,
+        max_sequences: i64,
+        max_batch_tokens: i64,
+        max_waiting: i64,
+        prefix_caching: bool,
+    ) -> PyResult<Self> {
+        let config = || {
+            Ok(SchedulerConfig {
+                num_blocks: size("num_blocks", num_blocks)?,
+                block_size: size("block_size", block_size)?,
+                max_sequences: size("max_sequences", max_sequences)?,
+                max_batch_tokens: size("max_batch_tokens", max_batch_tokens)?,
+                max_waiting: size("max_waiting", max_waiting)?,
+                prefix_caching,
+            })
+        };
+        config().and_then(Scheduler::new).map(Self).or_raise(py)
+    }
+
+    #[pyo3(
+        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice()),
+        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'')"
+    )]
+    fn submit(
+        &mut self,
+        py: Python<'_>,
+        sequence_id: u64,
+        prompt: PyReadonlyArray1<'_, u32>,
+        max_tokens: i64,
+        salt: &[u8],
+    ) -> PyResult<()> {
+        let prompt = prompt.as_array().to_vec();
+        let max_tokens = size("max_tokens", max_tokens);
+        max_tokens.and_then(|max_tokens| self.0.submit(sequence_id, prompt, max_tokens, salt)).or_raise(py)
+    }
+
+    fn cancel(&mut self, sequence_id: u64) -> bool {
+        self.0.cancel(sequence_id)
+    }
+
+    fn schedule(&mut self) -> Option<PyBatch> {
+        self.0.schedule().map(PyBatch)
+    }
+
+    fn commit(
+        &mut self,
+        py: Python<'_>,
+        batch: &PyBatch,
+        tokens: &PySampledTokens,
+        events: &PyEventBatch,
+    ) -> PyResult<()> {
+        self.0.commit(batch.0.ticket, &tokens.0, &events.0.finished_sequences).or_raise(py)
+    }
+
+    fn abandon(&mut self, py: Python<'_>, batch: &PyBatch) -> PyResult<()> {
+        self.0.abandon(batch.0.ticket).or_raise(py)
+    }
+
+    fn cached_tokens(&self, sequence_id: u64) -> u32 {
+        self.0.cached_tokens(sequence_id)
+    }
+
+    fn has_work(&self) -> bool {
+        self.0.has_work()
+    }
+
+    fn stats(&self) -> BTreeMap<&'static str, u64> {
+        let Stats {
+            waiting,
+            running,
+            free_blocks,
+            cached_blocks,
+            total_blocks,
+            prefix_queries,
+            prefix_hits,
+            preemptions,
+        } = self.0.stats();
+        BTreeMap::from([
+            ("waiting", waiting as u64),
+            ("running", running as u64),
+            ("free_blocks", free_blocks as u64),
+            ("cached_blocks", cached_blocks as u64),
+            ("total_blocks", total_blocks as u64),
+            ("prefix_queries", prefix_queries),
+            ("prefix_hits", prefix_hits),
+            ("preemptions", preemptions),
+        ])
+    }
+
+    fn check_integrity(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.check_integrity().or_raise(py)
+    }
+}
+
+/// A size that Python gave, if it is one; 0 is left to the core.
+fn size<T: TryFrom<i64>>(name: &str, value: i64) -> Result<T, Error> {
+    T::try_from(value)
+        .map_err(|_| Error::parameter(name, format!("must be at least 1 and fit 32 bits, got {value}")))
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyScheduler>()
+}

@@ -1,0 +1,154 @@
+//! `Tokenizer` and `TokenStream` as Python sees them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use numpy::{Element, PyArray1, PyArrayMethods, PyUntypedArray};
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use super::OrRaise;
+use crate::error::Error;
+use crate::tokenizer::{TokenStream, Tokenizer};
+use crate::vocab::Vocab;
+
+/// See `_core.pyi`.
+#[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
+pub struct PyTokenizer(pub Arc<Tokenizer>);
+
+#[pymethods]
+impl PyTokenizer {
+    #[staticmethod]
+    fn from_file(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| Tokenizer::from_file(&path)).or_raise(py).map(Self::new)
+    }
+    #[staticmethod]
+    fn from_json(py: Python<'_>, json: &[u8]) -> PyResult<Self> {
+        py.detach(|| Tokenizer::from_json(json)).or_raise(py).map(Self::new)
+    }
+    #[staticmethod]
+    fn bytes_only() -> Self {
+        Self::new(Tokenizer::bytes_only())
+    }
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.0.vocab().len()
+    }
+    #[getter]
+    fn backend(&self) -> &'static str {
+        self.0.backend()
+    }
+    fn encode(&self, text: &Bound<'_, PyString>) -> PyResult<Vec<u32>> {
+        let py = text.py();
+        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
+        py.detach(|| self.0.encode(text)).or_raise(py)
+    }
+    fn encode_batch(&self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<Vec<Vec<u32>>> {
+        let texts = texts.iter().enumerate();
+        let texts = texts
+            .map(|(index, text)| text.to_str().map_err(|_| lone_surrogate("texts", &format!("[{index}] "))));
+        let texts: Vec<&str> = texts.collect::<Result<_, _>>().or_raise(py)?;
+        py.detach(|| self.0.encode_batch(&texts)).or_raise(py)
+    }
+    #[pyo3(signature = (ids, skip_special_tokens = false))]
+    fn decode(&self, ids: &Bound<'_, PyAny>, skip_special_tokens: bool) -> PyResult<String> {
+        let py = ids.py();
+        let ids = token_ids(ids, self.0.vocab())?;
+        py.detach(|| self.0.decode(&ids, skip_special_tokens)).or_raise(py)
+    }
+    #[pyo3(signature = (skip_special_tokens = false))]
+    fn stream(&self, skip_special_tokens: bool) -> PyTokenStream {
+        PyTokenStream(self.0.stream(skip_special_tokens))
+    }
+    fn token_bytes<'py>(&self, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+        let (py, vocab) = (id.py(), self.0.vocab());
+        let bytes = token_id(id)?.and_then(|token| vocab.bytes(token));
+        Ok(PyBytes::new(py, bytes.ok_or_else(|| vocab.unknown("id", id)).or_raise(py)?))
+    }
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.0.token_to_id(token)
+    }
+    fn is_special(&self, id: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(token_id(id)?.is_some_and(|token| self.0.vocab().is_special(token)))
+    }
+}
+
+impl PyTokenizer {
+    fn new(tokenizer: Tokenizer) -> Self {
+        Self(Arc::new(tokenizer))
+    }
+}
+
+/// See `_core.pyi`.
+#[pyclass(name = "TokenStream", module = "ecocore._core")]
+struct PyTokenStream(TokenStream);
+
+#[pymethods]
+impl PyTokenStream {
+    fn push(&mut self, id: &Bound<'_, PyAny>) -> PyResult<String> {
+        let mut text = String::new();
+        let token = token_id(id)?.ok_or_else(|| self.0.vocab().unknown("id", id)).or_raise(id.py())?;
+        self.0.push(token, &mut text).or_raise(id.py())?;
+        Ok(text)
+    }
+    fn finish(&mut self) -> String {
+        let mut text = String::new();
+        self.0.finish(&mut text);
+        text
+    }
+}
+
+/// Python strings may hold halves of a surrogate pair, which have no UTF-8.
+fn lone_surrogate(parameter: &str, place: &str) -> Error {
+    Error::parameter(
+        parameter,
+        format!("{place}holds a lone surrogate, which is no character; pass valid Unicode"),
+    )
+}
+
+/// Token ids out of a numpy array of integers or anything that yields integers.
+fn token_ids(ids: &Bound<'_, PyAny>, vocab: &Vocab) -> PyResult<Vec<u32>> {
+    let py = ids.py();
+    if ids.cast::<PyUntypedArray>().is_ok() {
+        let read = from_array::<u32>(ids, vocab)
+            .or_else(|| from_array::<i64>(ids, vocab))
+            .or_else(|| from_array::<i32>(ids, vocab))
+            .or_else(|| from_array::<u64>(ids, vocab))
+            .or_else(|| from_array::<u16>(ids, vocab))
+            .or_else(|| from_array::<i16>(ids, vocab))
+            .or_else(|| from_array::<u8>(ids, vocab))
+            .or_else(|| from_array::<i8>(ids, vocab));
+        let wrong = || Err(Error::parameter("ids", "must be a one-dimensional array of integers"));
+        return read.unwrap_or_else(wrong).or_raise(py);
+    }
+    let ids = ids.try_iter()?.map(|id| {
+        let id = id?;
+        token_id(&id)?.ok_or_else(|| vocab.unknown("ids", &id)).or_raise(py)
+    });
+    ids.collect()
+}
+
+/// One id, or None for an integer that no id can be.
+fn token_id(id: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
+    match id.extract() {
+        Ok(id) => Ok(Some(id)),
+        Err(error) if PyErr::is_instance_of::<PyOverflowError>(&error, id.py()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The ids of an array with elements of type `T`, or None if it is no such array.
+fn from_array<T>(ids: &Bound<'_, PyAny>, vocab: &Vocab) -> Option<Result<Vec<u32>, Error>>
+where
+    T: Element + Copy + TryInto<u32> + std::fmt::Display,
+{
+    let array = ids.cast::<PyArray1<T>>().ok()?.readonly();
+    let id = |&id: &T| id.try_into().map_err(|_| vocab.unknown("ids", id));
+    Some(array.as_array().iter().map(id).collect())
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyTokenizer>()?;
+    module.add_class::<PyTokenStream>()
+}

@@ -1,0 +1,284 @@
+//! The tokens that may still be drawn, as a list in id order, and the filters that shorten it.
+//!
+//! A filter never sorts the list: it finds the last token to keep by selection and drops what comes after.
+
+use std::cmp::Reverse;
+
+use super::blocks::{BLOCK, Blocks};
+use super::weights::Scale;
+
+/// One token with its integer mass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// Place among all tokens: larger is likelier; of equal logits the lower id is larger.
+    pub order: u64,
+    /// Integer mass.
+    pub weight: u32,
+}
+
+impl Candidate {
+    pub fn new(id: u32, logit: f32, weight: u32) -> Self {
+        Self { order: order(id, logit), weight }
+    }
+
+    pub fn id(self) -> u32 {
+        !(self.order as u32)
+    }
+
+    /// The logit, but that -0.0 has become 0.0 and NaN -inf.
+    pub fn logit(self) -> f32 {
+        logit_of((self.order >> 32) as u32)
+    }
+}
+
+/// Sorts tokens by logit, ties by lower id: above is likelier.
+pub(super) fn order(id: u32, logit: f32) -> u64 {
+    u64::from(key(logit)) << 32 | u64::from(!id)
+}
+
+/// Sorts logits as unsigned numbers.
+pub(super) fn key(logit: f32) -> u32 {
+    let logit = if logit.is_nan() { f32::NEG_INFINITY } else { logit };
+    // Adding zero turns -0.0 into 0.0, which it equals.
+    let bits = (logit + 0.0).to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
+/// The logit that a key stands for.
+pub(super) fn logit_of(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key ^ 1 << 31 } else { !key })
+}
+
+/// How much of `mass` is the part `part`, rounded up to a whole weight and at least one. The part is taken
+/// to 32 binary places, downwards: of ten equal tokens 0.9 is nine.
+pub(super) fn part_of(mass: u64, part: f64) -> u64 {
+    let part = (part * 2f64.powi(32)) as u128;
+    let need = (u128::from(mass) * part + u128::from(u32::MAX)) >> 32;
+    (need as u64).max(1)
+}
+
+/// The place below `mass` that 64 random bits point at.
+pub(super) fn target(random: u64, mass: u64) -> u64 {
+    ((u128::from(random) * u128::from(mass)) >> 64) as u64
+}
+
+/// The places of a block whose logits lie between two bounds.
+pub(super) struct Places {
+    places: [u8; BLOCK],
+    count: usize,
+}
+
+impl Places {
+    /// Collects them without a branch, which nobody could predict.
+    pub fn within(block: &[f32; BLOCK], low: f32, high: f32) -> Self {
+        let (mut places, mut count) = ([0; BLOCK], 0);
+        for (place, &logit) in block.iter().enumerate() {
+            places[count] = place as u8;
+            count += usize::from(logit >= low && logit <= high);
+        }
+        Self { places, count }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        self.places[..self.count].iter().map(|&place| usize::from(place))
+    }
+}
+
+/// Candidates of one row in id order, with the buffer that selection works in.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    list: Vec<Candidate>,
+    work: Vec<Candidate>,
+}
+
+impl Candidates {
+    /// Collects the tokens whose logit is at least `bound`.
+    pub fn gather(&mut self, blocks: &Blocks<'_>, scale: Scale, bound: f32) {
+        self.list.clear();
+        for (index, _) in blocks.maxima().iter().enumerate().filter(|(_, largest)| **largest >= bound) {
+            let block = blocks.get(index);
+            let weights = scale.weigh(block);
+            let places = Places::within(block, bound, f32::INFINITY);
+            self.list.extend(
+                places.iter().map(|place| {
+                    Candidate::new((index * BLOCK + place) as u32, block[place], weights[place])
+                }),
+            );
+        }
+    }
+
+    /// A logit bound above which the mass surely reaches `need`, if the largest logits of the blocks tell.
+    pub fn nucleus_bound(&mut self, blocks: &Blocks<'_>, scale: Scale, need: u64) -> Option<f32> {
+        self.list_maxima(blocks, scale);
+        match reach(&mut self.work, need) {
+            0 => None,
+            last => Some(logit_of((last >> 32) as u32)),
+        }
+    }
+
+    /// The mass of the likeliest tokens of the blocks alone.
+    pub fn mass_of_maxima(&mut self, blocks: &Blocks<'_>, scale: Scale) -> u64 {
+        self.list_maxima(blocks, scale);
+        mass(&self.work)
+    }
+
+    /// Fills `work` with the likeliest token of each block; the ids are those of the blocks.
+    fn list_maxima(&mut self, blocks: &Blocks<'_>, scale: Scale) {
+        self.work.clear();
+        for (part, maxima) in blocks.maxima().chunks(BLOCK).enumerate() {
+            let mut padded = [f32::NEG_INFINITY; BLOCK];
+            padded[..maxima.len()].copy_from_slice(maxima);
+            let weights = maxima.iter().zip(scale.weigh(&padded)).enumerate();
+            self.work.extend(weights.map(|(place, (&largest, weight))| {
+                Candidate::new((part * BLOCK + place) as u32, largest, weight)
+            }));
+        }
+    }
+
+    /// Sum of the weights.
+    pub fn mass(&self) -> u64 {
+        mass(&self.list)
+    }
+
+    /// Keeps the `count` likeliest.
+    pub fn keep_likeliest(&mut self, count: usize) {
+        if count >= self.list.len() {
+            return;
+        }
+        self.work.clone_from(&self.list);
+        let last = self.work.select_nth_unstable_by_key(count - 1, |one| Reverse(one.order)).1.order;
+        self.list.retain(|one| one.order >= last);
+    }
+
+    /// Keeps the fewest likeliest whose mass reaches `need`.
+    pub fn keep_mass(&mut self, need: u64) {
+        self.work.clone_from(&self.list);
+        let last = reach(&mut self.work, need);
+        self.list.retain(|one| one.order >= last);
+    }
+
+    /// Keeps what weighs at least `weight`.
+    pub fn keep_heavier(&mut self, weight: u32) {
+        self.list.retain(|one| one.weight >= weight);
+    }
+
+    /// Keeps the fewest whose mass reaches the part `part` of the list's, taking first the tokens whose
+    /// information content is closest to its mean, the entropy; ties by lower id (locally typical
+    /// sampling, Meister et al. 2022).
+    ///
+    /// With p = e^x / Z both -ln p and the entropy hold ln Z, which cancels: the deviation is
+    /// |x - mean of x|. It is taken in units of 2^-20 with the mean rounded down, all in integers.
+    pub fn keep_typical(&mut self, scale: Scale, part: f64) {
+        let surprise = |one: &Candidate| (scale.distance(one.logit()) * -(1 << 20) as f32) as u32;
+        let mass = self.mass();
+        let sum: u128 = self.list.iter().map(|one| u128::from(one.weight) * u128::from(surprise(one))).sum();
+        let mean = (sum / u128::from(mass.max(1))) as u32;
+        let order = |one: &Candidate| u64::from(!surprise(one).abs_diff(mean)) << 32 | u64::from(!one.id());
+        self.work.clear();
+        self.work.extend(self.list.iter().map(|one| Candidate { order: order(one), weight: one.weight }));
+        let last = reach(&mut self.work, part_of(mass, part));
+        self.list.retain(|one| order(one) >= last);
+    }
+
+    /// The token that the random bits point at, in id order.
+    pub fn pick(&self, random: u64) -> Option<u32> {
+        let mut left = target(random, self.mass());
+        for one in &self.list {
+            match left.checked_sub(u64::from(one.weight)) {
+                Some(rest) => left = rest,
+                None => return Some(one.id()),
+            }
+        }
+        None
+    }
+}
+
+fn mass(list: &[Candidate]) -> u64 {
+    list.iter().map(|one| u64::from(one.weight)).sum()
+}
+
+/// The order of the last candidate, from the largest order downwards, with which the mass reaches `need`; 0
+/// if all together do not. The list is left in no particular order.
+pub(super) fn reach(mut list: &mut [Candidate], mut need: u64) -> u64 {
+    const SHORT: usize = 48;
+    while list.len() > SHORT {
+        // Halving with the library's selection is linear even in the worst case.
+        let half = list.len() / 2;
+        list.select_nth_unstable_by_key(half, |one| Reverse(one.order));
+        let (upper, lower) = list.split_at_mut(half);
+        let above = mass(upper);
+        list = if above >= need {
+            upper
+        } else {
+            need -= above;
+            lower
+        };
+    }
+    list.sort_unstable_by_key(|one| Reverse(one.order));
+    for one in list {
+        match need.checked_sub(u64::from(one.weight)) {
+            Some(rest) if rest > 0 => need = rest,
+            _ => return one.order,
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_by_logit_then_by_lower_id() {
+        let rising = [
+            order(0, f32::NAN).min(order(0, f32::NEG_INFINITY)),
+            order(9, -1e30),
+            order(5, -1.0),
+            order(4, -1.0),
+            order(8, 0.0),
+            order(7, -0.0),
+            order(3, 1e-30),
+            order(2, f32::MAX),
+        ];
+        assert!(rising.is_sorted_by(|a, b| a < b));
+        assert_eq!(order(1, f32::NAN), order(1, f32::NEG_INFINITY));
+    }
+
+    #[test]
+    fn a_candidate_remembers_its_id_and_logit() {
+        for (id, logit) in [(0, 1.5), (7, -1.5), (u32::MAX, f32::NEG_INFINITY), (3, 0.0)] {
+            let one = Candidate::new(id, logit, 1);
+            assert_eq!((one.id(), one.logit()), (id, logit));
+        }
+    }
+
+    #[test]
+    fn a_part_is_rounded_up_and_never_nothing() {
+        let check = |mass, part, expected| assert_eq!(part_of(mass, part), expected, "{part} of {mass}");
+        check(10, 0.25, 3);
+        check(10, 1.0, 10);
+        check(10, 0.0, 1);
+        check(10 << 31, 0.5, 5 << 31);
+        check(u64::MAX, 1.0, u64::MAX);
+        for tenths in 1..10 {
+            assert_eq!(part_of(10 << 31, f64::from(tenths) / 10.0).div_ceil(1 << 31), tenths as u64);
+        }
+    }
+
+    #[test]
+    fn the_target_covers_the_mass_and_stays_below_it() {
+        assert_eq!((target(0, 10), target(1 << 63, 10), target(u64::MAX, 10)), (0, 5, 9));
+    }
+
+    #[test]
+    fn reaching_stops_at_the_first_that_fills_the_need() {
+        let list: Vec<_> =
+            (1..=1000u64).map(|order| Candidate { order: order * 7919 % 1009, weight: 2 }).collect();
+        let mut sorted: Vec<u64> = list.iter().map(|one| one.order).collect();
+        sorted.sort_unstable_by_key(|&order| Reverse(order));
+        for need in [1, 2, 3, 100, 1001, 1999, 2000] {
+            assert_eq!(reach(&mut list.clone(), need), sorted[need.div_ceil(2) as usize - 1], "need {need}");
+        }
+        assert_eq!(reach(&mut list.clone(), 2001), 0);
+    }
+}

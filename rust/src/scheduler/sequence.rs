@@ -1,0 +1,317 @@
+//! One sequence's life: how far it has come, and what it may compute next.
+//!
+//! Takes the scheduler's decisions, gives ranges of positions. Which sequence goes first, and which blocks it
+//! gets, are left to the scheduler.
+
+use std::ops::{Index, IndexMut, Range};
+
+use rustc_hash::FxHashMap;
+
+use super::blocks::BlockId;
+use super::prefix_cache::PrefixKey;
+
+/// Where a sequence is in its life.
+///
+/// | state   | admitted | preempted | stopped |
+/// | ------- | -------- | --------- | ------- |
+/// | Waiting | Running  | -         | Ended   |
+/// | Running | -        | Waiting   | Ended   |
+/// | Ended   | -        | -         | -       |
+///
+/// A waiting sequence holds no block and has no step in flight. An ended one keeps its blocks until the last
+/// step in flight that uses them is over, and is then forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// In the queue: never run, or preempted.
+    Waiting,
+    /// Holds blocks and gets its share of the steps.
+    Running,
+    /// Finished, cancelled or failed.
+    Ended,
+}
+
+/// What moves a sequence from one [`State`] to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was given blocks.
+    Admitted,
+    /// Its blocks were taken for an earlier sequence.
+    Preempted,
+    /// It finished, was cancelled, or its step failed.
+    Stopped,
+}
+
+impl State {
+    /// The state after `change`, or None where the table has none.
+    pub fn after(self, change: Change) -> Option<Self> {
+        match (self, change) {
+            (Self::Waiting, Change::Admitted) => Some(Self::Running),
+            (Self::Running, Change::Preempted) => Some(Self::Waiting),
+            (Self::Waiting | Self::Running, Change::Stopped) => Some(Self::Ended),
+            _ => None,
+        }
+    }
+}
+
+/// A prompt and what became of it. Lengths and positions count tokens.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    /// The submitter's name for it.
+    pub id: u64,
+    /// Its place in the order of submission.
+    pub arrival: u64,
+    /// See [`State`].
+    pub state: State,
+    /// The prompt, then the drawn tokens that were committed.
+    pub token_ids: Vec<u32>,
+    /// Tokens of the prompt, at least 1.
+    pub prompt_length: u32,
+    /// Most tokens that may be drawn, at least 1.
+    pub max_tokens: u32,
+    /// Tokens drawn or being drawn: the index of the next draw.
+    pub drawn: u32,
+    /// Positions computed or being computed.
+    pub computed: u32,
+    /// Steps in flight that compute a part of it.
+    pub in_flight: u32,
+    /// Its blocks, in order of position.
+    pub blocks: Vec<BlockId>,
+    /// Leading blocks that the prefix cache has been told of, or that came from it.
+    pub registered: usize,
+    /// Prompt tokens that the prefix cache gave at first admission; None before it.
+    pub cached: Option<u32>,
+    /// The empty prefix of its tenant.
+    root: PrefixKey,
+    /// Keys of its leading blocks, as many as were ever asked for.
+    keys: Vec<PrefixKey>,
+}
+
+impl Sequence {
+    /// A sequence that waits. `prompt` and `max_tokens` must not be empty; their sum fits a u32.
+    pub fn new(id: u64, arrival: u64, prompt: Vec<u32>, max_tokens: u32, salt: &[u8]) -> Self {
+        Self {
+            id,
+            arrival,
+            state: State::Waiting,
+            prompt_length: prompt.len() as u32,
+            token_ids: prompt,
+            max_tokens,
+            drawn: 0,
+            computed: 0,
+            in_flight: 0,
+            blocks: Vec::new(),
+            registered: 0,
+            cached: None,
+            root: PrefixKey::root(salt),
+            keys: Vec::new(),
+        }
+    }
+
+    /// Moves to the state after `change`.
+    ///
+    /// Panics where the table has none: the scheduler's own bookkeeping is broken.
+    pub fn advance(&mut self, change: Change) {
+        let next = self.state.after(change);
+        self.state =
+            next.unwrap_or_else(|| panic!("a sequence that is {:?} cannot be {change:?}", self.state));
+    }
+
+    /// End of the positions worth computing: all tokens drawn or being drawn, but never the last of
+    /// `max_tokens`, after which nothing is drawn.
+    pub fn frontier(&self) -> u32 {
+        self.prompt_length + self.drawn.min(self.max_tokens - 1)
+    }
+
+    /// Whether all it needs is one row for its newest token.
+    pub fn decodes(&self) -> bool {
+        self.computed >= self.prompt_length && self.computed + 1 == self.frontier()
+    }
+
+    /// Whether it has more to compute than that: prompt, or drawn tokens after a preemption.
+    pub fn catches_up(&self) -> bool {
+        self.computed < self.prompt_length || self.computed + 1 < self.frontier()
+    }
+
+    /// What it may compute from `start` in one step with `budget` tokens; empty if that is too little.
+    ///
+    /// A range never crosses the end of the prompt. Within the prompt it ends on a multiple of the block size
+    /// or at the prompt's end, wherever the budget would have cut: load moves no boundary of the arithmetic.
+    /// After the prompt each position is a row of its own, so any cut is as good.
+    pub fn range(&self, start: u32, budget: u32, block_size: u32) -> Range<u32> {
+        let reach = start.saturating_add(budget);
+        let end = if start >= self.prompt_length {
+            reach.min(self.frontier())
+        } else if reach >= self.prompt_length {
+            self.prompt_length
+        } else {
+            reach - reach % block_size
+        };
+        start..end.max(start)
+    }
+
+    /// Whether the step that ends before `end` draws a token: its last position is the newest there is.
+    pub fn samples_at(&self, end: u32) -> bool {
+        end == self.prompt_length + self.drawn
+    }
+
+    /// The token at `position`, or -1 while it is being drawn.
+    pub fn token_at(&self, position: u32) -> i64 {
+        self.token_ids.get(position as usize).map_or(-1, |&id| i64::from(id))
+    }
+
+    /// Whether as many tokens were drawn and committed as it may have.
+    pub fn is_exhausted(&self) -> bool {
+        self.token_ids.len() as u32 == self.prompt_length + self.max_tokens
+    }
+
+    /// Name of the prefix that ends with block `index`, which must lie wholly inside the prompt.
+    ///
+    /// Hashed when first asked for: a prompt that finds nothing in the cache costs one hash at admission and
+    /// then one for each block as it is computed.
+    pub fn key(&mut self, index: usize, block_size: u32) -> PrefixKey {
+        let size = block_size as usize;
+        debug_assert!((index + 1) * size <= self.prompt_length as usize, "a key names prompt tokens only");
+        for block in self.keys.len()..=index {
+            let before = block.checked_sub(1).map_or(self.root, |last| self.keys[last]);
+            self.keys.push(before.followed_by(&self.token_ids[block * size..(block + 1) * size]));
+        }
+        self.keys[index]
+    }
+}
+
+/// Names a sequence inside the scheduler, from its submission to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handle(u32);
+
+/// All sequences that are not forgotten, by handle without hashing and by id with.
+#[derive(Debug, Clone, Default)]
+pub struct Sequences {
+    entries: Vec<Option<Sequence>>,
+    vacant: Vec<Handle>,
+    by_id: FxHashMap<u64, Handle>,
+}
+
+impl Sequences {
+    /// Takes in a sequence whose id is not yet known.
+    pub fn insert(&mut self, sequence: Sequence) -> Handle {
+        let handle = self.vacant.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            Handle(self.entries.len() as u32 - 1)
+        });
+        self.by_id.insert(sequence.id, handle);
+        self.entries[handle.0 as usize] = Some(sequence);
+        handle
+    }
+
+    /// Forgets a sequence; its handle must not be used again.
+    pub fn remove(&mut self, handle: Handle) {
+        if let Some(sequence) = self.entries[handle.0 as usize].take() {
+            self.by_id.remove(&sequence.id);
+            self.vacant.push(handle);
+        }
+    }
+
+    /// The sequence of that id.
+    pub fn find(&self, id: u64) -> Option<Handle> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// All of them, in no meaningful order.
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &Sequence)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(index, entry)| entry.as_ref().map(|sequence| (Handle(index as u32), sequence)))
+    }
+}
+
+impl Index<Handle> for Sequences {
+    type Output = Sequence;
+    fn index(&self, handle: Handle) -> &Sequence {
+        self.entries[handle.0 as usize].as_ref().expect("a handle lives as long as its sequence")
+    }
+}
+
+impl IndexMut<Handle> for Sequences {
+    fn index_mut(&mut self, handle: Handle) -> &mut Sequence {
+        self.entries[handle.0 as usize].as_mut().expect("a handle lives as long as its sequence")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(prompt_length: u32, max_tokens: u32) -> Sequence {
+        Sequence::new(1, 0, (0..prompt_length).collect(), max_tokens, b"")
+    }
+
+    #[test]
+    fn chunks_end_on_the_prompts_own_grid() {
+        let sequence = sequence(10, 5);
+        for (start, budget, expected) in [
+            (0, 3, 0..0),    // less than a cell: nothing
+            (0, 4, 0..4),    // one cell
+            (0, 7, 0..4),    // a cell and a part: the part waits
+            (0, 9, 0..8),    // never cut inside the last, short cell
+            (0, 10, 0..10),  // all of it
+            (0, 500, 0..10), // never beyond the prompt
+            (8, 1, 8..8),    // the short cell is not cut either
+            (8, 2, 8..10),
+        ] {
+            assert_eq!(sequence.range(start, budget, 4), expected, "start {start}, budget {budget}");
+        }
+    }
+
+    #[test]
+    fn drawn_tokens_are_recomputed_in_rows_that_any_budget_may_cut() {
+        let mut sequence = sequence(3, 9);
+        sequence.token_ids.extend([7, 7, 7, 7]);
+        sequence.drawn = 4;
+        assert_eq!(sequence.range(0, 100, 4), 0..3); // the prompt first, alone
+        assert_eq!(sequence.range(3, 1, 4), 3..4);
+        assert_eq!(sequence.range(3, 100, 4), 3..7);
+        assert!(!sequence.samples_at(3) && !sequence.samples_at(6) && sequence.samples_at(7));
+    }
+
+    #[test]
+    fn nothing_is_computed_for_the_last_token() {
+        let mut sequence = sequence(3, 2);
+        sequence.drawn = 2;
+        sequence.computed = 4;
+        assert_eq!(sequence.frontier(), 4);
+        assert!(!sequence.decodes() && !sequence.catches_up());
+    }
+
+    #[test]
+    fn a_waiting_sequence_can_not_be_preempted() {
+        assert_eq!(State::Waiting.after(Change::Preempted), None);
+        assert_eq!(State::Ended.after(Change::Admitted), None);
+        assert_eq!(State::Running.after(Change::Preempted), Some(State::Waiting));
+    }
+
+    #[test]
+    fn a_token_that_is_being_drawn_reads_minus_one() {
+        let sequence = sequence(2, 2);
+        assert_eq!([0, 1, 2].map(|position| sequence.token_at(position)), [0, 1, -1]);
+    }
+
+    #[test]
+    fn handles_are_reused_and_ids_are_found() {
+        let mut sequences = Sequences::default();
+        let first = sequences.insert(Sequence::new(10, 0, vec![1], 1, b""));
+        sequences.insert(Sequence::new(11, 1, vec![1], 1, b""));
+        sequences.remove(first);
+        assert_eq!((sequences.find(10), sequences.len()), (None, 1));
+        let again = sequences.insert(Sequence::new(12, 2, vec![1], 1, b""));
+        assert_eq!((again, sequences[again].id), (first, 12));
+    }
+}

@@ -1,0 +1,413 @@
+//! Events to the bytes of HTTP answers: takes an `EventBatch`, gathers bytes for each request until its
+//! connection takes them. Statuses, headers and sockets are the server's.
+
+mod answer;
+mod json;
+
+use rustc_hash::FxHashMap;
+
+use crate::error::Error;
+use crate::event::{Event, EventBatch, EventKind, Usage};
+
+use answer::{Spelling, error_event};
+
+/// What is constant in one answer.
+#[derive(Debug, Clone)]
+pub struct AnswerOptions {
+    /// `id` of the answer, "chatcmpl-...".
+    pub completion_id: String,
+    /// `created`, in seconds since 1970.
+    pub created: i64,
+    /// `model`, as the request spelled it.
+    pub model: String,
+    /// `system_fingerprint`.
+    pub system_fingerprint: String,
+    /// Server-sent events, or one JSON object when the last choice ended.
+    pub stream: bool,
+    /// How many choices the request asked for, at least 1.
+    pub choices: u32,
+    /// Whether a stream ends with a chunk that tells the usage.
+    pub include_usage: bool,
+    /// Whether choices carry `logprobs`.
+    pub logprobs: bool,
+}
+
+/// Renders the events of all open answers, one call per step.
+#[derive(Debug, Default)]
+pub struct SseWriter {
+    answers: FxHashMap<u64, Answer>,
+    /// Counts pushes, so that an answer knows whether this one has touched it already.
+    pushes: u64,
+}
+
+impl SseWriter {
+    /// No answer yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts an answer. Fails with `InvalidParameter` for no choices and with `Internal` if the request
+    /// is open already.
+    pub fn open(&mut self, request_id: u64, options: &AnswerOptions) -> Result<(), Error> {
+        if self.answers.contains_key(&request_id) {
+            return Err(Error::Internal(format!("the answer of request {request_id} is open already")));
+        }
+        if options.choices == 0 {
+            return Err(Error::parameter("choices", "must be at least 1"));
+        }
+        self.answers.insert(request_id, Answer::new(options));
+        Ok(())
+    }
+
+    /// Forgets an answer and its buffer; unknown ids are ignored.
+    pub fn close(&mut self, request_id: u64) {
+        self.answers.remove(&request_id);
+    }
+
+    /// Renders the events of open answers. Gives the requests that have news for their connection: the
+    /// buffer was empty and now holds something, or the answer ended and leaves nothing in it.
+    pub fn push(&mut self, events: &EventBatch) -> Vec<u64> {
+        self.pushes += 1;
+        let mut touched = Vec::new();
+        for event in &events.events {
+            let Some(answer) = self.answers.get_mut(&event.request_id) else { continue };
+            if answer.is_ended() {
+                continue;
+            }
+            if answer.last_push != self.pushes {
+                answer.last_push = self.pushes;
+                touched.push((event.request_id, answer.buffer.is_empty()));
+            }
+            answer.push(event);
+        }
+        touched.retain(|(request_id, was_empty)| {
+            let answer = &self.answers[request_id];
+            if answer.buffer.is_empty() { answer.is_ended() } else { *was_empty }
+        });
+        touched.into_iter().map(|(request_id, _)| request_id).collect()
+    }
+
+    /// All bytes rendered so far, which leaves the buffer empty.
+    pub fn take(&mut self, request_id: u64) -> Vec<u8> {
+        let Some(answer) = self.answers.get_mut(&request_id) else { return Vec::new() };
+        answer.taken |= !answer.buffer.is_empty();
+        std::mem::take(&mut answer.buffer)
+    }
+
+    /// How many bytes wait in the buffer.
+    pub fn buffered(&self, request_id: u64) -> usize {
+        self.answers.get(&request_id).map_or(0, |answer| answer.buffer.len())
+    }
+
+    /// Whether nothing more will be rendered; true for an unknown id.
+    pub fn is_finished(&self, request_id: u64) -> bool {
+        self.answers.get(&request_id).is_none_or(Answer::is_ended)
+    }
+
+    /// (code, message) of an answer that failed before any byte of it was taken.
+    pub fn failure(&self, request_id: u64) -> Option<(&str, &str)> {
+        match &self.answers.get(&request_id)?.progress {
+            Progress::Failed(code, message) => Some((code, message)),
+            _ => None,
+        }
+    }
+
+    /// What an answer used, once all its choices finished.
+    pub fn usage(&self, request_id: u64) -> Option<Usage> {
+        match self.answers.get(&request_id)?.progress {
+            Progress::Finished(usage) => Some(usage),
+            _ => None,
+        }
+    }
+}
+
+/// Where an answer stands. Only `Running` answers take events.
+#[derive(Debug)]
+enum Progress {
+    Running,
+    /// Every choice finished.
+    Finished(Usage),
+    /// Failed before a byte was taken: the server still has the status in its hand.
+    Failed(String, String),
+    /// Failed afterwards: the stream ends with an error event.
+    Broken,
+}
+
+/// Where a choice stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Started,
+    Finished,
+}
+
+#[derive(Debug)]
+struct Answer {
+    spelling: Spelling,
+    /// Rendered and not yet taken.
+    buffer: Vec<u8>,
+    taken: bool,
+    choices: Vec<Phase>,
+    /// Of the choices that finished; the prompt is counted once.
+    usage: Option<Usage>,
+    progress: Progress,
+    last_push: u64,
+}
+
+impl Answer {
+    fn new(options: &AnswerOptions) -> Self {
+        Self {
+            spelling: Spelling::new(options),
+            buffer: Vec::new(),
+            taken: false,
+            choices: vec![Phase::Waiting; options.choices as usize],
+            usage: None,
+            progress: Progress::Running,
+            last_push: 0,
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        !matches!(self.progress, Progress::Running)
+    }
+
+    fn push(&mut self, event: &Event) {
+        if let EventKind::Failed { code, message } = &event.kind {
+            return self.fail(code, message);
+        }
+        let choice = event.choice;
+        match self.choices.get_mut(choice as usize) {
+            None => return self.fail("internal_error", "an event names a choice that was not asked for"),
+            Some(Phase::Finished) => return,
+            Some(Phase::Started) => {}
+            Some(phase) => {
+                *phase = Phase::Started;
+                self.spelling.start(choice, &mut self.buffer);
+            }
+        }
+        match &event.kind {
+            EventKind::Text { text, logprobs } => {
+                self.spelling.text(choice, text, logprobs, &mut self.buffer)
+            }
+            EventKind::Finished { reason, usage } => {
+                self.spelling.finish(choice, *reason, &mut self.buffer);
+                self.choices[choice as usize] = Phase::Finished;
+                self.finish_choice(*usage);
+            }
+            EventKind::Failed { .. } => {}
+        }
+    }
+
+    fn finish_choice(&mut self, usage: Usage) {
+        let total = self.usage.map_or(usage, |total| Usage {
+            prompt_tokens: total.prompt_tokens,
+            // One choice computes what its siblings then find in the cache: the least is what was there before.
+            cached_tokens: total.cached_tokens.min(usage.cached_tokens),
+            completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
+        });
+        self.usage = Some(total);
+        if self.choices.iter().all(|phase| *phase == Phase::Finished) {
+            self.spelling.end(total, &mut self.buffer);
+            self.progress = Progress::Finished(total);
+        }
+    }
+
+    fn fail(&mut self, code: &str, message: &str) {
+        if self.taken {
+            error_event(code, message, &mut self.buffer);
+            self.progress = Progress::Broken;
+        } else {
+            self.buffer = Vec::new();
+            self.progress = Progress::Failed(code.to_owned(), message.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{FinishReason, TokenLogprob};
+
+    const REQUEST: u64 = 7;
+
+    fn options(stream: bool) -> AnswerOptions {
+        AnswerOptions {
+            completion_id: "chatcmpl-1".into(),
+            created: 1700000000,
+            model: "m\"1".into(),
+            system_fingerprint: "fp_1".into(),
+            stream,
+            choices: 1,
+            include_usage: false,
+            logprobs: false,
+        }
+    }
+
+    fn batch(events: Vec<(u32, EventKind)>) -> EventBatch {
+        let event = |(choice, kind)| Event { request_id: REQUEST, choice, kind };
+        EventBatch { events: events.into_iter().map(event).collect(), finished_sequences: vec![] }
+    }
+
+    fn text(text: &str) -> EventKind {
+        EventKind::Text { text: text.into(), logprobs: vec![] }
+    }
+
+    fn finished(completion_tokens: u32) -> EventKind {
+        let usage =
+            Usage { prompt_tokens: 5, cached_tokens: 3 - completion_tokens.min(3), completion_tokens };
+        EventKind::Finished { reason: FinishReason::Stop, usage }
+    }
+
+    fn failed() -> EventKind {
+        EventKind::Failed { code: "engine_error".into(), message: "the step \"failed\"".into() }
+    }
+
+    fn writer(options: &AnswerOptions) -> SseWriter {
+        let mut writer = SseWriter::new();
+        writer.open(REQUEST, options).unwrap();
+        writer
+    }
+
+    fn taken(writer: &mut SseWriter) -> String {
+        String::from_utf8(writer.take(REQUEST)).unwrap()
+    }
+
+    const HEAD: &str = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\
+                        \"model\":\"m\\\"1\",\"system_fingerprint\":\"fp_1\",\"choices\":[";
+
+    #[test]
+    fn a_stream_is_role_text_reason_and_done() {
+        let mut writer = writer(&options(true));
+        assert_eq!(writer.push(&batch(vec![(0, text("Hi\n"))])), [REQUEST]);
+        let delta = |delta: &str, reason: &str| {
+            format!(
+                "{HEAD}{{\"index\":0,\"delta\":{delta},\"logprobs\":null,\"finish_reason\":{reason}}}]}}\n\n"
+            )
+        };
+        let role = delta("{\"role\":\"assistant\",\"content\":\"\"}", "null");
+        assert_eq!(taken(&mut writer), role + &delta("{\"content\":\"Hi\\n\"}", "null"));
+        assert!(!writer.is_finished(REQUEST));
+
+        writer.push(&batch(vec![(0, finished(2))]));
+        assert_eq!(taken(&mut writer), delta("{}", "\"stop\"") + "data: [DONE]\n\n");
+        assert!(writer.is_finished(REQUEST));
+        assert_eq!(writer.usage(REQUEST).unwrap().completion_tokens, 2);
+    }
+
+    #[test]
+    fn the_usage_is_one_more_chunk_and_null_before() {
+        let mut writer = writer(&AnswerOptions { include_usage: true, ..options(true) });
+        writer.push(&batch(vec![(0, text("a")), (0, finished(2))]));
+        let stream = taken(&mut writer);
+        let events: Vec<&str> = stream.split_terminator("\n\n").collect();
+        assert!(events[..3].iter().all(|event| event.ends_with(",\"usage\":null}")));
+        let usage = "],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\
+             \"prompt_tokens_details\":{\"cached_tokens\":1},\"completion_tokens_details\":{\"reasoning_tokens\":0}}}";
+        assert_eq!(events[3], format!("{HEAD}{usage}"));
+        assert_eq!(events[4..], ["data: [DONE]"]);
+    }
+
+    #[test]
+    fn a_plain_answer_is_one_object_at_the_end() {
+        let mut writer = writer(&options(false));
+        assert_eq!(writer.push(&batch(vec![(0, text("Hi "))])), [0u64; 0]);
+        assert_eq!(writer.buffered(REQUEST), 0);
+        assert_eq!(writer.push(&batch(vec![(0, text("\"you\"")), (0, finished(3))])), [REQUEST]);
+        let expected = "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"1\",\
+             \"system_fingerprint\":\"fp_1\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\
+             \"content\":\"Hi \\\"you\\\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],\
+             \"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3,\"total_tokens\":8,\
+             \"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":0}}}";
+        assert_eq!(taken(&mut writer), expected);
+    }
+
+    #[test]
+    fn choices_interleave_and_their_usage_is_summed() {
+        for stream in [true, false] {
+            let mut writer = writer(&AnswerOptions { choices: 2, ..options(stream) });
+            writer.push(&batch(vec![(1, text("b")), (0, text("a")), (1, finished(1))]));
+            assert!(!writer.is_finished(REQUEST));
+            assert_eq!(writer.usage(REQUEST), None);
+            writer.push(&batch(vec![(1, text("late")), (1, finished(1)), (0, finished(3))]));
+            let usage = Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 4 };
+            assert_eq!(writer.usage(REQUEST), Some(usage));
+            let bytes = taken(&mut writer);
+            assert_eq!(bytes.matches("\"finish_reason\":\"stop\"").count(), 2);
+            assert!(!bytes.contains("late"));
+        }
+    }
+
+    #[test]
+    fn log_probabilities_ride_with_their_text() {
+        let entry = TokenLogprob { token_id: 1, bytes: b"a".to_vec(), logprob: -0.5, top: vec![] };
+        let json = "{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97],\"top_logprobs\":[]}";
+        let event = || EventKind::Text { text: "a".into(), logprobs: vec![entry.clone()] };
+        for (stream, content) in [(true, json.to_owned()), (false, format!("{json},{json}"))] {
+            let mut writer = writer(&AnswerOptions { logprobs: true, ..options(stream) });
+            writer.push(&batch(vec![(0, event()), (0, text("")), (0, event()), (0, finished(2))]));
+            let bytes = taken(&mut writer);
+            let expected = format!("\"logprobs\":{{\"content\":[{content}],\"refusal\":null}}");
+            assert_eq!(bytes.matches(&expected).count(), if stream { 2 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn a_failure_before_the_first_byte_is_left_to_the_status() {
+        for stream in [true, false] {
+            let mut writer = writer(&AnswerOptions { choices: 2, ..options(stream) });
+            writer.push(&batch(vec![(0, text("never taken"))]));
+            assert_eq!(writer.push(&batch(vec![(1, failed()), (0, text("more"))])), [REQUEST]);
+            assert_eq!(writer.failure(REQUEST), Some(("engine_error", "the step \"failed\"")));
+            assert_eq!(writer.buffered(REQUEST), 0);
+            assert!(writer.is_finished(REQUEST));
+            assert_eq!(writer.usage(REQUEST), None);
+        }
+    }
+
+    #[test]
+    fn a_failure_after_the_first_byte_ends_the_stream_with_an_error() {
+        let mut writer = writer(&options(true));
+        writer.push(&batch(vec![(0, text("a"))]));
+        taken(&mut writer);
+        assert_eq!(writer.push(&batch(vec![(0, failed()), (0, finished(1))])), [REQUEST]);
+        let expected = "data: {\"error\":{\"message\":\"the step \\\"failed\\\"\",\"type\":\"server_error\",\
+             \"param\":null,\"code\":\"engine_error\"}}\n\n";
+        assert_eq!(taken(&mut writer), expected);
+        assert_eq!(writer.failure(REQUEST), None);
+        assert!(writer.is_finished(REQUEST));
+    }
+
+    #[test]
+    fn a_connection_is_woken_once_until_it_takes() {
+        let mut writer = writer(&options(true));
+        assert_eq!(writer.push(&batch(vec![(0, text("a")), (0, text("b"))])), [REQUEST]);
+        assert_eq!(writer.push(&batch(vec![(0, text("c"))])), [0u64; 0]);
+        assert!(writer.buffered(REQUEST) > 0);
+        taken(&mut writer);
+        assert_eq!(writer.buffered(REQUEST), 0);
+        assert_eq!(writer.push(&batch(vec![(0, text("d"))])), [REQUEST]);
+    }
+
+    #[test]
+    fn a_closed_or_unknown_answer_is_silent() {
+        let mut writer = writer(&options(true));
+        writer.push(&batch(vec![(0, text("a"))]));
+        writer.close(REQUEST);
+        assert_eq!(writer.push(&batch(vec![(0, text("b"))])), [0u64; 0]);
+        assert_eq!(taken(&mut writer), "");
+        assert!(writer.is_finished(REQUEST));
+        assert_eq!(
+            (writer.buffered(REQUEST), writer.failure(REQUEST), writer.usage(REQUEST)),
+            (0, None, None)
+        );
+    }
+
+    #[test]
+    fn a_broken_rule_fails_the_answer_and_nobody_else() {
+        let mut writer = writer(&options(true));
+        assert_eq!(writer.push(&batch(vec![(3, text("a"))])), [REQUEST]);
+        assert_eq!(writer.failure(REQUEST).unwrap().0, "internal_error");
+        assert!(writer.open(REQUEST, &options(true)).is_err());
+        assert!(writer.open(8, &AnswerOptions { choices: 0, ..options(true) }).is_err());
+    }
+}
