@@ -1,0 +1,290 @@
+//! The sampler against a slow and obvious one that sorts whole rows, on rows and parameters of every kind.
+
+use ecocore::penalties::{History, Penalties};
+use ecocore::rng::{Purpose, random_bits};
+use ecocore::sampler::{Draw, Logits, Row, Sampled, SamplingParams, Scratch, sample_row, sample_rows};
+use proptest::prelude::*;
+
+/// floor(2^31 e^x), step by step as the contract in rust/src/sampler/weights.rs has it.
+fn weight(logit: f32, peak: f32, temperature: f64) -> u64 {
+    let x = (logit - peak) * (1.0 / temperature) as f32;
+    if x.is_nan() || x < -24.0 {
+        return 0;
+    }
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let q = [0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94].into_iter();
+    let q = q.fold(0.001_381_454f32, |q, coefficient| q * r + coefficient);
+    let e = ((q * r) * r + r) + 1.0;
+    (f64::from(e) * 2f64.powi(n as i32 + 31)) as u64
+}
+
+/// The same token by sorting: (id, weight) of all tokens, shortened by one filter after the other.
+fn sorted_choice(logits: &[f32], params: &SamplingParams, draw: Draw) -> u32 {
+    // Adding zero makes -0.0 and 0.0 the tie that they are.
+    let usable = |logit: &f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) + 0.0 };
+    let logits: Vec<f32> = logits.iter().map(usable).collect();
+    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut ids: Vec<usize> = (0..logits.len()).collect();
+    ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    if params.temperature < 1e-5 {
+        return ids[0] as u32;
+    }
+    let weights: Vec<u64> = logits.iter().map(|&logit| weight(logit, peak, params.temperature)).collect();
+    let mass = |ids: &[usize]| -> u64 { ids.iter().map(|&id| weights[id]).sum() };
+    let fill = |ids: &mut Vec<usize>, part: f64| {
+        let part = (part * 4_294_967_296.0).floor() as u128;
+        let need = (u128::from(mass(ids)) * part).div_ceil(1 << 32).max(1) as u64;
+        ids.truncate(count_until(ids.iter().map(|&id| weights[id]), |sum| sum >= need));
+    };
+    if params.top_k > 0 {
+        ids.truncate(params.top_k as usize);
+    }
+    if params.top_p < 1.0 {
+        fill(&mut ids, params.top_p);
+    }
+    if params.min_p > 0.0 {
+        ids.retain(|&id| weights[id] as f64 >= params.min_p * 2_147_483_648.0);
+    }
+    if params.typical_p < 1.0 {
+        let inverse = (1.0 / params.temperature) as f32;
+        let surprise = |id: usize| (f64::from((logits[id] - peak) * inverse) * -1_048_576.0) as u128;
+        ids.retain(|&id| weights[id] > 0);
+        let sum: u128 = ids.iter().map(|&id| surprise(id) * u128::from(weights[id])).sum();
+        let mean = sum / u128::from(mass(&ids));
+        ids.sort_by_key(|&id| (surprise(id).abs_diff(mean), id));
+        fill(&mut ids, params.typical_p);
+    }
+    ids.sort_unstable();
+    let random = random_bits(draw.seed, draw.position, draw.choice, Purpose::Draw);
+    let target = ((u128::from(random) * u128::from(mass(&ids))) >> 64) as u64;
+    ids[count_until(ids.iter().map(|&id| weights[id]), |sum| sum > target) - 1] as u32
+}
+
+/// How many weights it takes until their sum is enough.
+fn count_until(weights: impl Iterator<Item = u64>, enough: impl Fn(u64) -> bool) -> usize {
+    let mut sum = 0;
+    weights
+        .take_while(|weight| {
+            let more = !enough(sum);
+            sum += weight;
+            more
+        })
+        .count()
+}
+
+fn sample(logits: &[f32], params: &SamplingParams, draw: Draw) -> Sampled {
+    let history = History::default();
+    let row = Row { logits: Logits::F32(logits), params, history: &history, mask: None, draw };
+    sample_row(&row, &mut Scratch::default())
+}
+
+/// Rows as models make them, and as they never should.
+fn logits(sizes: std::ops::Range<usize>) -> impl Strategy<Value = Vec<f32>> {
+    let kinds = prop_oneof![
+        // Peaked, flat, full of ties, with numbers that are none.
+        Just(0u8),
+        Just(1),
+        Just(2),
+        Just(3)
+    ];
+    (sizes, kinds, any::<u32>()).prop_map(|(size, kind, seed)| {
+        let normal = |index: usize| {
+            let bits = random_bits(u64::from(seed), index as u32, 0, Purpose::Draw);
+            (bits.to_le_bytes().iter().map(|&byte| f32::from(byte)).sum::<f32>() - 1020.0) / 209.0
+        };
+        let row = (0..size).map(|index| match (kind, normal(index)) {
+            (0, z) if index % 97 == seed as usize % 97 => 9.0 + 2.0 * z,
+            (0, z) => 2.2 * z,
+            (1, z) => z,
+            (2, z) => z.round(),
+            (_, z) if z > 2.2 => f32::INFINITY,
+            (_, z) if z > 1.0 => f32::NAN,
+            (_, z) if z < -1.0 => f32::NEG_INFINITY,
+            (_, z) => 30.0 * z,
+        });
+        row.collect()
+    })
+}
+
+fn params() -> impl Strategy<Value = SamplingParams> {
+    let temperature = prop_oneof![Just(0.0), Just(1.0), 0.05..2.0f64];
+    let top_k = prop_oneof![3 => Just(0u32), 2 => 1..40u32, 1 => 1..10_000u32];
+    let top_p = prop_oneof![1 => Just(1.0), 2 => 0.0..1.0f64, 1 => Just(0.9)];
+    let min_p = prop_oneof![2 => Just(0.0), 1 => 0.0..=1.0f64, 1 => 0.0..0.01f64];
+    let typical_p = prop_oneof![2 => Just(1.0), 1 => 0.01..1.0f64];
+    (temperature, top_k, top_p, min_p, typical_p).prop_map(|(temperature, top_k, top_p, min_p, typical_p)| {
+        SamplingParams { temperature, top_k, top_p, min_p, typical_p, ..SamplingParams::default() }
+    })
+}
+
+fn draws() -> impl Strategy<Value = Draw> {
+    (any::<u64>(), any::<u32>(), 0..8u32).prop_map(|(seed, position, choice)| Draw { seed, position, choice })
+}
+
+fn possible(logits: &[f32]) -> bool {
+    logits.iter().any(|&logit| logit > f32::NEG_INFINITY)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn the_token_is_that_of_a_full_sort(row in logits(1..700), params in params(), draw in draws()) {
+        prop_assume!(possible(&row));
+        prop_assert_eq!(sample(&row, &params, draw).id, sorted_choice(&row, &params, draw));
+    }
+
+    #[test]
+    fn a_mask_is_a_row_of_impossible_logits(
+        row in logits(1..300), params in params(), draw in draws(), seed in any::<u64>(),
+    ) {
+        let allowed: Vec<bool> = (0..row.len() as u32).map(|id| random_bits(seed, id, 0, Purpose::Draw) % 3 == 0).collect();
+        let masked: Vec<f32> =
+            row.iter().zip(&allowed).map(|(&logit, &ok)| if ok { logit } else { f32::NEG_INFINITY }).collect();
+        prop_assume!(possible(&masked));
+        let history = History::default();
+        let drawn = Row { logits: Logits::F32(&row), params: &params, history: &history, mask: Some(&allowed), draw };
+        prop_assert_eq!(sample_row(&drawn, &mut Scratch::default()).id, sorted_choice(&masked, &params, draw));
+    }
+
+    #[test]
+    fn penalties_are_a_row_of_changed_logits(
+        row in logits(100..300), mut params in params(), draw in draws(),
+        prompt in prop::collection::vec(0..100u32, 0..50), drawn in prop::collection::vec(0..100u32, 0..50),
+        bias in prop::collection::btree_map(0..100u32, -100.0..100.0f32, 0..5),
+        (repetition, frequency, presence) in (0.5..2.0f32, -2.0..2.0f32, -2.0..2.0f32),
+    ) {
+        prop_assume!(row.iter().all(|logit| logit.is_finite()));
+        let mut changed = row.clone();
+        for id in 0..100u32 {
+            let logit = &mut changed[id as usize];
+            let count = drawn.iter().filter(|&&one| one == id).count();
+            *logit += bias.get(&id).unwrap_or(&0.0);
+            if count > 0 || prompt.contains(&id) {
+                *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+            }
+            if count > 0 {
+                *logit = *logit - count as f32 * frequency - presence;
+            }
+        }
+        params.penalties = Penalties { bias: bias.into_iter().collect(), repetition, frequency, presence };
+        let history = History::new(&params.penalties, &prompt, &drawn);
+        let drawn = Row { logits: Logits::F32(&row), params: &params, history: &history, mask: None, draw };
+        prop_assert_eq!(sample_row(&drawn, &mut Scratch::default()).id, sorted_choice(&changed, &params, draw));
+    }
+
+    #[test]
+    fn half_precision_draws_as_its_float32(row in logits(1..300), params in params(), draw in draws()) {
+        let bf16: Vec<u16> = row.iter().map(|&logit| half::bf16::from_f32(logit).to_bits()).collect();
+        let f16: Vec<u16> = row.iter().map(|&logit| half::f16::from_f32(logit).to_bits()).collect();
+        let wide_bf16: Vec<f32> = bf16.iter().map(|&bits| half::bf16::from_bits(bits).to_f32()).collect();
+        let wide_f16: Vec<f32> = f16.iter().map(|&bits| half::f16::from_bits(bits).to_f32()).collect();
+        let params = SamplingParams { top_logprobs: Some(5), ..params };
+        let history = History::default();
+        for (half, wide) in [(Logits::Bf16(&bf16), &wide_bf16), (Logits::F16(&f16), &wide_f16)] {
+            let drawn = Row { logits: half, params: &params, history: &history, mask: None, draw };
+            prop_assert_eq!(sample_row(&drawn, &mut Scratch::default()), sample(wide, &params, draw));
+        }
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_float64(row in logits(1..300), params in params(), draw in draws(), count in 0..=20u32) {
+        prop_assume!(row.iter().all(|logit| logit.is_finite()));
+        let params = SamplingParams { top_logprobs: Some(count), ..params };
+        let sampled = sample(&row, &params, draw);
+        let logprobs = sampled.logprobs.unwrap();
+        let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let close = |id: u32, log: f64| (f64::from(row[id as usize]) - sum.ln() - log).abs() < 1e-6;
+        prop_assert!(close(sampled.id, logprobs.chosen));
+        prop_assert!(logprobs.top.iter().all(|&(id, log)| close(id, log)));
+        let mut ids: Vec<u32> = (0..row.len() as u32).collect();
+        ids.sort_by(|&a, &b| row[b as usize].partial_cmp(&row[a as usize]).unwrap().then(a.cmp(&b)));
+        ids.truncate(count as usize);
+        prop_assert_eq!(logprobs.top.iter().map(|top| top.0).collect::<Vec<_>>(), ids);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+
+    /// Large enough for the guess at a nucleus that holds most of the vocabulary.
+    #[test]
+    fn large_rows_draw_the_token_of_a_full_sort(row in logits(8192..16_000), params in params(), draw in draws()) {
+        prop_assume!(possible(&row));
+        prop_assert_eq!(sample(&row, &params, draw).id, sorted_choice(&row, &params, draw));
+        let nucleus = SamplingParams {
+            temperature: params.temperature.max(0.5), top_p: params.top_p, ..SamplingParams::default()
+        };
+        prop_assert_eq!(sample(&row, &nucleus, draw).id, sorted_choice(&row, &nucleus, draw));
+    }
+
+    #[test]
+    fn company_and_order_of_rows_change_nothing(
+        rows in prop::collection::vec((logits(20_000..20_001), params(), draws()), 1..12),
+    ) {
+        let history = History::default();
+        let row = |(logits, params, draw): &'_ (Vec<f32>, SamplingParams, Draw)| {
+            let drawn = Row { logits: Logits::F32(logits), params, history: &history, mask: None, draw: *draw };
+            sample_row(&drawn, &mut Scratch::default())
+        };
+        let alone: Vec<Sampled> = rows.iter().map(row).collect();
+        let view = |index: usize| {
+            let (logits, params, draw) = &rows[index];
+            Row { logits: Logits::F32(logits), params, history: &history, mask: None, draw: *draw }
+        };
+        let forwards: Vec<Row<'_>> = (0..rows.len()).map(view).collect();
+        let backwards: Vec<Row<'_>> = (0..rows.len()).rev().map(view).collect();
+        prop_assert_eq!(&sample_rows(&forwards), &alone);
+        prop_assert_eq!(sample_rows(&backwards).into_iter().rev().collect::<Vec<_>>(), alone);
+    }
+}
+
+/// A misleading row: the sampled places hold all the same logit, the others everything else.
+#[test]
+fn a_wrong_guess_at_the_nucleus_costs_only_time() {
+    const SIZE: usize = 16_384;
+    for (sampled, others) in [(3.0, 0.0), (-3.0, 0.0), (-30.0, 0.0), (0.0, 0.0)] {
+        let row: Vec<f32> =
+            (0..SIZE).map(|id| if id % 8 == 0 { sampled } else { others + (id % 7) as f32 * 0.01 }).collect();
+        for top_p in [0.03, 0.5, 0.9, 0.999] {
+            for position in 0..20 {
+                let params = SamplingParams { top_p, ..SamplingParams::default() };
+                let draw = Draw { seed: 5, position, choice: 0 };
+                assert_eq!(sample(&row, &params, draw).id, sorted_choice(&row, &params, draw));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_without_a_possible_token_is_told_and_stays_in_the_mask() {
+    let (params, history) =
+        (SamplingParams { top_logprobs: Some(2), ..SamplingParams::default() }, History::default());
+    let draw = Draw { seed: 1, position: 0, choice: 0 };
+    let check = |logits: &[f32], mask: Option<&[bool]>, id| {
+        let row = Row { logits: Logits::F32(logits), params: &params, history: &history, mask, draw };
+        let sampled = sample_row(&row, &mut Scratch::default());
+        assert_eq!((sampled.id, sampled.possible), (id, false));
+        assert!(sampled.logprobs.unwrap().chosen.is_finite());
+    };
+    check(&[f32::NAN; 5], None, 0);
+    check(&[f32::NEG_INFINITY; 100], None, 0);
+    check(&[1.0, f32::NAN, f32::NEG_INFINITY], Some(&[false, true, true]), 1);
+    check(&[1.0, 2.0], Some(&[false, false]), 0);
+}
+
+#[test]
+fn unusable_parameters_are_refused_by_name() {
+    let neutral = SamplingParams::default;
+    let check = |params: SamplingParams, name: &str| {
+        let message = params.validate().unwrap_err().to_string();
+        assert!(message.starts_with(name), "{message}");
+    };
+    check(SamplingParams { temperature: f64::NAN, ..neutral() }, "temperature");
+    check(SamplingParams { temperature: -0.1, ..neutral() }, "temperature");
+    check(SamplingParams { top_p: 1.1, ..neutral() }, "top_p");
+    check(SamplingParams { min_p: f64::NAN, ..neutral() }, "min_p");
+    check(SamplingParams { typical_p: 0.0, ..neutral() }, "typical_p");
+    check(SamplingParams { top_logprobs: Some(21), ..neutral() }, "top_logprobs");
+}

@@ -1,0 +1,464 @@
+//! Random lives against a naive model: whatever happens to the other sequences, each one draws what it would
+//! have drawn alone.
+//!
+//! The model executes every batch on a toy memory in which the value of a position is a hash of the position
+//! before it, of its token and of the way it is computed. So a block shared too early, written twice, freed too
+//! soon or cut at another place shows as another token. Steps are executed when they are committed, in their
+//! order, and an abandoned step leaves garbage behind.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use ecocore::batch::{Batch, BatchRow};
+use ecocore::error::Error;
+use ecocore::sampled::SampledTokens;
+use ecocore::scheduler::{Scheduler, SchedulerConfig};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Tokens that end a sequence, of `VOCAB`.
+const END_TOKENS: u32 = 2;
+const VOCAB: u32 = 17;
+
+// --- the toy model ------------------------------------------------------------------------------------------
+
+/// Mixes `values` well enough that two different histories do not meet.
+fn mix(values: &[u64]) -> u64 {
+    values.iter().fold(0x9E37_79B9_7F4A_7C15, |hash: u64, &value| {
+        let hash = (hash ^ value).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+    })
+}
+
+/// Key and value of one position, given those before it. Prefill and decode differ in their bits.
+fn compute(before: u64, token: u32, position: u32, prompt_length: u32) -> u64 {
+    mix(&[before, u64::from(token), u64::from(position), u64::from(position < prompt_length)])
+}
+
+/// The draw after a position: a function of what was computed and of the index of the draw.
+fn draw(value: u64, output_index: u32) -> u32 {
+    (mix(&[value, u64::from(output_index)]) % u64::from(VOCAB)) as u32
+}
+
+/// What a sequence draws when it is alone, computed from its definition.
+fn drawn_alone(prompt: &[u32], max_tokens: u32) -> Vec<u32> {
+    let prompt_length = prompt.len() as u32;
+    let (mut value, mut drawn) = (0, Vec::new());
+    for (position, &token) in (0..).zip(prompt) {
+        value = compute(value, token, position, prompt_length);
+    }
+    loop {
+        let token = draw(value, drawn.len() as u32);
+        drawn.push(token);
+        if token < END_TOKENS || drawn.len() as u32 == max_tokens {
+            return drawn;
+        }
+        value = compute(value, token, prompt_length + drawn.len() as u32 - 1, prompt_length);
+    }
+}
+
+// --- scripts ------------------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// A prompt of `length` tokens: those of its family up to `fork`, its own after it.
+    Submit {
+        family: u32,
+        fork: u32,
+        length: u32,
+        max_tokens: u32,
+        tenant: u8,
+    },
+    /// Cancels one of all sequences ever submitted.
+    Cancel(usize),
+    Schedule,
+    Commit,
+    /// Abandons one of the steps in flight.
+    Abandon(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let submit = (0..2u32, 0..24u32, 1..24u32, 1..12u32, 0..2u8).prop_map(
+        |(family, fork, length, max_tokens, tenant)| Op::Submit { family, fork, length, max_tokens, tenant },
+    );
+    prop_oneof![
+        6 => submit,
+        1 => any::<usize>().prop_map(Op::Cancel),
+        16 => Just(Op::Schedule),
+        12 => Just(Op::Commit),
+        1 => any::<usize>().prop_map(Op::Abandon),
+    ]
+}
+
+fn config() -> impl Strategy<Value = SchedulerConfig> {
+    (2..24u32, 1..6u32, 1..7usize, 1..24u32, 1..8usize, prop::bool::weighted(0.8)).prop_map(
+        |(num_blocks, block_size, max_sequences, max_batch_tokens, max_waiting, prefix_caching)| {
+            SchedulerConfig {
+                num_blocks,
+                block_size,
+                max_sequences,
+                max_batch_tokens,
+                max_waiting,
+                prefix_caching,
+            }
+        },
+    )
+}
+
+fn prompt(family: u32, fork: u32, length: u32, id: u64) -> Vec<u32> {
+    // Few different tokens, so that equal blocks follow unequal beginnings.
+    let token = |owner: u64, position: u32| (mix(&[owner, u64::from(position)]) % 2) as u32;
+    (0..length).map(|i| token(if i < fork { u64::from(family) } else { id + 100 }, i)).collect()
+}
+
+// --- the model ----------------------------------------------------------------------------------------------
+
+/// What the model knows of a sequence that has not ended.
+#[derive(Debug)]
+struct Life {
+    prompt: Vec<u32>,
+    max_tokens: u32,
+    tenant: u8,
+    /// Committed draws.
+    drawn: Vec<u32>,
+    /// The next position to be scheduled, since it was last admitted.
+    next: u32,
+    /// Draws scheduled so far.
+    draws: u32,
+    has_run: bool,
+}
+
+struct World {
+    scheduler: Scheduler,
+    config: SchedulerConfig,
+    lives: HashMap<u64, Life>,
+    /// Not yet run, in order of submission.
+    queue: VecDeque<u64>,
+    in_flight: VecDeque<Batch>,
+    memory: Vec<u64>,
+    /// Tokens of steps in flight and later, as a device would keep them: the newest draws of each sequence.
+    device_tokens: HashMap<u64, HashMap<u32, u32>>,
+    finished: HashMap<u64, Vec<u32>>,
+    next_id: u64,
+    trace: Vec<Batch>,
+}
+
+impl World {
+    fn new(config: SchedulerConfig) -> Self {
+        Self {
+            scheduler: Scheduler::new(config.clone()).unwrap(),
+            memory: vec![0xDEAD; (config.num_blocks * config.block_size) as usize],
+            config,
+            lives: HashMap::new(),
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            device_tokens: HashMap::new(),
+            finished: HashMap::new(),
+            next_id: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, op: &Op, depth: usize) {
+        match *op {
+            Op::Submit { family, fork, length, max_tokens, tenant } => {
+                self.submit(prompt(family, fork, length, self.next_id), max_tokens, tenant);
+            }
+            Op::Cancel(choice) if self.next_id > 0 => self.cancel(choice as u64 % self.next_id),
+            Op::Schedule if self.in_flight.len() < depth => self.schedule(),
+            Op::Commit => self.commit(),
+            Op::Abandon(choice) if !self.in_flight.is_empty() => self.abandon(choice % self.in_flight.len()),
+            _ => {}
+        }
+        self.scheduler.check_integrity().unwrap();
+        assert_eq!(self.scheduler.has_work(), !self.lives.is_empty() || !self.in_flight.is_empty());
+    }
+
+    fn submit(&mut self, prompt: Vec<u32>, max_tokens: u32, tenant: u8) {
+        let id = self.next_id;
+        let capacity = self.config.num_blocks * self.config.block_size;
+        let too_long = prompt.len() as u32 + max_tokens > capacity;
+        let full = self.scheduler.stats().waiting >= self.config.max_waiting;
+        let result = self.scheduler.submit(id, prompt.clone(), max_tokens as usize, &[tenant]);
+        if too_long {
+            assert!(matches!(result, Err(Error::ContextLengthExceeded { .. })));
+        } else if full {
+            assert_eq!(result, Err(Error::QueueFull { limit: self.config.max_waiting }));
+        } else {
+            result.unwrap();
+            self.queue.push_back(id);
+            let life = Life { prompt, max_tokens, tenant, drawn: vec![], next: 0, draws: 0, has_run: false };
+            self.lives.insert(id, life);
+            self.next_id += 1;
+        }
+    }
+
+    fn cancel(&mut self, id: u64) {
+        let lived = self.lives.remove(&id).is_some();
+        self.queue.retain(|&other| other != id);
+        assert_eq!(self.scheduler.cancel(id), lived);
+        assert!(!self.scheduler.cancel(id), "a sequence ends once");
+    }
+
+    fn schedule(&mut self) {
+        let Some(batch) = self.scheduler.schedule() else {
+            assert!(
+                self.lives.is_empty() || !self.in_flight.is_empty(),
+                "sequences live, no step is in flight and none can be scheduled"
+            );
+            return;
+        };
+        self.check_sizes(&batch);
+        self.check_order_of_admission(&batch);
+        let mut offset = 0;
+        for (index, row) in batch.rows.iter().enumerate() {
+            let tokens = offset..offset + row.length as usize;
+            offset = tokens.end;
+            self.check_row(&batch, index, row, tokens);
+        }
+        assert_eq!(offset, batch.token_ids.len());
+        self.check_sharing(&batch);
+        self.trace.push(batch.clone());
+        self.in_flight.push_back(batch);
+        self.check_sharing_between_tenants();
+    }
+
+    fn check_sizes(&self, batch: &Batch) {
+        assert_eq!(batch.block_size, self.config.block_size);
+        assert_eq!(batch.block_tables.len(), batch.rows.len() * batch.block_table_width);
+        let decodes =
+            batch.rows.iter().filter(|row| row.samples && row.length == 1 && row.start >= row.prompt_length);
+        let bound = self.config.max_batch_tokens.max(decodes.count() as u32 + self.config.block_size);
+        assert!(batch.token_ids.len() as u32 <= bound, "{} tokens in a step", batch.token_ids.len());
+        assert!(self.scheduler.stats().running <= self.config.max_sequences);
+        let distinct: HashSet<_> = batch.rows.iter().map(|row| row.sequence_id).collect();
+        assert_eq!(distinct.len(), batch.rows.len(), "one row for each sequence");
+    }
+
+    /// First come, first served: who runs for the first time was at the head of the queue.
+    fn check_order_of_admission(&mut self, batch: &Batch) {
+        for row in &batch.rows {
+            let life = self.lives.get_mut(&row.sequence_id).expect("only sequences that live are scheduled");
+            if !std::mem::replace(&mut life.has_run, true) {
+                assert_eq!(self.queue.pop_front(), Some(row.sequence_id));
+            }
+        }
+    }
+
+    /// The row computes the sequence's next positions, with its tokens, in its blocks.
+    fn check_row(&mut self, batch: &Batch, index: usize, row: &BatchRow, tokens: std::ops::Range<usize>) {
+        let size = self.config.block_size;
+        let cached = self.scheduler.cached_tokens(row.sequence_id);
+        let life = self.lives.get_mut(&row.sequence_id).unwrap();
+        let prompt_length = life.prompt.len() as u32;
+        let end = row.start + row.length;
+        assert!(row.length >= 1 && row.prompt_length == prompt_length);
+        if row.start != life.next {
+            // It starts anew: admitted for the first time, or after a preemption, behind a prefix from the cache.
+            assert!(
+                row.start % size == 0 && row.start < prompt_length,
+                "a hit is of whole blocks, never all"
+            );
+            assert!(self.config.prefix_caching || row.start == 0);
+            assert!(
+                self.in_flight.iter().all(|step| step.rows.iter().all(|r| r.sequence_id != row.sequence_id))
+            );
+            assert!(life.draws > 0 || life.next > 0 || row.start == cached);
+        }
+        if row.start < prompt_length {
+            assert!(row.start % size == 0, "cells start on the grid");
+            assert!(end == prompt_length || (end < prompt_length && end % size == 0), "and end on it");
+        }
+        assert_eq!(
+            row.samples,
+            end == prompt_length + life.draws,
+            "a draw is due at the newest position, once"
+        );
+        assert!(!row.samples || row.output_index == life.draws);
+        life.draws += u32::from(row.samples);
+        life.next = end;
+        assert!(life.draws <= life.max_tokens && end < prompt_length + life.max_tokens);
+
+        let table = table_of(batch, index);
+        assert!(table[end.div_ceil(size) as usize..].iter().all(|&block| block == -1));
+        for (position, token) in (row.start..end).zip(tokens) {
+            let block = table[(position / size) as usize];
+            assert_eq!(batch.positions[token], i64::from(position));
+            assert_eq!(batch.slots[token], block * i64::from(size) + i64::from(position % size));
+            let known = life.prompt.iter().chain(&life.drawn).nth(position as usize);
+            assert_eq!(batch.token_ids[token], known.map_or(-1, |&id| i64::from(id)));
+        }
+    }
+
+    /// A block that is written now is in no other row's table, of this step or of one in flight.
+    fn check_sharing(&self, batch: &Batch) {
+        let size = i64::from(self.config.block_size);
+        let mut offset = 0;
+        for row in &batch.rows {
+            let slots = &batch.slots[offset..offset + row.length as usize];
+            offset += row.length as usize;
+            let written: HashSet<i64> = slots.iter().map(|slot| slot / size).collect();
+            for step in self.in_flight.iter().chain([batch]) {
+                for (index, other) in step.rows.iter().enumerate() {
+                    let collides = table_of(step, index).iter().any(|block| written.contains(block));
+                    assert!(
+                        other.sequence_id == row.sequence_id || !collides,
+                        "a block in use was given away"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Two sequences read the same block only at the same place of the same beginning, of the same tenant.
+    fn check_sharing_between_tenants(&self) {
+        let size = self.config.block_size as usize;
+        let mut readers: HashMap<i64, (usize, u8, &[u32])> = HashMap::new();
+        for step in &self.in_flight {
+            for (index, row) in step.rows.iter().enumerate() {
+                let Some(life) = self.lives.get(&row.sequence_id) else { continue };
+                for (place, &block) in
+                    table_of(step, index).iter().enumerate().filter(|&(_, &block)| block >= 0)
+                {
+                    let beginning = &life.prompt[..life.prompt.len().min((place + 1) * size)];
+                    let reader = (place, life.tenant, beginning);
+                    assert_eq!(*readers.entry(block).or_insert(reader), reader);
+                }
+            }
+        }
+    }
+
+    /// Executes the oldest step and hands its tokens in.
+    fn commit(&mut self) {
+        let Some(batch) = self.in_flight.pop_front() else { return };
+        let tokens = self.execute(&batch);
+        let mut finished = Vec::new();
+        for (&id, &token) in tokens.sequence_ids.iter().zip(&tokens.token_ids) {
+            let Some(life) = self.lives.get_mut(&id) else { continue };
+            life.drawn.push(token);
+            if token < END_TOKENS || life.drawn.len() as u32 == life.max_tokens {
+                finished.push(id);
+            }
+        }
+        self.scheduler.commit(batch.ticket, &tokens, &finished).unwrap();
+        for id in finished {
+            let life = self.lives.remove(&id).unwrap();
+            assert_eq!(
+                life.drawn,
+                drawn_alone(&life.prompt, life.max_tokens),
+                "company changed sequence {id}"
+            );
+            self.finished.insert(id, life.drawn);
+        }
+    }
+
+    /// What the device does: in order, in place, reading what it needs through the row's own block table.
+    fn execute(&mut self, batch: &Batch) -> SampledTokens {
+        let size = self.config.block_size;
+        let mut sampled = SampledTokens::default();
+        let mut token = 0;
+        for (index, row) in batch.rows.iter().enumerate() {
+            let table = table_of(batch, index);
+            let slot = |position: u32| {
+                table[(position / size) as usize] as usize * size as usize + (position % size) as usize
+            };
+            let mut value = if row.start == 0 { 0 } else { self.memory[slot(row.start - 1)] };
+            let newest = self.device_tokens.entry(row.sequence_id).or_default();
+            for position in row.start..row.start + row.length {
+                let id = match batch.token_ids[token] {
+                    -1 => newest[&position],
+                    id => id as u32,
+                };
+                value = compute(value, id, position, row.prompt_length);
+                self.memory[slot(position)] = value;
+                token += 1;
+            }
+            if row.samples {
+                let id = draw(value, row.output_index);
+                newest.insert(row.start + row.length, id);
+                sampled.sequence_ids.push(row.sequence_id);
+                sampled.token_ids.push(id);
+                sampled.logprobs.push(None);
+            }
+        }
+        sampled
+    }
+
+    fn abandon(&mut self, index: usize) {
+        let batch = self.in_flight.remove(index).unwrap();
+        self.scheduler.abandon(batch.ticket).unwrap();
+        for &slot in &batch.slots {
+            self.memory[slot as usize] = mix(&[batch.ticket, slot as u64]);
+        }
+        for row in &batch.rows {
+            self.lives.remove(&row.sequence_id);
+            // What later steps compute of it is dropped, but a device needs some token to go on.
+            let newest = self.device_tokens.entry(row.sequence_id).or_default();
+            newest.insert(row.start + row.length, 0);
+        }
+    }
+
+    /// Runs until all have ended: finitely many steps, after which nothing is left behind.
+    fn drain(&mut self, depth: usize) {
+        let mut steps = 0;
+        while self.scheduler.has_work() {
+            self.apply(&Op::Schedule, depth);
+            if self.in_flight.len() == depth || self.lives.is_empty() || steps % 3 == 0 {
+                self.apply(&Op::Commit, depth);
+            }
+            steps += 1;
+            assert!(steps < 20_000, "no end in sight");
+        }
+        let stats = self.scheduler.stats();
+        assert_eq!((stats.waiting, stats.running), (0, 0));
+        assert_eq!(stats.free_blocks, stats.total_blocks, "every block comes back");
+    }
+}
+
+fn table_of(batch: &Batch, row: usize) -> &[i64] {
+    &batch.block_tables[row * batch.block_table_width..][..batch.block_table_width]
+}
+
+fn run(config: &SchedulerConfig, script: &[Op], depth: usize) -> World {
+    let mut world = World::new(config.clone());
+    for op in script {
+        world.apply(op, depth);
+    }
+    world.drain(depth);
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_sequence_draws_what_it_would_draw_alone(
+        config in config(), script in vec(op(), 1..120), depth in 1..4usize
+    ) {
+        run(&config, &script, depth);
+    }
+
+    #[test]
+    fn the_same_script_gives_the_same_batches(config in config(), script in vec(op(), 1..60), depth in 1..4usize) {
+        prop_assert_eq!(run(&config, &script, depth).trace, run(&config, &script, depth).trace);
+    }
+}
+
+/// The properties above are worth what their scripts reach: preemption, hits and garbage must all be common.
+#[test]
+fn scripts_reach_preemptions_and_prefix_hits() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::deterministic();
+    let (mut preempting, mut hitting, mut finishing) = (0, 0, 0);
+    for case in 0..200 {
+        let (config, script) = (config(), vec(op(), 1..120)).new_tree(&mut runner).unwrap().current();
+        let world = run(&config, &script, 1 + case % 3);
+        preempting += u32::from(world.scheduler.stats().preemptions > 0);
+        hitting += u32::from(world.scheduler.stats().prefix_hits > 0);
+        finishing += u32::from(world.finished.len() > 3);
+    }
+    assert!(preempting > 20 && hitting > 40 && finishing > 60, "{preempting}, {hitting}, {finishing} of 200");
+}
