@@ -1,0 +1,5 @@
+"""`python -m ecocore` is `ecocore`."""
+
+from ecocore.cli import main
+
+main()

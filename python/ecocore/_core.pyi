@@ -1,0 +1,458 @@
+"""The Rust extension. This file is its manual; tests hold it to the binary.
+
+Arrays are numpy arrays of the stated shape and dtype. "Tensor" means a CPU tensor of torch or a numpy
+array, read in place: it is never copied and never written to unless the text says so. Errors are those of
+`ecocore.errors`. The GIL is released around every call whose cost grows with text, vocabulary or batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, Self, SupportsIndex, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Batch",
+    "EventBatch",
+    "EventRow",
+    "GgufFile",
+    "OutputStreams",
+    "SampledTokens",
+    "SamplerInputs",
+    "SamplerParams",
+    "SamplerState",
+    "Scheduler",
+    "SseWriter",
+    "TextStream",
+    "TokenStream",
+    "Tokenizer",
+    "__version__",
+    "mock_logits",
+    "read_gguf",
+    "read_safetensors_header",
+    "sample_rows",
+]
+
+__version__: str
+
+# --- text -----------------------------------------------------------------------------------------------
+
+@final
+class Tokenizer:
+    """A tokenizer, exact to Hugging Face `tokenizers` 0.23."""
+
+    @staticmethod
+    def from_file(path: str | PathLike[str]) -> Tokenizer:
+        """Opens a `tokenizer.json` or the vocabulary inside a GGUF file.
+
+        Raises InvalidModelFile where the file is broken or its pre-tokenizer unknown.
+        """
+
+    @staticmethod
+    def from_json(json: bytes) -> Tokenizer:
+        """Reads the contents of a `tokenizer.json`."""
+
+    @staticmethod
+    def bytes_only() -> Tokenizer:
+        """A tokenizer whose ids 0 to 255 are the bytes themselves and 256 is the (special) end token `<|end|>`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+
+    @property
+    def backend(self) -> str:
+        """What does the work: "tokenizers" or "bytes"."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`. Adds no special token; added tokens in the text are recognised.
+
+        Raises InvalidParameter for a lone surrogate.
+        """
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, over all cores."""
+
+    def decode(self, ids: Sequence[int] | NDArray[Any], skip_special_tokens: bool = False) -> str:
+        """Text of `ids`; bytes that form no character become U+FFFD. Raises InvalidParameter for an unknown id."""
+
+    def stream(self, skip_special_tokens: bool = False) -> TokenStream:
+        """An incremental `decode`."""
+
+    def token_bytes(self, id: int) -> bytes:
+        """Bytes that the token stands for. Raises InvalidParameter for an unknown id."""
+
+    def token_to_id(self, token: str) -> int | None:
+        """Id of a token as the vocabulary spells it, or None."""
+
+    def is_special(self, id: int) -> bool:
+        """Whether `decode(skip_special_tokens=True)` leaves the token out."""
+
+@final
+class TokenStream:
+    """Ids to text, one id at a time. Never stalls: an invalid byte becomes U+FFFD at once."""
+
+    def push(self, id: int) -> str:
+        """The text that became final with this token; may be empty."""
+
+    def finish(self) -> str:
+        """What was held: an unfinished character becomes U+FFFD."""
+
+@final
+class TextStream:
+    """Many streams at once: ids to text with stop strings, one call per step.
+
+    A stream holds back only what may still become a stop string or a character.
+    """
+
+    def __new__(cls, tokenizer: Tokenizer) -> Self: ...
+    def open(self, stop: Sequence[str] = (), skip_special_tokens: bool = True) -> int:
+        """Opens a stream and gives its handle. Raises InvalidParameter for an empty stop string,
+        more than 16 of them or one of more than 1024 bytes."""
+
+    def push(self, handles: Sequence[int] | NDArray[Any], ids: Sequence[int] | NDArray[Any]) -> tuple[list[str], list[bool]]:
+        """One id for each handle: the text that became final, and whether a stop string ended the stream."""
+
+    def finish(self, handle: int) -> str:
+        """Ends a stream, forgets its handle and gives what was held (empty after a stop string)."""
+
+# --- choice ---------------------------------------------------------------------------------------------
+
+@final
+class SamplerParams:
+    """Validated sampling parameters of one sequence; the neutral value switches a step off."""
+
+    def __new__(
+        cls,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        top_logprobs: int | None = None,
+    ) -> Self:
+        """`top_logprobs`: None takes no log-probabilities; 0 to 20 take the chosen token's and that many more.
+
+        Raises InvalidParameter naming the field.
+        """
+
+def sample_rows(
+    logits: Any,
+    params: Sequence[SamplerParams],
+    seeds: Sequence[SupportsIndex] | NDArray[Any],
+    positions: Sequence[SupportsIndex] | NDArray[Any],
+    prompts: Sequence[NDArray[np.uint32] | None],
+    histories: Sequence[NDArray[np.uint32] | None],
+    masks: Sequence[NDArray[np.bool_] | None],
+) -> SampledTokens:
+    """Draws one token for each row of `logits` (rows, vocab; float32, float16 or bfloat16 tensor).
+
+    A row's result depends on that row alone. `histories` are the tokens drawn so far, `prompts` the prompt
+    (for repetition_penalty), `masks` the allowed tokens. Seeds are taken modulo 2^64.
+    """
+
+@final
+class SamplerState:
+    """What the sampler remembers of each running sequence: parameters, seed, counts of drawn tokens."""
+
+    def __new__(cls, vocab_size: int) -> Self: ...
+    def open(self, sequence_id: int, params: SamplerParams, seed: int, choice: int, prompt: NDArray[np.uint32]) -> None:
+        """Starts a sequence. Raises InvalidParameter("logit_bias", ...) for an id outside the vocabulary."""
+
+    def close(self, sequence_id: int) -> None:
+        """Forgets a sequence; unknown ids are ignored."""
+
+    def prepare(self, batch: Batch) -> SamplerInputs:
+        """Collects what the draws of this batch need; done while the model computes."""
+
+    def sample(self, logits: Any, inputs: SamplerInputs) -> SampledTokens:
+        """One token per sampled row of the batch; `logits` is a tensor (batch.num_samples, vocab).
+
+        Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated.
+        """
+
+@final
+class SamplerInputs:
+    """The parameters of one batch, gathered by `SamplerState.prepare`."""
+
+@final
+class SampledTokens:
+    """One token per sampled row, with the log-probabilities that were asked for."""
+
+    @property
+    def sequence_ids(self) -> NDArray[np.uint64]: ...
+    @property
+    def token_ids(self) -> NDArray[np.int64]: ...
+    def logprobs(self, row: int) -> tuple[float, list[tuple[int, float]]] | None:
+        """Raw log-probability of the row's token and the likeliest tokens, or None if not asked for."""
+
+    def __len__(self) -> int: ...
+
+# --- bookkeeping ----------------------------------------------------------------------------------------
+
+@final
+class Batch:
+    """What the model computes in one step. Token-wise arrays have `num_tokens` entries, row-wise `num_rows`."""
+
+    @property
+    def ticket(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_samples(self) -> int:
+        """Rows that draw a token."""
+
+    @property
+    def sequence_ids(self) -> NDArray[np.uint64]: ...
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First position of each row."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Positions of each row, at least 1."""
+
+    @property
+    def prompt_lengths(self) -> NDArray[np.int64]:
+        """Positions below it are prefill, in cells of `block_size` counted from 0; each from it on is a
+        decode row of its own. Attention of a position is a function of (position, prompt length) alone."""
+
+    @property
+    def token_ids(self) -> NDArray[np.int64]: ...
+    @property
+    def positions(self) -> NDArray[np.int64]: ...
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """KV slot of each token: block * block_size + offset."""
+
+    @property
+    def block_tables(self) -> NDArray[np.int64]:
+        """(num_rows, widest); unused entries are -1."""
+
+    @property
+    def sample_indices(self) -> NDArray[np.int64]:
+        """Index on the token axis of the last token of each row that draws, in order."""
+
+@final
+class Scheduler:
+    """Continuous batching over a pool of KV blocks. Knows no tensors and no clock."""
+
+    def __new__(
+        cls,
+        *,
+        num_blocks: int,
+        block_size: int = 64,
+        max_sequences: int = 64,
+        max_batch_tokens: int = 512,
+        max_waiting: int = 256,
+        prefix_caching: bool = True,
+    ) -> Self:
+        """`max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
+        at the end of the prompt. Raises InvalidParameter."""
+
+    def submit(self, sequence_id: int, prompt: NDArray[np.uint32], max_tokens: int, salt: bytes = b"") -> None:
+        """Queues a sequence. `salt` separates tenants in the prefix cache.
+
+        Raises QueueFull; ContextLengthExceeded if prompt + max_tokens never fit the pool.
+        """
+
+    def cancel(self, sequence_id: int) -> bool:
+        """Ends a sequence; its blocks are free once no step in flight uses them. False if unknown."""
+
+    def schedule(self) -> Batch | None:
+        """The next step, or None if nothing can run. May be called with steps in flight."""
+
+    def commit(self, batch: Batch, tokens: SampledTokens, events: EventBatch) -> None:
+        """Takes a step's tokens; frees `events.finished_sequences`. Steps are committed in their order."""
+
+    def abandon(self, batch: Batch) -> None:
+        """Gives back a step that failed: its sequences end and their blocks are freed."""
+
+    def cached_tokens(self, sequence_id: int) -> int:
+        """Prompt tokens that the sequence found in the prefix cache; 0 if unknown."""
+
+    def has_work(self) -> bool: ...
+    def stats(self) -> dict[str, int]:
+        """waiting, running, free_blocks, cached_blocks (free but still holding a prefix), total_blocks,
+        prefix_queries, prefix_hits (tokens), preemptions."""
+
+    def check_integrity(self) -> None:
+        """Raises InternalError if any count, reference or table is inconsistent."""
+
+# --- output ---------------------------------------------------------------------------------------------
+
+@final
+class OutputStreams:
+    """Tokens to events: text, stop strings, end tokens, limits, usage."""
+
+    def __new__(cls, tokenizer: Tokenizer) -> Self: ...
+    def open(
+        self,
+        sequence_id: int,
+        *,
+        request_id: int,
+        choice: int,
+        prompt_tokens: int,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        end_ids: Sequence[int] = (),
+        logprobs: bool = False,
+    ) -> None:
+        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens. Raises InvalidParameter."""
+
+    def close(self, sequence_id: int) -> None:
+        """Forgets a choice without an event; unknown ids are ignored."""
+
+    def push(self, batch: Batch, tokens: SampledTokens, scheduler: Scheduler) -> EventBatch:
+        """The events of one step; `scheduler` tells cached tokens for the usage. Finished choices are forgotten."""
+
+    def fail(self, sequence_ids: Sequence[int] | NDArray[Any], code: str, message: str) -> EventBatch:
+        """A Failed event for each choice that is open, which is then forgotten."""
+
+@final
+class EventBatch:
+    """Everything one step has to tell."""
+
+    @property
+    def finished_sequences(self) -> list[int]: ...
+    def request_ids(self) -> list[int]:
+        """Requests that have an event, each once."""
+
+    def rows(self) -> list[EventRow]:
+        """The events one by one, for embedded use; the serving path hands the batch to `SseWriter` instead."""
+
+    def __len__(self) -> int: ...
+
+@final
+class EventRow:
+    """One event of one choice."""
+
+    @property
+    def kind(self) -> Literal["text", "finished", "failed"]: ...
+    @property
+    def request_id(self) -> int: ...
+    @property
+    def choice(self) -> int: ...
+    @property
+    def text(self) -> str:
+        """Of a text event; else empty."""
+
+    @property
+    def logprobs(self) -> list[tuple[int, bytes, float, list[tuple[int, bytes, float]]]]:
+        """Of a text event: token id, bytes, log-probability and the likeliest (id, bytes, log-probability)."""
+
+    @property
+    def reason(self) -> str:
+        """Of a finished event: "stop" or "length"; else empty."""
+
+    @property
+    def usage(self) -> tuple[int, int, int]:
+        """Of a finished event: prompt, cached and completion tokens; else zeros."""
+
+    @property
+    def code(self) -> str:
+        """Of a failed event; else empty."""
+
+    @property
+    def message(self) -> str:
+        """Of a failed event; else empty."""
+
+@final
+class SseWriter:
+    """Events to the bytes of HTTP answers, streamed or plain, without a Python object per token.
+
+    Rendered bytes gather in a buffer per request until its connection takes them.
+    """
+
+    def __new__(cls) -> Self: ...
+    def open(
+        self,
+        request_id: int,
+        *,
+        completion_id: str,
+        created: int,
+        model: str,
+        system_fingerprint: str,
+        stream: bool,
+        choices: int = 1,
+        include_usage: bool = False,
+        logprobs: bool = False,
+    ) -> None:
+        """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended."""
+
+    def close(self, request_id: int) -> None:
+        """Forgets an answer and its buffer; unknown ids are ignored."""
+
+    def push(self, events: EventBatch) -> list[int]:
+        """Renders the events of open answers; gives the requests whose empty buffer now holds something."""
+
+    def take(self, request_id: int) -> bytes:
+        """All bytes rendered so far, which leaves the buffer empty; b"" if there are none."""
+
+    def buffered(self, request_id: int) -> int:
+        """Bytes waiting in the buffer."""
+
+    def is_finished(self, request_id: int) -> bool:
+        """Whether nothing more will be rendered (also for an unknown id)."""
+
+    def failure(self, request_id: int) -> tuple[str, str] | None:
+        """(code, message) of an answer that failed before any byte of it was taken; else None."""
+
+    def usage(self, request_id: int) -> tuple[int, int, int] | None:
+        """Prompt, cached and completion tokens once the answer finished."""
+
+# --- model files ----------------------------------------------------------------------------------------
+
+def read_gguf(path: str | PathLike[str]) -> GgufFile:
+    """Opens a GGUF file; every count, offset, shape and type is checked against the file's length.
+
+    Tensors are read when asked for, not mapped: a file that is cut meanwhile is an error, not a crash.
+
+    Raises InvalidModelFile.
+    """
+
+@final
+class GgufFile:
+    """A checked GGUF file."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Key to value; long arrays (over 1024 entries) are left out."""
+
+    def value(self, key: str) -> Any:
+        """One value of the metadata, long arrays included, or None if there is no such key."""
+
+    @property
+    def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name to (type such as "Q4_1", shape with the slowest dimension first)."""
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of the tensor in the file. Raises InvalidModelFile if there is no such tensor."""
+
+    def dequantize(self, name: str, out: Any) -> None:
+        """Writes the tensor as float32 into `out`, a contiguous float32 tensor of its shape.
+
+        Raises InvalidModelFile for a missing tensor, a type that cannot be read, or a scale that is no number.
+        """
+
+def read_safetensors_header(path: str | PathLike[str]) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """Name to (dtype, shape, first byte, end byte) with offsets counted from the start of the file.
+
+    Raises InvalidModelFile where header, offsets, shapes or dtypes disagree with each other or the file's length.
+    """
+
+# --- tests and front-end benchmarks -----------------------------------------------------------------------
+
+def mock_logits(batch: Batch, out: NDArray[np.float32]) -> None:
+    """Writes logits (batch.num_samples, vocab) of the mock model: a readable text that depends on the last
+    token and its position alone."""

@@ -1,0 +1,133 @@
+"""The database: opened with its durability settled, brought to today's tables, and asked in short transactions.
+
+Takes a URL, gives connections to `keys`. Which rows mean what is not its matter.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ecocore.errors import EcocoreError, InvalidConfiguration
+
+BUSY_SECONDS: Final = 5
+_ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite"}
+
+
+class DatabaseUnavailable(EcocoreError):
+    """The database does not answer: locked, full, read-only or gone. What was asked did not happen."""
+
+
+class Database:
+    """An open database. Reading never waits for a writer; writers queue for up to five seconds."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Use `Database.open`."""
+        self._engine = engine
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Opens the database and makes or migrates its tables; a new SQLite file is its owner's alone.
+
+        Raises InvalidConfiguration for a URL that cannot be used here, DatabaseUnavailable.
+        """
+        database = cls(_engine(url))
+        try:
+            async with database.writing() as connection:
+                await connection.run_sync(_migrate)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state. Raises DatabaseUnavailable."""
+        with _named_failures():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that takes the write lock first and is on disk when the block ends. Raises DatabaseUnavailable."""
+        with _named_failures():
+            async with self._engine.connect() as connection:
+                await connection.execution_options(begin="BEGIN IMMEDIATE")
+                async with connection.begin():
+                    yield connection
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._engine.dispose()
+
+
+def _engine(url: str) -> AsyncEngine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidConfiguration(f"database: {url[:80]!r} is no database URL; write sqlite:///path/to/file.db") from None
+    if parsed.drivername in _ASYNC_DRIVERS:
+        parsed = parsed.set(drivername=_ASYNC_DRIVERS[parsed.drivername])
+    if parsed.drivername == "sqlite+aiosqlite" and parsed.database not in {None, "", ":memory:"}:
+        _make_private(Path(str(parsed.database)))
+    try:
+        engine = create_async_engine(parsed, connect_args={"timeout": BUSY_SECONDS} if "sqlite" in parsed.drivername else {})
+    except (NoSuchModuleError, ImportError, ArgumentError) as error:
+        kind = parsed.drivername.split("+")[0]
+        raise InvalidConfiguration(
+            f"database: {kind!r} needs an asyncio driver that is not installed here ({type(error).__name__}); "
+            "sqlite:///path/to/file.db always works"
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_private(path: Path) -> None:
+    """The file holds hashes of keys: nobody else may read it. SQLite gives its side files the same mode."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+    except OSError as error:
+        raise InvalidConfiguration(f"database: {path} cannot be written: {error.strerror}") from None
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # Transactions begin where `_begin_sqlite` says so and nowhere else.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # A committed transaction survives power loss; readers and one writer do not wait for each other.
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", "ecocore.accounts:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """Turns what the driver raises into DatabaseUnavailable, without the statement and its parameters."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise DatabaseUnavailable(f"the database does not answer ({error.orig})") from None

@@ -1,0 +1,285 @@
+"""The verbs of `ecocore`. Each builds its configuration and calls one thing; what they need is imported when they run."""
+
+import json
+import shlex
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
+
+import typer
+
+from ecocore.errors import EcocoreError, InvalidConfiguration, InvalidRequest
+
+if TYPE_CHECKING:
+    from ecocore.config import ModelChoice, RuntimeConfig
+    from ecocore.events import Finished, TextDelta
+    from ecocore.runtime import Runtime
+    from ecocore.server.serve import Welcome
+
+Turns = list[dict[str, str]]
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+# Plain help needs no rich, whose import would take longer than all the rest.
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+keys_app = typer.Typer(rich_markup_mode=None, help="Make API keys.")
+app.add_typer(keys_app, name="keys")
+
+Model = Annotated[list[str] | None, typer.Option(help="NAME=PATH, PATH or NAME=mock; may be given several times.")]
+Precision = Annotated[str | None, typer.Option(help="exact computes in float32, fast in the checkpoint's own type.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
+KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
+Database = Annotated[str | None, typer.Option(help="Where accounts and keys are kept.", show_default="a file in ECOCORE_HOME")]
+
+
+def main() -> NoReturn:
+    """Runs a verb. Whatever goes wrong is one line on standard error, and an exit code."""
+    try:
+        code = app(standalone_mode=False) or 0
+    except (typer.TyperException, InvalidConfiguration, InvalidRequest) as error:
+        code = _complain(_words(error), EXIT_USAGE)
+    except EcocoreError as error:
+        code = _complain(str(error), EXIT_FAILED)
+    except (typer.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # a traceback helps nobody at a terminal
+        code = _complain(f"{type(error).__name__}: {error}", EXIT_FAILED)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def ecocore(context: typer.Context) -> None:
+    """A Rust-accelerated runtime for chat models, with an OpenAI-compatible server."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")] = None,
+    model: Model = None,
+    precision: Precision = None,
+    device: Device = None,
+    kv_cache_mb: KvCache = None,
+    database: Database = None,
+) -> None:
+    """Serve models over HTTP: the embedded one, and those of --model beside it.
+
+    The first start makes a key and prints it with a curl line. Every option is also a variable ECOCORE_...
+    """
+    from ecocore.config import RuntimeConfig, ServerConfig
+
+    server = ServerConfig.read({"host": host, "port": port, "database": database})
+    config = RuntimeConfig.read({"model": model, "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
+
+    from ecocore.regions.local import LocalRegion
+    from ecocore.server import serve as serving
+
+    with ExitStack() as stack:
+        # What can be refused at once is, before seconds go into loading.
+        listening = stack.enter_context(serving.bind(server.host, server.port))
+        _check_database(server.database_url)
+        regions = []
+        for choice in _choices(config):
+            region = LocalRegion(stack.enter_context(_load(choice, config)))
+            stack.callback(region.close)
+            regions.append(region)
+        serving.serve(regions, server.database_url, listening, _welcome)
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    database: Database = None,
+) -> None:
+    """Make a key and print it: it is shown this once. A running server takes it at once."""
+    import asyncio
+
+    from ecocore.accounts.keys import KeyStore
+    from ecocore.config import ServerConfig
+
+    url = ServerConfig.read({"database": database}).database_url
+
+    async def create() -> str:
+        opened = await _open(url)
+        try:
+            return await KeyStore(opened).create(name)
+        finally:
+            await opened.close()
+
+    typer.echo(asyncio.run(create()))
+
+
+@app.command()
+def chat(
+    text: Annotated[str | None, typer.Argument(help="What to say; without it, a conversation or what is piped in.")] = None,
+    *,
+    model: Annotated[str | None, typer.Option(help="NAME=PATH, PATH or NAME=mock.", show_default="the embedded one")] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions that come before everything.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, show_default="1")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, show_default="1")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="At most so many tokens in one answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    precision: Precision = None,
+    device: Device = None,
+    kv_cache_mb: KvCache = None,
+) -> None:
+    """Talk with a model on the terminal, without a server. Ctrl-C stops an answer, Ctrl-D or /exit leaves."""
+    from ecocore.config import RuntimeConfig
+
+    flags = {"model": model and [model], "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb}
+    config = RuntimeConfig.read(flags)
+    if text is None and not sys.stdin.isatty():
+        text = sys.stdin.read().strip()
+        if not text:
+            raise InvalidConfiguration("text: nothing was piped in")
+    given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    params = {name: value for name, value in given.items() if value is not None}
+    turns: Turns = [{"role": "system", "content": system}] if system else []
+    with _load(config.model[0] if config.model else None, config) as runtime:
+        if text is None:
+            _converse(runtime, turns, params)
+        else:
+            for piece in _pieces(runtime, [*turns, {"role": "user", "content": text}], params):
+                _write(piece)
+            _write("\n")
+
+
+def _converse(runtime: "Runtime", turns: Turns, params: dict[str, Any]) -> None:
+    with suppress(ImportError):
+        import readline  # noqa: F401  # gives input() its line editing
+    typer.echo(f"{runtime.model_id}: Ctrl-C stops an answer, Ctrl-D or /exit leaves.", err=True)
+    while (said := _listen()) != "/exit":
+        turns.append({"role": "user", "content": said})
+        answer: list[str] = []
+        try:
+            for piece in _pieces(runtime, turns, params):
+                _write(piece)
+                answer.append(piece)
+        except KeyboardInterrupt:
+            _write(" ...")
+        except InvalidRequest as error:
+            _complain(str(error), EXIT_USAGE)
+            turns.pop()
+            continue
+        _write("\n")
+        turns.append({"role": "assistant", "content": "".join(answer)})
+
+
+def _listen() -> str:
+    """The next line that says something; Ctrl-D reads as /exit."""
+    while True:
+        try:
+            if said := input("> ").strip():
+                return said
+        except KeyboardInterrupt:
+            _write("\n")
+        except EOFError:
+            _write("\n")
+            return "/exit"
+
+
+def _pieces(runtime: "Runtime", turns: Turns, params: dict[str, Any]) -> Generator[str]:
+    """The answer's text as it comes. Closing stops the work."""
+    from ecocore.events import TextDelta
+
+    events = cast("Generator[TextDelta | Finished]", runtime.stream(turns, **params))
+    with closing(events):
+        for event in events:
+            if isinstance(event, TextDelta):
+                yield event.text
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _choices(config: "RuntimeConfig") -> Sequence["ModelChoice | None"]:
+    """What to load: the embedded model (None) first, unless one is given in its place or its file is not there."""
+    from ecocore.errors import InvalidModelFile
+    from ecocore.weights.embedded import EMBEDDED_MODEL_ID, embedded_model_path
+
+    names = [choice.name for choice in config.model]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidConfiguration(f"model: two models are named {name!r}; write NAME=PATH")
+    if EMBEDDED_MODEL_ID in names:
+        return config.model
+    try:
+        embedded_model_path()
+    except InvalidModelFile as error:
+        if not config.model:
+            raise
+        typer.echo(f"serving without the embedded model: {error}", err=True)
+        return config.model
+    return (None, *config.model)
+
+
+def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
+    from ecocore.runtime import Runtime
+
+    if choice is not None and choice.path is None:
+        return Runtime.mock(choice.name)
+    path, name = (None, None) if choice is None else (choice.path, choice.name)
+    return Runtime.load(path, device=config.device, precision=config.precision, kv_cache_mb=config.kv_cache_mb, model_id=name)
+
+
+async def _open(url: str) -> Any:
+    from ecocore.accounts.database import Database
+
+    return await Database.open(url)
+
+
+def _check_database(url: str) -> None:
+    import asyncio
+
+    async def check() -> None:
+        await (await _open(url)).close()
+
+    asyncio.run(check())
+
+
+def _welcome(welcome: "Welcome") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text("ecocore answers at ").append(f"{welcome.url}/v1", style="bold green"))
+    console.print(Text("models: " + ", ".join(welcome.models)))
+    if welcome.first_key is None:
+        console.print(Text("one more key: ecocore keys create --name NAME", style="dim"))
+        return
+    body = {
+        "model": welcome.models[0],
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+    }
+    curl = [
+        "curl",
+        f"{welcome.url}/v1/chat/completions",
+        *("-H", f"Authorization: Bearer {welcome.first_key}"),
+        *("-H", "Content-Type: application/json"),
+        *("-d", json.dumps(body, ensure_ascii=False)),
+    ]
+    console.print(Text("\nYour first API key, shown this once:\n").append(welcome.first_key, style="bold"))
+    console.print(Text("\nTry it:\n" + shlex.join(curl) + "\n"))
+
+
+def _words(error: Exception) -> str:
+    return error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+
+
+def _complain(message: str, code: int) -> int:
+    """One red line on standard error."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = " ".join(message.split())
+    Console(stderr=True, soft_wrap=True).print(Text(f"ecocore: {line}", style="red"))
+    return code

@@ -1,0 +1,87 @@
+"""What can go wrong, as one small tree. Rooms raise their own kind and let others pass; HTTP statuses are the server's.
+
+EcocoreError
+├── InvalidRequest                 the request is at fault; .param names the field, .code is a short word
+│   ├── InvalidParameter           a value is out of range or of the wrong kind (also a ValueError)
+│   ├── UnsupportedParameter       a field whose answer this version cannot give
+│   ├── ContextLengthExceeded      prompt and answer do not fit the model's context
+│   └── ModelNotFound              no model of that name is served
+├── InvalidModelFile               a model file is missing, truncated, altered or of an unsupported kind
+├── InvalidConfiguration           a setting is wrong; the message names it and where it came from
+├── Overloaded                     the engine cannot take the request now; retry
+│   └── QueueFull                  too many requests are waiting
+├── EngineFailure                  a step of the engine failed; the request is lost
+├── RuntimeClosed                  the runtime was closed
+└── InternalError                  a broken rule between our own rooms; please report it
+"""
+
+
+class EcocoreError(Exception):
+    """Any error that ecocore raises on purpose."""
+
+
+class InvalidRequest(EcocoreError):
+    """The request is at fault. `param`: the field, `code`: a short word for programs or None."""
+
+    code: str | None = None
+
+    def __init__(self, param: str | None, message: str, code: str | None = None) -> None:
+        super().__init__(message if param is None else f"{param}: {message}")
+        self.param = param
+        self.message = message
+        if code is not None:
+            self.code = code
+
+
+class InvalidParameter(InvalidRequest, ValueError):
+    """A value is out of range or of the wrong kind."""
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field whose answer this version cannot give."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    """No model of that name is served."""
+
+    code = "model_not_found"
+
+
+class InvalidModelFile(EcocoreError):
+    """A model file is missing, truncated, altered or of an unsupported kind."""
+
+
+class InvalidConfiguration(EcocoreError):
+    """A setting is wrong; the message names it."""
+
+
+class Overloaded(EcocoreError):
+    """The engine cannot take the request now; retry in a moment."""
+
+
+class QueueFull(Overloaded):
+    """Too many requests are waiting."""
+
+
+class EngineFailure(EcocoreError):
+    """A step of the engine failed; the request is lost. `code`: a short word for programs."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RuntimeClosed(EcocoreError):
+    """The runtime was closed."""
+
+
+class InternalError(EcocoreError):
+    """A rule between ecocore's own rooms was broken; please report it."""

@@ -1,0 +1,69 @@
+"""What leaves the runtime: small frozen values, one choice of one request each."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens at a position. `logprob`: natural, raw, finite."""
+
+    token_id: int
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Raw log-probability of one content token and of the likeliest ones, best first."""
+
+    token_id: int
+    bytes: bytes
+    logprob: float
+    top: tuple[TopLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens used by one choice; `cached_tokens` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that became final; never part of a stop string. `logprobs` is empty unless asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The choice ended; nothing follows."""
+
+    reason: FinishReason
+    usage: Usage
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The choice failed; nothing follows. `code` is a short word for programs."""
+
+    code: str
+    message: str
+    choice: int = 0
+
+
+Event = TextDelta | Finished | Failed

@@ -1,0 +1,76 @@
+"""The model families that ecocore serves, one row each.
+
+Takes what a checkpoint calls its architecture, gives the row. Modules are named as strings: this file imports no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+from ecocore.errors import InvalidModelFile
+
+
+class DescribedCheckpoint(Protocol):
+    """The part of a checkpoint that tells its architecture."""
+
+    @property
+    def format(self) -> Literal["gguf", "safetensors"]:
+        """Which of the two vocabularies `config` speaks."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Contents of config.json, or the GGUF metadata."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family: what its checkpoints call it and where its code is ("module:name")."""
+
+    name: str
+    hf_architectures: tuple[str, ...]
+    gguf_architectures: tuple[str, ...]
+    model: str
+    config: str
+
+    def model_class(self) -> Any:
+        """The class that computes this family; imports torch."""
+        return _named(self.model)
+
+    def configure(self, checkpoint: DescribedCheckpoint) -> Any:
+        """The config of a checkpoint of this family. Raises InvalidModelFile."""
+        return _named(self.config).of(checkpoint)
+
+
+FAMILIES = (
+    Family(
+        name="llama",
+        hf_architectures=("LlamaForCausalLM",),
+        gguf_architectures=("llama",),
+        model="ecocore.model.llama:Llama",
+        config="ecocore.model.llama_config:LlamaConfig",
+    ),
+)
+
+
+def family_of(checkpoint: DescribedCheckpoint) -> Family:
+    """The family of a checkpoint. Raises InvalidModelFile naming an unknown architecture and the known ones."""
+    if checkpoint.format == "gguf":
+        key = "general.architecture"
+        names = [checkpoint.config.get(key)]
+        known = {name: family for family in FAMILIES for name in family.gguf_architectures}
+    else:
+        key = "architectures"
+        listed = checkpoint.config.get(key)
+        names = list(listed) if isinstance(listed, list | tuple) else [listed]
+        known = {name: family for family in FAMILIES for name in family.hf_architectures}
+    for name in names:
+        if isinstance(name, str) and name in known:
+            return known[name]
+    found = ", ".join(repr(name) for name in names) or "an empty list"
+    raise InvalidModelFile(f"{key} is {found}, which this version cannot run; it runs {', '.join(sorted(known))}")
+
+
+def _named(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)

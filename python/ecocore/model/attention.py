@@ -1,0 +1,178 @@
+"""Attention over paged keys and values, computed so that a position never notices its company.
+
+Takes a batch, gives a plan of the step that all layers share; the plan turns queries into attended values. The
+arithmetic of a position is a function of (position, prompt length) alone; docs/determinism.md says why.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from ecocore.errors import InternalError
+from ecocore.model.batch import ComputedBatch, Integers
+from ecocore.model.kv_cache import KvCache
+from ecocore.model.layers import padded
+
+# Decode rows share one call while what they gather fits here: it should stay in the processor's cache.
+GATHER_BYTES = 8 * 2**20
+
+
+class CausalMask:
+    """What the rows of one block may see, for any number of blocks before it.
+
+    One staircase (block_size, keys), aligned on the right, whose views serve every cell and every decode row.
+    """
+
+    def __init__(self, block_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._block_size = block_size
+        blocked = torch.full((block_size, block_size), float("-inf"), dtype=dtype, device=device)
+        self._mask = blocked.triu_(1)
+
+    def over(self, num_keys: int) -> Tensor:
+        """The mask of a block whose last position is `num_keys` - 1: (block_size, num_keys), zero or minus infinity."""
+        missing = num_keys - self._mask.shape[1]
+        if missing > 0:
+            # Doubling keeps a growing conversation from rebuilding the mask at each new block.
+            self._mask = pad(self._mask, (max(missing, self._mask.shape[1]), 0))
+        return self._mask[:, self._mask.shape[1] - num_keys :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """Queries of one block-sized piece of a prompt: rows `begin` to `end` of the step see `num_keys` keys under `mask`."""
+
+    begin: int
+    end: int
+    num_keys: int
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """Cells of one prompt, with the blocks of everything they see."""
+
+    blocks: Tensor
+    first: int | None
+    cells: list[_Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """Single queries that see equally many blocks: `rows` (n,) of the step, `blocks` (n * blocks each,), `mask` (n, keys)."""
+
+    rows: Tensor
+    blocks: Tensor
+    first: int | None
+    mask: Tensor
+
+
+class AttentionPlan:
+    """What one step stores and attends to, worked out once for all layers."""
+
+    def __init__(self, batch: ComputedBatch, cache: KvCache, mask: CausalMask, *, device: torch.device, alone: bool) -> None:
+        """`alone`: one decode row per call, for a machine where rows in one call are not independent."""
+        self._cache = cache
+        self._device = device
+        self._slots = torch.from_numpy(batch.slots).to(device)
+        # A block begins clean. What lies behind a position is masked and weighs zero, but zero times a NaN that
+        # another sequence left there would still be NaN.
+        begun = batch.slots[batch.slots % batch.block_size == 0] // batch.block_size
+        self._begun = torch.from_numpy(begun).to(device) if begun.size else None
+        self._prefills = self._plan_prefills(batch, mask)
+        self._decodes = self._plan_decodes(batch, mask, alone=alone)
+
+    def attend(self, layer: int, queries: Tensor, keys_values: Tensor, out: Tensor) -> None:
+        """Stores `keys_values` (tokens, 2 * kv_heads, head_dim) and writes what `queries` attend to into `out`.
+
+        `queries`, `out`: (rows, heads, head_dim); rows beyond the step's tokens are left as they are.
+        """
+        if self._begun is not None:
+            self._cache.clear(layer, self._begun)
+        self._cache.store(layer, self._slots, keys_values[: len(self._slots)])
+        for prefill in self._prefills:
+            self._attend_prefill(layer, prefill, queries, out)
+        for decode in self._decodes:
+            self._attend_decode(layer, decode, queries, out)
+
+    def _attend_prefill(self, layer: int, prefill: _Prefill, queries: Tensor, out: Tensor) -> None:
+        kv_heads, head_dim = self._cache.num_kv_heads, queries.shape[2]
+        group = queries.shape[1] // kv_heads
+        # (keys, 2 * kv_heads, head_dim) -> (2 * kv_heads, 1, keys, head_dim): a group of heads shares its keys unrepeated.
+        keys_values = self._cache.gather(layer, prefill.blocks, prefill.first).transpose(0, 1).unsqueeze(1)
+        keys_values = keys_values.expand(-1, group, -1, -1)
+        for cell in prefill.cells:
+            count = cell.end - cell.begin
+            grouped = queries[cell.begin : cell.end].view(count, kv_heads, group, head_dim).permute(1, 2, 0, 3)
+            # A copy of its own also gives the cell the same alignment wherever it stands in the step.
+            missing = padded(count) - count
+            grouped = pad(grouped, (0, 0, 0, missing)) if missing else grouped.contiguous()
+            seen = keys_values[:, :, : cell.num_keys]
+            attended = scaled_dot_product_attention(grouped, seen[:kv_heads], seen[kv_heads:], attn_mask=cell.mask)
+            target = out[cell.begin : cell.end].view(count, kv_heads, group, head_dim)
+            target.copy_(attended[:, :, :count].permute(2, 0, 1, 3))
+
+    def _attend_decode(self, layer: int, decode: _Decode, queries: Tensor, out: Tensor) -> None:
+        count, kv_heads, head_dim = len(decode.rows), self._cache.num_kv_heads, queries.shape[2]
+        group = queries.shape[1] // kv_heads
+        keys_values = self._cache.gather(layer, decode.blocks, decode.first)
+        keys_values = keys_values.view(count, -1, 2 * kv_heads, head_dim).transpose(1, 2)
+        # The heads that share a key become the query rows of one small matrix, padded to where rows are independent.
+        grouped = queries.index_select(0, decode.rows).view(count, kv_heads, group, head_dim)
+        if missing := padded(group) - group:
+            grouped = pad(grouped, (0, 0, 0, missing))
+        attended = scaled_dot_product_attention(
+            grouped,
+            keys_values[:, :kv_heads],
+            keys_values[:, kv_heads:],
+            attn_mask=decode.mask[:, None, None].expand(-1, -1, group + missing, -1),
+        )
+        out.index_copy_(0, decode.rows, attended[:, :, :group].flatten(1, 2))
+
+    def _plan_prefills(self, batch: ComputedBatch, mask: CausalMask) -> list[_Prefill]:
+        prefills = []
+        size = batch.block_size
+        offset = 0
+        rows = zip(batch.starts.tolist(), batch.lengths.tolist(), batch.prompt_lengths.tolist(), batch.block_tables, strict=True)
+        for start, length, prompt_length, table in rows:
+            end = min(start + length, prompt_length)
+            if start < end:
+                if start % size or (end % size and end != prompt_length):
+                    raise InternalError(f"prefill of positions {start} to {end} is off the grid of {size}")
+                edges = [*range(start, end, size), end]
+                cells = [
+                    _Cell(offset + a - start, offset + b - start, a + size, mask.over(a + size)[: padded(b - a)])
+                    for a, b in pairwise(edges)
+                ]
+                blocks = table[: -(-end // size)]
+                prefills.append(_Prefill(self._tensor(blocks), _first_of_run(blocks), cells))
+            offset += length
+        return prefills
+
+    def _plan_decodes(self, batch: ComputedBatch, mask: CausalMask, *, alone: bool) -> list[_Decode]:
+        sequences = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
+        (decoding,) = np.nonzero(batch.positions >= batch.prompt_lengths[sequences])
+        if not decoding.size:
+            return []
+        num_blocks = batch.positions[decoding] // batch.block_size + 1
+        decodes = []
+        for count in np.unique(num_blocks).tolist():
+            rows = decoding[num_blocks == count]
+            staircase = mask.over(count * batch.block_size)
+            fitting = 1 if alone else max(1, GATHER_BYTES // (count * self._cache.block_bytes))
+            for some in np.split(rows, range(fitting, len(rows), fitting)):
+                blocks = batch.block_tables[sequences[some], :count].ravel()
+                offsets = self._tensor(batch.positions[some] % batch.block_size)
+                decodes.append(_Decode(self._tensor(some), self._tensor(blocks), _first_of_run(blocks), staircase[offsets]))
+        return decodes
+
+    def _tensor(self, values: Integers) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+
+def _first_of_run(blocks: Integers) -> int | None:
+    """The first of `blocks` if they lie one behind the other, else None."""
+    return int(blocks[0]) if bool((np.diff(blocks) == 1).all()) else None

@@ -1,0 +1,84 @@
+"""What the model reads of a step: the part of `_core.Batch` that it needs, and steps made up for rehearsal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+
+class ComputedBatch(Protocol):
+    """The arrays of `_core.Batch` that a model computes from; their meaning is told there."""
+
+    @property
+    def block_size(self) -> int:
+        """Positions per block."""
+
+    @property
+    def token_ids(self) -> Integers:
+        """(tokens,)."""
+
+    @property
+    def positions(self) -> Integers:
+        """(tokens,)."""
+
+    @property
+    def slots(self) -> Integers:
+        """(tokens,)."""
+
+    @property
+    def block_tables(self) -> Integers:
+        """(rows, widest)."""
+
+    @property
+    def starts(self) -> Integers:
+        """(rows,)."""
+
+    @property
+    def lengths(self) -> Integers:
+        """(rows,)."""
+
+    @property
+    def prompt_lengths(self) -> Integers:
+        """(rows,)."""
+
+    @property
+    def sample_indices(self) -> Integers:
+        """(samples,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A step that belongs to no request: for warming up, and for asking the machine what its kernels do."""
+
+    block_size: int
+    token_ids: Integers
+    positions: Integers
+    slots: Integers
+    block_tables: Integers
+    starts: Integers
+    lengths: Integers
+    prompt_lengths: Integers
+    sample_indices: Integers
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int, int]], *, block_size: int, num_blocks: int) -> Self:
+        """`rows`: (start, length, prompt length) of each sequence, all on the first of `num_blocks` blocks."""
+        starts, lengths, prompts = (np.array(column, np.int64) for column in zip(*rows, strict=True))
+        positions = np.concatenate([np.arange(start, start + length) for start, length, _ in rows])
+        widest = int((starts + lengths).max() - 1) // block_size + 1
+        blocks = np.arange(widest) % num_blocks
+        return cls(
+            block_size=block_size,
+            token_ids=np.zeros(len(positions), np.int64),
+            positions=positions,
+            slots=blocks[positions // block_size] * block_size + positions % block_size,
+            block_tables=np.tile(blocks, (len(rows), 1)),
+            starts=starts,
+            lengths=lengths,
+            prompt_lengths=prompts,
+            sample_indices=lengths.cumsum() - 1,
+        )

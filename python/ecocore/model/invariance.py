@@ -1,0 +1,81 @@
+"""Asks the machine whether its kernels give a row the same bits whatever stands beside it.
+
+Asked once when a model is loaded, in a few milliseconds; where the answer is no, the runner takes a slower way that
+does not depend on it. docs/determinism.md has the whole experiment.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ecocore.model.attention import AttentionPlan, CausalMask
+from ecocore.model.batch import Rehearsal
+from ecocore.model.kv_cache import KvCache
+from ecocore.model.layers import ROW_MULTIPLE, Linear
+
+# Rows per call where rows are not independent: then every call has the same shape.
+TILE = 16
+_MANY = 64
+
+
+def rows_stand_alone(compute: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
+    """Whether each of `rows` (any multiple of ROW_MULTIPLE, width) comes out the same in calls of several sizes."""
+    together = compute(rows)
+    for count in (ROW_MULTIPLE, 2 * ROW_MULTIPLE, 3 * ROW_MULTIPLE, len(rows) // 2):
+        # From the end: a row must not depend on its place either.
+        if not torch.equal(compute(rows[-count:].clone()), together[-count:]):
+            return False
+    return True
+
+
+def settle(linears: list[Linear]) -> list[Linear]:
+    """Sets tiles on those layers whose rows are not independent on this machine, and gives them.
+
+    Layers of one shape run the same kernels, so one of each is asked.
+    """
+    by_shape: dict[tuple[int, int], list[Linear]] = {}
+    for linear in linears:
+        by_shape.setdefault((linear.in_features, linear.out_features), []).append(linear)
+    dependent = [layer for alike in by_shape.values() if not _independent(alike[0]) for layer in alike]
+    for linear in dependent:
+        linear.tile = TILE
+    return dependent
+
+
+def decodes_stand_alone(*, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether decode rows that share a call attend as each does in a call of its own."""
+    size, places = 64, (70, 83, 90, 111, 127)
+    pool_bytes = 2 * size * 2 * num_kv_heads * head_dim * dtype.itemsize
+    cache = KvCache(
+        pool_bytes, num_layers=1, num_kv_heads=num_kv_heads, head_dim=head_dim, block_size=size, dtype=dtype, device=device
+    )
+    mask = CausalMask(size, dtype=dtype, device=device)
+    cache.store(0, torch.arange(2 * size, device=device), _random((2 * size, 2 * num_kv_heads, head_dim), dtype, device))
+    queries = _random((len(places), num_heads, head_dim), dtype, device)
+    keys_values = _random((len(places), 2 * num_kv_heads, head_dim), dtype, device)
+    batch = Rehearsal.of([(place, 1, 0) for place in places], block_size=size, num_blocks=2)
+
+    def attended(*, alone: bool) -> Tensor:
+        out = torch.zeros_like(queries)
+        AttentionPlan(batch, cache, mask, device=device, alone=alone).attend(0, queries, keys_values, out)
+        return out
+
+    return torch.equal(attended(alone=True), attended(alone=False))
+
+
+def _independent(linear: Linear) -> bool:
+    rows = _random((_MANY, linear.in_features), linear.dtype, linear.device)
+    # A wide layer is a model's head, which has no activation and whose every pass is dear.
+    if linear.out_features > 8 * linear.in_features:
+        return rows_stand_alone(linear, rows)
+    factors = _random((_MANY, linear.out_features), linear.dtype, linear.device)
+
+    def every_way(some: Tensor) -> Tensor:
+        return torch.cat((linear(some), linear.silu(some), linear.times(some, factors[-len(some) :].clone())), dim=1)
+
+    return rows_stand_alone(every_way, rows)
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).to(device, dtype)

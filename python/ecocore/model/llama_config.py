@@ -1,0 +1,151 @@
+"""What a Llama's files say about its shape, as one checked value.
+
+Takes `config.json` or GGUF metadata, gives a config. A feature that is switched on and not implemented is refused by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from ecocore.errors import InvalidModelFile
+from ecocore.model.config import Settings, WavelengthScaling
+
+if TYPE_CHECKING:
+    from ecocore.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The shape of a Llama. Lengths are in elements; `context_length` is in tokens."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: WavelengthScaling | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise InvalidModelFile(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.context_length < 1:
+            raise InvalidModelFile(f"the context length is {self.context_length}; it must be at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise InvalidModelFile(f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads evenly")
+        if self.head_dim % 2:
+            raise InvalidModelFile(f"head_dim is {self.head_dim}; rotary embedding needs an even number")
+        if self.rms_norm_eps <= 0 or self.rope_theta <= 0:
+            raise InvalidModelFile(f"rms_norm_eps ({self.rms_norm_eps}) and rope_theta ({self.rope_theta}) must be positive")
+
+    @classmethod
+    def of(cls, checkpoint: "Checkpoint") -> Self:
+        """Reads the config of a checkpoint of either format. Raises InvalidModelFile."""
+        if checkpoint.format == "safetensors":
+            return cls.from_hf(checkpoint.config)
+        names = set(checkpoint.names())
+        vocab_size = checkpoint.shape("token_embd.weight")[0] if "token_embd.weight" in names else None
+        return cls.from_gguf(checkpoint.config, vocab_size=vocab_size, tied="output.weight" not in names)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
+        """Reads a `config.json`, as the hub has it or as transformers 5 writes it. Raises InvalidModelFile."""
+        for switch in ("attention_bias", "mlp_bias"):
+            if config.get(switch):
+                raise InvalidModelFile(f"config.json switches on {switch}, which this version does not implement")
+        if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
+            raise InvalidModelFile(f"config.json has hidden_act {activation!r}; this version implements 'silu'")
+        if config.get("quantization_config"):
+            raise InvalidModelFile("config.json has a quantization_config, which this version does not implement")
+        source = Settings(config, "config.json")
+        hidden_size = source.integer("hidden_size")
+        num_heads = source.integer("num_attention_heads")
+        rope = _rope_of(config)
+        return cls(
+            vocab_size=source.integer("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=source.integer("intermediate_size"),
+            num_layers=source.integer("num_hidden_layers"),
+            num_heads=num_heads,
+            num_kv_heads=source.integer("num_key_value_heads", num_heads),
+            head_dim=source.integer("head_dim", hidden_size // max(num_heads, 1)),
+            context_length=source.integer("max_position_embeddings", 2048),
+            rms_norm_eps=source.number("rms_norm_eps", 1e-6),
+            rope_theta=rope.number("rope_theta", source.number("rope_theta", 10000.0)),
+            rope_scaling=_scaling_of(rope, config),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], *, vocab_size: int | None = None, tied: bool = True) -> Self:
+        """Reads GGUF metadata of architecture llama. Raises InvalidModelFile.
+
+        `vocab_size` and `tied` come from the tensors: the file need not state them. A llama3 scaling is not in
+        the metadata but in the tensor `rope_freqs.weight`, which the model reads.
+        """
+        source = Settings(metadata, "GGUF metadata", prefix="llama.")
+        scaling = metadata.get("llama.rope.scaling.type", "none")
+        if scaling != "none":
+            raise InvalidModelFile(f"llama.rope.scaling.type is {scaling!r}, which this version does not implement")
+        if metadata.get("llama.expert_count"):
+            raise InvalidModelFile("llama.expert_count is set; this version does not implement mixtures of experts")
+        hidden_size = source.integer("embedding_length")
+        num_heads = source.integer("attention.head_count")
+        head_dim = source.integer("attention.key_length", hidden_size // max(num_heads, 1))
+        rotated = source.integer("rope.dimension_count", head_dim)
+        if rotated != head_dim or source.integer("attention.value_length", head_dim) != head_dim:
+            raise InvalidModelFile(
+                f"keys of {head_dim}, values of {metadata.get('llama.attention.value_length', head_dim)} and rotary embedding"
+                f" over {rotated} dimensions: this version implements equal ones"
+            )
+        return cls(
+            vocab_size=vocab_size if vocab_size is not None else source.integer("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=source.integer("feed_forward_length"),
+            num_layers=source.integer("block_count"),
+            num_heads=num_heads,
+            num_kv_heads=source.integer("attention.head_count_kv", num_heads),
+            head_dim=head_dim,
+            context_length=source.integer("context_length"),
+            rms_norm_eps=source.number("attention.layer_norm_rms_epsilon"),
+            rope_theta=source.number("rope.freq_base", 10000.0),
+            tie_word_embeddings=tied,
+        )
+
+
+def _rope_of(config: Mapping[str, Any]) -> Settings:
+    """The rotary settings: `rope_parameters` (transformers 5), else `rope_scaling` (hub)."""
+    for key in ("rope_parameters", "rope_scaling"):
+        value = config.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, Mapping):
+            raise InvalidModelFile(f"config.json has {key} {value!r}; it must be an object")
+        return Settings(value, f"{key} of config.json")
+    return Settings({}, "config.json")
+
+
+def _scaling_of(rope: Settings, config: Mapping[str, Any]) -> WavelengthScaling | None:
+    kind = rope.values.get("rope_type", rope.values.get("type", "default"))
+    partial = rope.values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if partial not in (None, 1):
+        raise InvalidModelFile(f"config.json has partial_rotary_factor {partial!r}, which this version does not implement")
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise InvalidModelFile(f"{rope.where} has rope_type {kind!r}; this version implements 'default' and 'llama3'")
+    scaling = WavelengthScaling(
+        factor=rope.number("factor"),
+        low_freq_factor=rope.number("low_freq_factor"),
+        high_freq_factor=rope.number("high_freq_factor"),
+        original_context=rope.integer("original_max_position_embeddings"),
+    )
+    if scaling.factor < 1 or not 0 < scaling.low_freq_factor < scaling.high_freq_factor or scaling.original_context < 1:
+        raise InvalidModelFile(f"{rope.where} makes no sense: {scaling}")
+    return scaling

@@ -1,0 +1,51 @@
+"""Rotary position embedding: frequencies to a table of cosines and sines, and the turn itself.
+
+Everything is computed in float32 and cast to the model's dtype at the end, as the models were trained.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ecocore.model.config import WavelengthScaling
+
+
+def rotary_frequencies(head_dim: int, theta: float, scaling: WavelengthScaling | None = None) -> Tensor:
+    """Angle per position of each pair of dimensions: (head_dim // 2,) float32."""
+    frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))
+    if scaling is None:
+        return frequencies
+    # Waves that turn often within the trained context stay, those that never complete a turn are slowed
+    # by the factor, and those between are blended.
+    wavelengths = 2 * math.pi / frequencies
+    slowed = frequencies / scaling.factor
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    blend = (scaling.original_context / wavelengths - low) / (high - low)
+    blended = (1 - blend) * slowed + blend * frequencies
+    result = torch.where(wavelengths > scaling.original_context / low, slowed, blended)
+    return torch.where(wavelengths < scaling.original_context / high, frequencies, result)
+
+
+class RotaryTable:
+    """Cosines and sines of every position, built once."""
+
+    def __init__(self, frequencies: Tensor, num_positions: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        """`frequencies`: (head_dim // 2,) float32. Covers the positions 0 to `num_positions` - 1."""
+        angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
+        cos, sin = angles.cos(), angles.sin()
+        # Both halves of a head turn by the same angle; the first half takes the partner's sine negatively,
+        # and keeping the sign in the table saves a negation in every layer.
+        self._cos = torch.cat((cos, cos), dim=1).to(device, dtype)
+        self._sin = torch.cat((-sin, sin), dim=1).to(device, dtype)
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of `positions` (rows,): two tensors (rows, 1, head_dim) for `rotate_`."""
+        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+
+
+def rotate_(heads: Tensor, turn: tuple[Tensor, Tensor]) -> None:
+    """Turns `heads` (rows, heads, head_dim) in place, dimension i together with i + head_dim // 2."""
+    cos, sin = turn
+    partners = heads.roll(heads.shape[-1] // 2, dims=-1)
+    heads.mul_(cos).add_(partners.mul_(sin))

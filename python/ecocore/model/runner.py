@@ -1,0 +1,174 @@
+"""Runs a model: a batch in, logits out. Owns the weights, the key-value cache and the device.
+
+Leaves to others which sequence runs when, and what is made of the logits.
+"""
+
+import hashlib
+import logging
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ecocore import __version__
+from ecocore.errors import InvalidConfiguration
+from ecocore.model.attention import AttentionPlan, CausalMask
+from ecocore.model.batch import ComputedBatch, Integers, Rehearsal
+from ecocore.model.config import ModelConfig
+from ecocore.model.invariance import decodes_stand_alone, settle
+from ecocore.model.kv_cache import KvCache
+from ecocore.model.layers import Linear, padded
+from ecocore.model.tensors import TensorLoader
+
+if TYPE_CHECKING:
+    from ecocore.weights.checkpoint import Checkpoint
+
+Precision = Literal["exact", "fast"]
+
+logger = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """What the runner needs a model family's class to compute."""
+
+    def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: AttentionPlan) -> Tensor:
+        """(rows, hidden_size) of `token_ids` and `positions` (rows,)."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(rows, vocab_size) of rows of `hidden_states`."""
+
+
+class ModelRunner:
+    """A model on its device, ready to compute batches. `forward` belongs to one thread at a time."""
+
+    def __init__(self, model: Model, config: ModelConfig, cache: KvCache, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Use `ModelRunner.load`."""
+        self.vocab_size: Final = config.vocab_size
+        self.num_blocks: Final = cache.num_blocks
+        self.block_size: Final = cache.block_size
+        self.context_length: Final = min(config.context_length, cache.num_blocks * cache.block_size)
+        self.device: Final = device
+        self.fingerprint = ""
+        self._model = model
+        self._cache = cache
+        self._mask = CausalMask(cache.block_size, dtype=dtype, device=device)
+        self._decode_alone = False
+
+    @classmethod
+    def load(
+        cls,
+        model_class: Callable[..., Model],
+        config: ModelConfig,
+        checkpoint: "Checkpoint",
+        *,
+        precision: Precision | None = None,
+        device: str = "auto",
+        kv_cache_bytes: int = 256 * 2**20,
+        block_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Loads the weights and takes the cache's memory.
+
+        `precision`: "exact" computes in float32, "fast" in bfloat16, the cache included; None is "fast" for
+        folders stored in bfloat16, else "exact". `device`: "auto", "cpu", "cuda" or "cuda:N". `progress` hears
+        (bytes done, bytes in all). Raises InvalidModelFile, InvalidConfiguration.
+        """
+        target = _device(device)
+        dtype = {"exact": torch.float32, "fast": torch.bfloat16}[precision or _default_precision(checkpoint)]
+        with torch.inference_mode():
+            cache = KvCache(
+                kv_cache_bytes,
+                num_layers=config.num_layers,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                block_size=block_size,
+                dtype=dtype,
+                device=target,
+            )
+            tensors = TensorLoader(checkpoint, dtype=dtype, device=target, progress=progress)
+            num_positions = min(config.context_length, cache.num_blocks * block_size)
+            model = model_class(config, tensors, num_positions=num_positions)
+            identity = tensors.finish()
+            runner = cls(model, config, cache, device=target, dtype=dtype)
+            runner.fingerprint = _fingerprint(config, identity, dtype, target, block_size)
+            runner._watch_rows(config, tensors.linears)
+        return runner
+
+    @torch.inference_mode()
+    def forward(self, batch: ComputedBatch) -> Tensor:
+        """Logits (batch.num_samples, vocab_size) float32 on the CPU; stores the step's keys and values.
+
+        A row's logits are a function of its sequence alone: no other row, chunk boundary on the grid, prefix hit
+        or recomputation changes a bit.
+        """
+        attention = AttentionPlan(batch, self._cache, self._mask, device=self.device, alone=self._decode_alone)
+        hidden = self._model.hidden_states(self._padded(batch.token_ids), self._padded(batch.positions), attention)
+        count = len(batch.sample_indices)
+        if not count:
+            return torch.empty((0, self.vocab_size))
+        logits = self._model.logits(hidden[self._padded(batch.sample_indices)])
+        return logits[:count].float().cpu()
+
+    def warm_up(self) -> None:
+        """Computes steps of usual sizes, so that no request pays for what kernels build at first use.
+
+        Writes to the cache: call it before the first request.
+        """
+        longest = min(8 * self.block_size, self.context_length)
+        steps = [[(0, longest, longest)], [(0, self.block_size, longest)]]
+        steps += [[(0, 1, 0)] * count for count in (1, 5, 9, 13, 17, 33)]
+        for rows in steps:
+            self.forward(Rehearsal.of(rows, block_size=self.block_size, num_blocks=self.num_blocks))
+
+    def _watch_rows(self, config: ModelConfig, linears: list[Linear]) -> None:
+        """Takes slower ways where this machine's kernels would let a row depend on others."""
+        dtype = linears[0].dtype
+        if dependent := settle(linears):
+            logger.warning("rows of matrix products depend on each other on this machine: computing them in tiles")
+            logger.info("%d of %d matrices are computed in tiles", len(dependent), len(linears))
+        self._decode_alone = not decodes_stand_alone(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            dtype=dtype,
+            device=self.device,
+        )
+        if self._decode_alone:
+            logger.warning("rows of attention depend on each other on this machine: computing sequences one by one")
+
+    def _padded(self, indices: Integers) -> Tensor:
+        """As a tensor on the device, with zeros up to a number of rows that are independent."""
+        tensor = torch.from_numpy(indices)
+        return pad(tensor, (0, padded(len(tensor)) - len(tensor))).to(self.device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InvalidConfiguration(f"device is {name!r}; it must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidConfiguration(f"device is {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _default_precision(checkpoint: "Checkpoint") -> Precision:
+    return "fast" if checkpoint.format == "safetensors" and checkpoint.stored_dtype == torch.bfloat16 else "exact"
+
+
+def _fingerprint(config: ModelConfig, identity: str, dtype: torch.dtype, device: torch.device, block_size: int) -> str:
+    """Changes with everything that may change a bit of the logits: weights, arithmetic, versions, kind of processor."""
+    processor = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    )
+    facts = (config, identity, dtype, block_size, __version__, torch.__version__, processor)
+    return "fp_" + hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,1 @@
+"""What the engine tells, as values for people who embed it."""

@@ -1,0 +1,1 @@
+"""Where a request runs. Takes a `ChatRequest`, gives events; who asked is not its matter."""

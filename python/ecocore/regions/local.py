@@ -1,0 +1,56 @@
+"""The region in this process: the door from asyncio to a runtime."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from ecocore._core import EventBatch
+from ecocore.errors import RuntimeClosed
+from ecocore.regions.region import Admission
+from ecocore.request import ChatRequest
+from ecocore.runtime import Runtime
+
+# Prompts are rendered and tokenized beside the event loop. Two workers keep a long prompt from holding up a
+# short one; more would only take cores from the engine.
+PREPARE_WORKERS: Final = 2
+
+
+class LocalRegion:
+    """Runs requests on a runtime, which stays its owner's to close."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Takes the name and facts of its model from `runtime`."""
+        self.model_id: Final = runtime.model_id
+        self.created: Final = runtime.created
+        self.context_length: Final = runtime.context_length
+        self.fingerprint: Final = runtime.fingerprint
+        self._runtime = runtime
+        self._workers = ThreadPoolExecutor(PREPARE_WORKERS, thread_name_prefix=f"prepare {runtime.model_id}")
+
+    async def prepare(self, request: ChatRequest) -> Admission:
+        """See `Region.prepare`."""
+        try:
+            working = asyncio.get_running_loop().run_in_executor(self._workers, self._runtime.prepare, request)
+        except RuntimeError:
+            raise RuntimeClosed("this region was closed") from None
+        prompt = await working
+        request_id = self._runtime.new_request_id()
+        params = request.sampling()
+
+        def start(salt: bytes) -> None:
+            self._runtime.submit(prompt, params, request_id=request_id, salt=salt)
+
+        return Admission(request_id, start)
+
+    def cancel(self, request_id: int) -> None:
+        """See `Region.cancel`."""
+        self._runtime.cancel(request_id)
+
+    def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
+        """See `Region.subscribe`."""
+        return self._runtime.subscribe(callback)
+
+    def close(self) -> None:
+        """Takes no more requests; what is being prepared ends first."""
+        self._workers.shutdown(cancel_futures=True)

@@ -1,0 +1,366 @@
+"""The embedded API: one model, loaded once, answering many requests that share its batch.
+
+Builds the rooms and connects them: prompt -> scheduler -> model -> sampler -> output. Knows no HTTP.
+"""
+
+import asyncio
+import itertools
+import queue
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Literal, Self, Unpack
+
+from ecocore import __version__
+from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
+from ecocore.errors import EngineFailure, InvalidParameter, RuntimeClosed
+from ecocore.events import Event, Failed, Finished, FinishReason, TextDelta, TokenLogprob, Usage
+from ecocore.loop import Model, StepLoop, Submission
+from ecocore.output.stream import event_of
+from ecocore.progress import loading_bar
+from ecocore.prompt.build import PromptBuilder
+from ecocore.prompt.prompt import Prompt
+from ecocore.prompt.template import ChatTemplate
+from ecocore.request import ChatParams, ChatRequest, SamplingParams
+from ecocore.sampling.sampler import BatchSampler
+
+Messages = str | Sequence[Mapping[str, Any]]
+
+MAX_SEQUENCES: Final = 64
+MAX_WAITING: Final = 256
+BLOCK_SIZE: Final = 64
+
+# One step computes at a time in this process: two models that both use every core would only slow each other.
+_CORES = threading.Lock()
+
+_MOCK_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer; `str()` gives its text."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What distinguishes one model from another; everything else is built around it."""
+
+    model_id: str
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    model: Model
+    vocab_size: int
+    context_length: int
+    num_blocks: int
+    block_size: int
+    end_ids: tuple[int, ...]
+    fingerprint: str
+    cores: Any
+
+
+class Runtime:
+    """A loaded model. Any number of threads and event loops may use one at the same time."""
+
+    def __init__(self, parts: _Parts) -> None:
+        """Use `ecocore.load`."""
+        self.model_id: Final = parts.model_id
+        self.created: Final = int(time.time())
+        self.context_length: Final = parts.context_length
+        self.fingerprint: Final = parts.fingerprint
+        self.tokenizer: Final = parts.tokenizer
+        self._end_ids = parts.end_ids
+        self._builder = PromptBuilder(
+            parts.tokenizer, parts.template, context_length=parts.context_length, vocab_size=parts.vocab_size
+        )
+        self._loop = StepLoop(
+            Scheduler(
+                num_blocks=parts.num_blocks, block_size=parts.block_size, max_sequences=MAX_SEQUENCES, max_waiting=MAX_WAITING
+            ),
+            parts.model,
+            BatchSampler(parts.vocab_size),
+            OutputStreams(parts.tokenizer),
+            capacity=MAX_SEQUENCES + MAX_WAITING,
+            cores=parts.cores,
+        )
+        self._request_ids = itertools.count(1)
+        self._mailboxes: dict[int, Callable[[Event], None]] = {}
+        self._loop.subscribe(self._route)
+        self._loop.start()
+
+    # --- making one -------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        precision: Literal["exact", "fast"] | None = None,
+        kv_cache_mb: int = 256,
+        model_id: str | None = None,
+        progress: bool | None = None,
+    ) -> Self:
+        """Loads a model; see `ecocore.load`."""
+        if kv_cache_mb < 1:
+            raise InvalidParameter("kv_cache_mb", "must be at least 1")
+        # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.
+        from ecocore.families import family_of
+        from ecocore.model.runner import ModelRunner
+        from ecocore.weights.checkpoint import open_checkpoint
+        from ecocore.weights.embedded import EMBEDDED_MODEL_ID, embedded_model_path
+
+        if model is None:
+            model, model_id = embedded_model_path(), model_id or EMBEDDED_MODEL_ID
+        checkpoint = open_checkpoint(Path(model))
+        family = family_of(checkpoint)
+        if checkpoint.chat_template is None:
+            raise InvalidParameter("model", f"{Path(model).name} brings no chat template, so it cannot take messages")
+        name = model_id or Path(model).name.removesuffix(".gguf")
+        with loading_bar(f"loading {name}", show=progress) as advance:
+            runner = ModelRunner.load(
+                _named(family.model),
+                family.configure(checkpoint),
+                checkpoint,
+                precision=precision,
+                device=device,
+                kv_cache_bytes=kv_cache_mb * 2**20,
+                block_size=BLOCK_SIZE,
+                progress=advance,
+            )
+        return cls(
+            _Parts(
+                model_id=name,
+                tokenizer=Tokenizer.from_file(checkpoint.tokenizer_path),
+                template=ChatTemplate(checkpoint.chat_template, checkpoint.special_tokens),
+                model=runner,
+                vocab_size=runner.vocab_size,
+                context_length=runner.context_length,
+                num_blocks=runner.num_blocks,
+                block_size=runner.block_size,
+                end_ids=tuple(sorted(checkpoint.end_ids)),
+                fingerprint=runner.fingerprint,
+                cores=_CORES,
+            )
+        )
+
+    @classmethod
+    def mock(cls, model_id: str = "mock", *, tokens_per_second: float = 0.0, context_length: int = 8192) -> Self:
+        """An engine without weights: a byte tokenizer and an endless readable text.
+
+        It obeys every parameter, so the whole server can be tried and measured without torch.
+        """
+        from ecocore.model.mock import MockModel
+
+        tokenizer = Tokenizer.bytes_only()
+        return cls(
+            _Parts(
+                model_id=model_id,
+                tokenizer=tokenizer,
+                template=ChatTemplate(_MOCK_TEMPLATE, {}),
+                model=MockModel(tokenizer.vocab_size, max_sequences=MAX_SEQUENCES, tokens_per_second=tokens_per_second),
+                vocab_size=tokenizer.vocab_size,
+                context_length=context_length,
+                num_blocks=MAX_SEQUENCES * context_length // BLOCK_SIZE,
+                block_size=BLOCK_SIZE,
+                end_ids=(tokenizer.vocab_size - 1,),
+                fingerprint=f"fp_mock_{__version__}",
+                cores=nullcontext(),
+            )
+        )
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    def chat(self, messages: Messages, **params: Unpack[ChatParams]) -> Completion:
+        """The whole answer. `messages`: a list of {"role", "content"}, or a string as the one user message.
+
+        `params`: the API's sampling parameters by name. Raises InvalidRequest and its kinds, Overloaded,
+        EngineFailure, RuntimeClosed; TypeError for an unknown parameter.
+        """
+        return _completion(self.stream(messages, **params))
+
+    def stream(self, messages: Messages, **params: Unpack[ChatParams]) -> Iterator[TextDelta | Finished]:
+        """Events of the answer as they happen, the last one `Finished`. Closing the iterator stops the work."""
+        request = self._request(messages, params)
+        return self._events(self.prepare(request), request.sampling())
+
+    async def achat(self, messages: Messages, **params: Unpack[ChatParams]) -> Completion:
+        """`chat` for asyncio. Cancelling the task stops the work."""
+        return _completion([event async for event in self.astream(messages, **params)])
+
+    async def astream(self, messages: Messages, **params: Unpack[ChatParams]) -> AsyncIterator[TextDelta | Finished]:
+        """`stream` for asyncio."""
+        request = self._request(messages, params)
+        prompt = await asyncio.to_thread(self.prepare, request)
+        loop = asyncio.get_running_loop()
+        mailbox: asyncio.Queue[Event] = asyncio.Queue()
+        request_id = self._post(prompt, request.sampling(), lambda event: _post_to(loop, mailbox, event))
+        try:
+            while True:
+                event = _checked(await mailbox.get())
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self._leave(request_id)
+
+    def _events(self, prompt: Prompt, params: SamplingParams) -> Iterator[TextDelta | Finished]:
+        mailbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        request_id = self._post(prompt, params, mailbox.put)
+        try:
+            while True:
+                event = _checked(mailbox.get())
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self._leave(request_id)
+
+    def _request(self, messages: Messages, params: ChatParams) -> ChatRequest:
+        unknown = params.keys() - ChatParams.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"unknown parameter {min(unknown)!r}; known are {', '.join(sorted(ChatParams.__annotations__))}")
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        return ChatRequest.parse({"model": self.model_id, "messages": turns, **params})
+
+    def _post(self, prompt: Prompt, params: SamplingParams, mailbox: Callable[[Event], None]) -> int:
+        request_id = self.new_request_id()
+        self._mailboxes[request_id] = mailbox
+        try:
+            self.submit(prompt, params, request_id=request_id)
+        except BaseException:
+            del self._mailboxes[request_id]
+            raise
+        return request_id
+
+    def _leave(self, request_id: int) -> None:
+        del self._mailboxes[request_id]
+        self.cancel(request_id)
+
+    def _route(self, events: EventBatch) -> None:
+        """Called on the engine thread: hands events to embedded callers."""
+        if not self._mailboxes:
+            return
+        for row in events.rows():
+            mailbox = self._mailboxes.get(row.request_id)
+            if mailbox is not None:
+                mailbox(event_of(row))
+
+    # --- the door for a server: the same in pieces ------------------------------------------------------
+
+    def new_request_id(self) -> int:
+        """A number that no other request of this runtime has."""
+        return next(self._request_ids)
+
+    def prepare(self, request: ChatRequest) -> Prompt:
+        """Template and token ids. Costs CPU time with the prompt's length; any thread. Raises InvalidRequest kinds."""
+        return self._builder.build(request)
+
+    def submit(self, prompt: Prompt, params: SamplingParams, *, request_id: int, salt: bytes = b"") -> None:
+        """Starts a prepared request; its events go to the subscribers. Raises Overloaded, RuntimeClosed.
+
+        `salt` separates tenants in the prefix cache.
+        """
+        seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
+        self._loop.submit(
+            Submission(
+                sequence_id=request_id,
+                request_id=request_id,
+                choice=0,
+                token_ids=prompt.token_ids,
+                max_tokens=prompt.max_tokens,
+                stop=params.stop,
+                end_ids=self._end_ids,
+                logprobs=params.logprobs,
+                params=params,
+                seed=seed,
+                salt=salt,
+            )
+        )
+
+    def cancel(self, request_id: int) -> None:
+        """Stops a request without an event; an unknown or ended one is ignored."""
+        self._loop.cancel(request_id)
+
+    def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
+        """Calls `callback` on the engine thread once per step; the returned function ends that."""
+        return self._loop.subscribe(callback)
+
+    def stats(self) -> dict[str, int]:
+        """Counts for tests and metrics: open, running and waiting sequences, blocks, prefix hits."""
+        return self._loop.stats()
+
+    # --- ending -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends the engine; requests still open raise RuntimeClosed. May be called twice."""
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: Literal["exact", "fast"] | None = None,
+    kv_cache_mb: int = 256,
+    model_id: str | None = None,
+    progress: bool | None = None,
+) -> Runtime:
+    """Loads a model and starts its engine.
+
+    `model`: a GGUF file or a Hugging Face folder with safetensors; None is the embedded SmolLM2-135M-Instruct.
+    `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in the
+    checkpoint's own dtype; None chooses "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB.
+    `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter.
+    """
+    return Runtime.load(model, device=device, precision=precision, kv_cache_mb=kv_cache_mb, model_id=model_id, progress=progress)
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _checked(event: Event) -> TextDelta | Finished:
+    if isinstance(event, Failed):
+        if event.code == "runtime_closed":
+            raise RuntimeClosed(event.message)
+        raise EngineFailure(event.code, event.message)
+    return event
+
+
+def _completion(events: Iterator[TextDelta | Finished] | Sequence[TextDelta | Finished]) -> Completion:
+    pieces: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    for event in events:
+        if isinstance(event, Finished):
+            return Completion("".join(pieces), event.reason, event.usage, tuple(logprobs))
+        pieces.append(event.text)
+        logprobs.extend(event.logprobs)
+    raise EngineFailure("engine_error", "the answer ended without a reason")
+
+
+def _post_to(loop: asyncio.AbstractEventLoop, mailbox: asyncio.Queue[Event], event: Event) -> None:
+    try:
+        loop.call_soon_threadsafe(mailbox.put_nowait, event)
+    except RuntimeError:
+        # The caller's event loop is closed: nobody is left to tell.
+        return

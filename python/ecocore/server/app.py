@@ -1,0 +1,81 @@
+"""The application: routes, middleware and handlers as lists. Which server runs it is `serve`'s matter."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ecocore.accounts.keys import KeyStore
+from ecocore.regions.region import Region
+from ecocore.server.auth import Policy, PolicyRoute, enforce
+from ecocore.server.chat import ChatCompletions
+from ecocore.server.error_table import ShuttingDown
+from ecocore.server.guard import BodyReader, Guard, Limits
+from ecocore.server.model_list import ModelList
+from ecocore.server.wire import Outbox, Pace
+
+
+class Service:
+    """What all routes share: the models, the keys, and the answers on their way."""
+
+    def __init__(self, regions: Iterable[Region], keys: KeyStore, pace: Pace) -> None:
+        """The first of two regions with one name counts."""
+        self.models = ModelList(regions)
+        self.keys = keys
+        self.outboxes = {region.model_id: Outbox(region, pace) for region in self.models}
+        self._ending = False
+
+    @asynccontextmanager
+    async def running(self, _app: Starlette) -> AsyncIterator[None]:
+        """Answers are delivered while inside."""
+        async with AsyncExitStack() as stack:
+            for outbox in self.outboxes.values():
+                await stack.enter_async_context(outbox.running())
+            yield
+
+    async def drain(self, seconds: float) -> None:
+        """Is not ready at once and takes nothing new; what runs may end within `seconds`, then ends with an error."""
+        self._ending = True
+        await asyncio.gather(*(outbox.drain(seconds) for outbox in self.outboxes.values()))
+
+    async def health(self, _request: Request) -> JSONResponse:
+        """GET /health: this process answers."""
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, _request: Request) -> JSONResponse:
+        """GET /ready: a chat request would be taken now."""
+        if self._ending:
+            raise ShuttingDown
+        await self.keys.is_empty()
+        return JSONResponse({"status": "ready"})
+
+
+def create_app(service: Service, limits: Limits) -> Starlette:
+    """The ASGI application. Raises InternalError if a route does not say who may use it."""
+    chat = ChatCompletions(service.models, service.outboxes, BodyReader(limits))
+    routes = [
+        PolicyRoute("/health", service.health, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/ready", service.ready, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/v1/models", service.models.list_models, methods=["GET"], policy=Policy.KEY),
+        PolicyRoute("/v1/models/{model_id:path}", service.models.one_model, methods=["GET"], policy=Policy.KEY),
+        PolicyRoute("/v1/chat/completions", chat, methods=["POST"], policy=Policy.KEY),
+    ]
+    app = Starlette(
+        routes=enforce(routes, service.keys),
+        middleware=[Middleware(Guard, limits=limits)],
+        # The guard answers every exception in one way; Starlette's own page for these would be plain text.
+        exception_handlers={HTTPException: _pass_on},
+        lifespan=service.running,
+    )
+    # A redirect to the same path without its slash would be built from the Host header, which is the client's to choose.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _pass_on(_request: Request, error: Exception) -> Response:
+    raise error

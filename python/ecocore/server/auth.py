@@ -1,0 +1,75 @@
+"""Who may pass: every route says whether it is open or wants a key, and one that says nothing does not start.
+
+Takes a request's headers, gives the key's owner. The key is judged before any byte of the body is read.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ecocore.accounts.keys import KeyOwner, KeyStore
+from ecocore.errors import InternalError
+from ecocore.server.error_table import KeyInvalid, KeyMissing
+
+_OWNER: Final = "ecocore.key_owner"
+
+
+class Policy(Enum):
+    """Who may use a route."""
+
+    OPEN = "open"
+    KEY = "key"
+
+
+class PolicyRoute(Route):
+    """A route with its policy."""
+
+    def __init__(self, path: str, endpoint: Any, *, methods: Sequence[str], policy: Policy) -> None:
+        """`endpoint`: as Starlette takes it."""
+        super().__init__(path, endpoint, methods=list(methods))
+        self.policy = policy
+
+
+def enforce(routes: Sequence[BaseRoute], keys: KeyStore) -> list[BaseRoute]:
+    """Puts the key check before the routes that want it. Raises InternalError for a route without a policy."""
+    for route in routes:
+        if not isinstance(route, PolicyRoute):
+            raise InternalError(f"the route {getattr(route, 'path', route)} does not say who may use it")
+        if route.policy is Policy.KEY:
+            route.app = _KeyCheck(route.app, keys)
+    return list(routes)
+
+
+def key_owner(scope: Scope) -> KeyOwner:
+    """Who sent the request, on a route that wants a key."""
+    owner = scope[_OWNER]
+    assert isinstance(owner, KeyOwner)
+    return owner
+
+
+class _KeyCheck:
+    def __init__(self, app: ASGIApp, keys: KeyStore) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        owner = await self._keys.find(_bearer(scope))
+        if owner is None:
+            raise KeyInvalid("the API key is not valid; make one with: ecocore keys create --name NAME")
+        await self._app({**scope, _OWNER: owner}, receive, send)
+
+
+def _bearer(scope: Scope) -> str:
+    """The key in the Authorization header. Never quoted in an error: it might be right but for a letter."""
+    values: list[bytes] = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    if not values:
+        raise KeyMissing("send your API key in the header: Authorization: Bearer eco_...")
+    if len(values) > 1:
+        raise KeyInvalid("send one Authorization header, not several")
+    scheme, _, key = values[0].decode("latin-1").strip().partition(" ")
+    if scheme.lower() != "bearer":
+        raise KeyInvalid("the Authorization header must read: Bearer eco_...")
+    return key.strip()

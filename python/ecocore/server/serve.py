@@ -1,0 +1,318 @@
+"""The process side of serving: socket, signals, Hypercorn. Everything that knows Hypercorn stands here.
+
+Takes regions and a database, answers until a signal. Three habits of Hypercorn are changed: it misses a client's
+leaving while another request waits on the connection, it waits for ever on a reader that stalls, and its own
+refusals have no body. See docs/http-server.md.
+"""
+
+import asyncio
+import logging
+import re
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import h11
+import hypercorn.asyncio.run
+import hypercorn.protocol
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.config import Config, Sockets
+from hypercorn.events import Event
+from hypercorn.protocol.h11 import H11Protocol
+from starlette.types import ASGIApp
+
+from ecocore.accounts.database import Database
+from ecocore.accounts.keys import KeyStore
+from ecocore.errors import InvalidConfiguration
+from ecocore.regions.region import Region
+from ecocore.server.app import Service, create_app
+from ecocore.server.error_table import ApiError
+from ecocore.server.guard import Limits
+from ecocore.server.wire import Pace, error_body
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 30.0
+END_SECONDS: Final = 3.0
+BACKLOG: Final = 2048
+MAX_CONNECTIONS: Final = 4096
+KEEP_ALIVE_SECONDS: Final = 5.0
+WRITE_SECONDS: Final = 30.0
+CLOSE_SECONDS: Final = 5.0
+MAX_PIPELINED_BYTES: Final = 64 * 1024
+# Twice what the guard allows, so that it is the guard who refuses, with its reason.
+MAX_HEAD_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What there is to say once the port is open. `first_key`: only if there was no key yet."""
+
+    url: str
+    models: tuple[str, ...]
+    first_key: str | None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Takes a port without opening it: connections are refused until `serve`. Raises InvalidConfiguration."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InvalidConfiguration(f"host: {host!r} is no address of this machine ({error.strerror})") from None
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setblocking(False)
+    try:
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise _no_port(host, port, error) from None
+    return listening
+
+
+def serve(regions: Sequence[Region], database_url: str, listening: socket.socket, announce: Callable[[Welcome], None]) -> None:
+    """Answers on `listening` until SIGTERM or SIGINT; a second one ends the process at once.
+
+    `announce` is called when the port is open. Raises InvalidConfiguration, DatabaseUnavailable.
+    """
+    _log_to_stderr()
+    _allow_many_connections()
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        _stop_on_signals(stop)
+        await serve_until(stop, regions, database_url, listening, announce)
+
+    asyncio.run(until_signal())
+
+
+async def serve_until(
+    stop: asyncio.Event,
+    regions: Sequence[Region],
+    database_url: str,
+    listening: socket.socket,
+    announce: Callable[[Welcome], None],
+    *,
+    grace: float = GRACE_SECONDS,
+    limits: Limits | None = None,
+    pace: Pace | None = None,
+) -> None:
+    """`serve` on the running event loop, until `stop` is set."""
+    asyncio.get_running_loop().set_exception_handler(_on_loop_error)
+    database = await Database.open(database_url)
+    try:
+        keys = KeyStore(database)
+        service = Service(regions, keys, pace or Pace())
+
+        async def opened() -> None:
+            first_key = await keys.create("first") if await keys.is_empty() else None
+            announce(Welcome(_url(listening), tuple(region.model_id for region in service.models), first_key))
+
+        await _run_hypercorn(create_app(service, limits or Limits()), listening, opened, stop, lambda: service.drain(grace))
+    finally:
+        await database.close()
+
+
+async def _run_hypercorn(
+    app: ASGIApp,
+    listening: socket.socket,
+    opened: Callable[[], Awaitable[None]],
+    stop: asyncio.Event,
+    drain: Callable[[], Awaitable[None]],
+) -> None:
+    """Opens the port, and closes it when `stop` is set and `drain` has ended: until then, new requests get a 503."""
+    drained = asyncio.Event()
+
+    async def trigger() -> None:
+        # Hypercorn asks when to end as soon as it listens.
+        await opened()
+        await drained.wait()
+
+    serving = asyncio.create_task(hypercorn_serve(app, _config(listening), shutdown_trigger=trigger, mode="asgi"))  # type: ignore[arg-type]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        stopping.cancel()
+        host, port = listening.getsockname()[:2]
+        try:
+            await serving
+        except OSError as error:
+            raise _no_port(host, port, error) from None
+        return
+    await drain()
+    drained.set()
+    # From Python 3.12.1 on, Hypercorn may wait for connections without end.
+    await asyncio.wait({serving}, timeout=2 * END_SECONDS)
+    serving.cancel()
+    await asyncio.wait({serving}, timeout=END_SECONDS)
+
+
+def _config(listening: socket.socket) -> Config:
+    config = _OneSocket()
+    config.listening = listening
+    config.backlog = BACKLOG
+    config.graceful_timeout = END_SECONDS
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.errorlog.setLevel(logging.WARNING)
+    # There is no setting for these; the tests of pipelining and of stalled readers tell if the names move.
+    vars(hypercorn.asyncio.run)["TCPServer"] = _Connection
+    vars(hypercorn.protocol)["H11Protocol"] = _Http1
+    return config
+
+
+class _OneSocket(Config):
+    """Listens where `bind` said."""
+
+    listening: socket.socket
+
+    def create_sockets(self) -> Sockets:
+        return Sockets(secure_sockets=[], insecure_sockets=[self.listening], quic_sockets=[])
+
+
+class _Connection(TCPServer):
+    """A connection that ends, whatever its client does: a write and the last flush have a deadline."""
+
+    _open = 0
+
+    async def run(self) -> None:
+        if _Connection._open >= MAX_CONNECTIONS:
+            self.writer.transport.abort()
+            return
+        _Connection._open += 1
+        try:
+            await super().run()
+        finally:
+            _Connection._open -= 1
+
+    async def protocol_send(self, event: Event) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await super().protocol_send(event)
+        except TimeoutError:
+            self.writer.transport.abort()
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await super()._close()
+        except TimeoutError:
+            pass
+        finally:
+            self.writer.transport.abort()
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing else, read without pause.
+
+    Hypercorn stops reading when a second request arrives before the first is answered, and so does not see the
+    client go. Here the bytes wait in h11's buffer, up to a bound, until their turn comes.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connection = _Unpaused(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+        self._parsing = asyncio.Lock()
+
+    async def _handle_events(self) -> None:
+        async with self._parsing:
+            await super()._handle_events()
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()
+        if self.connection.their_state is h11.IDLE and self.connection.trailing_data[0]:
+            self.task_group.spawn(self._handle_events)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Changes to HTTP/2 for nobody: its limits would be others, and a proxy in front speaks it better."""
+
+    async def _send_error_response(self, status_code: int) -> None:
+        phrase = HTTPStatus(status_code).phrase
+        body = error_body(ApiError(status_code, "invalid_request_error", None, f"this is no valid HTTP/1.1 request ({phrase})"))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+class _Unpaused(h11.Connection):
+    """Says that it needs data where h11 says that it pauses."""
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if event is not h11.PAUSED:
+            return event
+        if len(self.trailing_data[0]) > MAX_PIPELINED_BYTES:
+            raise h11.RemoteProtocolError("too much is sent before the answer")
+        return h11.NEED_DATA
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    signals = signal.SIGTERM, signal.SIGINT
+
+    def first() -> None:
+        stop.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in signals:
+        loop.add_signal_handler(number, first)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Connections that are cut at the end, or by their client, are no news.
+    if not isinstance(context.get("exception"), (asyncio.CancelledError, ConnectionError)):
+        loop.default_exception_handler(context)
+
+
+def _no_port(host: str, port: int, error: OSError) -> InvalidConfiguration:
+    return InvalidConfiguration(f"port: cannot listen on {host} port {port}: {error.strerror}; choose another with --port")
+
+
+def _url(listening: socket.socket) -> str:
+    """Where a client on this machine reaches the server."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _allow_many_connections() -> None:
+    """The usual soft limit of 1024 open files is less than the connections that this server takes."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(2 * MAX_CONNECTIONS, hard)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Redacted(logging.Formatter):
+    """Nothing that looks like a key reaches a log, wherever it came from."""
+
+    _KEY = re.compile(r"eco_[0-9A-Za-z]{8,}")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._KEY.sub("eco_[redacted]", super().format(record))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

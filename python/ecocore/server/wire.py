@@ -1,0 +1,244 @@
+"""How answers are spelled on HTTP, and how the engine's events reach the connections that wait for them.
+
+Takes `EventBatch` and `ApiError`, gives bytes. At most one wake-up of the event loop for each step of the engine; no
+Python object for each token: bytes are rendered and gathered by `_core.SseWriter`.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from starlette.responses import Response
+from starlette.types import Send
+
+from ecocore._core import EventBatch, SseWriter
+from ecocore.errors import EcocoreError, EngineFailure, RuntimeClosed
+from ecocore.regions.region import Admission, Region
+from ecocore.request import ChatRequest
+from ecocore.server.error_table import AnswerTooSlow, ApiError, ReaderTooSlow, ShuttingDown
+
+PING: Final = b": ping\n\n"
+SSE_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Proxies of the nginx kind would hold pieces back to send larger ones.
+    (b"x-accel-buffering", b"no"),
+)
+MAX_ERROR_BYTES: Final = 4000
+FAREWELL_SECONDS: Final = 2.0
+
+
+def error_body(error: ApiError) -> bytes:
+    """The envelope: always all four keys, never more than `MAX_ERROR_BYTES`."""
+    message = error.message
+    while True:
+        fields = {"message": message, "type": error.type, "param": error.param, "code": error.code}
+        body = json.dumps({"error": fields}, ensure_ascii=False).encode("utf-8", "replace")
+        if len(body) <= MAX_ERROR_BYTES:
+            return body
+        message = message[: len(message) // 2] + "..."
+
+
+def error_response(error: ApiError) -> Response:
+    """An error as an answer of its own."""
+    return Response(error_body(error), error.status, dict(error.headers), "application/json")
+
+
+def error_event(error: ApiError) -> bytes:
+    """An error as the last event of a stream."""
+    return b"data: " + error_body(error) + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long, and how much of it, an answer may wait."""
+
+    answer_seconds: float = 600.0
+    """From its start to its end."""
+    ping_seconds: float = 15.0
+    """A stream that is silent so long gets a comment, so that no proxy cuts it."""
+    buffer_bytes: int = 256 * 1024
+    """What may gather for a client that reads slower than the engine writes."""
+    tick_seconds: float = 1.0
+    """How exactly the times above are kept."""
+
+
+class Outbox:
+    """The answers of one region that are on their way to their connections."""
+
+    def __init__(self, region: Region, pace: Pace) -> None:
+        """Delivers nothing before `running`."""
+        self.region: Final = region
+        self.pace: Final = pace
+        self.writer: Final = SseWriter()
+        self.accepting = True
+        self.stalled: Final[set[Answer]] = set()
+        """Answers whose connection does not take the last piece at once."""
+        self._answers: dict[int, Answer] = {}
+        self._arrived: deque[EventBatch] = deque()
+        self._waking = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Delivers what happens in the region, on the event loop that enters."""
+        loop = asyncio.get_running_loop()
+
+        def on_step(events: EventBatch) -> None:
+            # On the engine's thread. One wake-up at a time: each is a byte in a pipe that asyncio shares with signals,
+            # and an engine that is faster than the event loop would fill it until a SIGTERM found no room.
+            self._arrived.append(events)
+            if not self._waking:
+                self._waking = True
+                # A loop that is closed has nobody left to tell.
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._deliver)
+
+        unsubscribe = self.region.subscribe(on_step)
+        ticking = asyncio.create_task(self._tick())
+        try:
+            yield
+        finally:
+            unsubscribe()
+            ticking.cancel()
+
+    def open(self, admission: Admission, request: ChatRequest) -> "Answer":
+        """The answer to a request that has not been started yet. Raises ShuttingDown."""
+        if not self.accepting:
+            raise ShuttingDown
+        self.writer.open(
+            admission.request_id,
+            completion_id=f"chatcmpl-{secrets.token_hex(16)}",
+            created=int(time.time()),
+            model=request.model,
+            system_fingerprint=self.region.fingerprint,
+            stream=request.stream,
+            choices=request.n,
+            include_usage=request.stream_options is not None and request.stream_options.include_usage,
+            logprobs=request.logprobs,
+        )
+        answer = Answer(self, admission.request_id)
+        self._answers[admission.request_id] = answer
+        self._idle.clear()
+        return answer
+
+    def forget(self, answer: "Answer") -> None:
+        """Stops what is still being done for an answer and drops what nobody took."""
+        self.region.cancel(answer.request_id)
+        self.writer.close(answer.request_id)
+        del self._answers[answer.request_id]
+        if not self._answers:
+            self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no more answers, gives the open ones time to end, then ends them with an error."""
+        self.accepting = False
+        for patience in (seconds, FAREWELL_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._idle.wait()
+            for answer in self._answers.values():
+                answer.fail(ShuttingDown())
+
+    def _deliver(self) -> None:
+        # A step that ends from here on asks for a wake-up of its own. It is not waited for: connections have their turn.
+        self._waking = False
+        for _ in range(len(self._arrived)):
+            for request_id in self.writer.push(self._arrived.popleft()):
+                if answer := self._answers.get(request_id):
+                    answer.wake()
+        for answer in self.stalled:
+            answer.bound_buffer()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.pace.tick_seconds)
+            for answer in self._answers.values():
+                answer.tick(time.monotonic())
+
+
+class Answer:
+    """One answer: its bytes as they come. Leaving it as a context stops the work, however it was left."""
+
+    def __init__(self, outbox: Outbox, request_id: int) -> None:
+        """Use `Outbox.open`."""
+        self.request_id: Final = request_id
+        self._outbox = outbox
+        self._news = asyncio.Event()
+        self._failure: EcocoreError | None = None
+        self._begun = self._last_sent = time.monotonic()
+        self._streaming = False
+        self._ping_due = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._outbox.forget(self)
+
+    async def take(self) -> bytes:
+        """What is there, as soon as there is something; b"" at the end.
+
+        Raises EngineFailure, RuntimeClosed, ShuttingDown, AnswerTooSlow or ReaderTooSlow, after all bytes.
+        """
+        writer = self._outbox.writer
+        while True:
+            self._news.clear()
+            if data := writer.take(self.request_id):
+                return data
+            if self._failure is not None:
+                raise self._failure
+            if writer.is_finished(self.request_id):
+                if failure := writer.failure(self.request_id):
+                    raise _engine_error(*failure)
+                return b""
+            if self._ping_due:
+                self._ping_due = False
+                return PING
+            await self._news.wait()
+
+    async def send(self, send: Send, data: bytes) -> None:
+        """Sends a piece; meanwhile only so much may gather."""
+        self._streaming = True
+        self._outbox.stalled.add(self)
+        try:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        finally:
+            self._outbox.stalled.discard(self)
+        self._last_sent = time.monotonic()
+
+    def wake(self) -> None:
+        """There is news: bytes, or the end."""
+        self._news.set()
+
+    def fail(self, error: EcocoreError) -> None:
+        """Ends the answer from this side; what is rendered is still delivered."""
+        if self._failure is None:
+            self._failure = error
+            self._outbox.region.cancel(self.request_id)
+            self.wake()
+
+    def bound_buffer(self) -> None:
+        """Ends an answer whose client does not keep up."""
+        if self._outbox.writer.buffered(self.request_id) > self._outbox.pace.buffer_bytes:
+            self.fail(ReaderTooSlow("the client reads too slowly; the answer was given up"))
+
+    def tick(self, now: float) -> None:
+        """What the clock alone decides."""
+        pace = self._outbox.pace
+        if now - self._begun > pace.answer_seconds:
+            self.fail(AnswerTooSlow(f"the answer took longer than {pace.answer_seconds:g} seconds; ask for fewer tokens"))
+        elif self._streaming and now - self._last_sent >= pace.ping_seconds:
+            self._ping_due = True
+            self.wake()
+
+
+def _engine_error(code: str, message: str) -> EcocoreError:
+    return RuntimeClosed(message) if code == "runtime_closed" else EngineFailure(code, message)

@@ -1,0 +1,110 @@
+"""A GGUF file as a checkpoint: weights, settings, vocabulary and chat template in one file."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ecocore import _core
+from ecocore.errors import InvalidModelFile
+
+# Metadata keys of the tokens that templates know by name.
+_NAMED_TOKENS = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+}
+_END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+# A GGUF has no generation_config, which lists several end tokens for most chat models. These texts end a turn
+# in every vocabulary that has them as control tokens.
+_END_TOKENS = frozenset(
+    {
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<end_of_turn>",
+        "<turn|>",
+        "<|tool_response>",
+    }
+)
+_CONTROL = 3
+
+
+class GgufCheckpoint:
+    """See `Checkpoint`."""
+
+    format: Literal["gguf"] = "gguf"
+    # Dequantised weights are exact in float32 alone.
+    stored_dtype = torch.float32
+
+    def __init__(self, path: Path) -> None:
+        """Reads and checks the header. Raises InvalidModelFile."""
+        self.path = path
+        self.tokenizer_path = path
+        self._file = _core.read_gguf(path)
+        self._tensors = self._file.tensors
+        self.config: Mapping[str, Any] = self._file.metadata
+        if self.config.get("split.count", 1) != 1:
+            raise InvalidModelFile(f"{path} is one part of a split file; merge the parts with `gguf-split --merge`")
+        self.chat_template = self._text("tokenizer.chat_template")
+        tokens = self._array("tokenizer.ggml.tokens", str)
+        self.special_tokens: Mapping[str, str] = {
+            name: tokens[token_id] for name, key in _NAMED_TOKENS.items() if (token_id := self._token_id(key, tokens)) is not None
+        }
+        self.end_ids = self._find_end_ids(tokens)
+
+    def names(self) -> Collection[str]:
+        """See `Checkpoint`."""
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Checkpoint`."""
+        if name not in self._tensors:
+            raise InvalidModelFile(f"{self.path.name}: has no tensor {name}")
+        return self._tensors[name][1]
+
+    def nbytes(self, name: str) -> int:
+        """See `Checkpoint`."""
+        return self._file.nbytes(name)
+
+    def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """See `Checkpoint`. Quantised weights are turned into float32 first."""
+        tensor = torch.empty(self.shape(name), dtype=torch.float32)
+        self._file.dequantize(name, tensor)
+        return tensor.to(dtype)
+
+    def _find_end_ids(self, tokens: list[str]) -> frozenset[int]:
+        named = {token_id for key in _END_KEYS if (token_id := self._token_id(key, tokens)) is not None}
+        kinds = self._array("tokenizer.ggml.token_type", int)
+        known = {
+            token_id
+            for token_id, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+            if kind == _CONTROL and token in _END_TOKENS
+        }
+        return frozenset(named | known)
+
+    def _token_id(self, key: str, tokens: list[str]) -> int | None:
+        token_id = self.config.get(key)
+        if token_id is None:
+            return None
+        if type(token_id) is not int or not 0 <= token_id < len(tokens):
+            raise InvalidModelFile(f"{self.path.name}: metadata key {key}: no token has this id; fetch the file anew")
+        return token_id
+
+    def _text(self, key: str) -> str | None:
+        text = self.config.get(key)
+        if text is not None and not isinstance(text, str):
+            raise InvalidModelFile(f"{self.path.name}: metadata key {key}: is no text; fetch the file anew")
+        return text
+
+    def _array(self, key: str, kind: type) -> list[Any]:
+        value = self._file.value(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(entry, kind) for entry in value):
+            raise InvalidModelFile(f"{self.path.name}: metadata key {key}: is no array of {kind.__name__}; fetch the file anew")
+        return value
