@@ -1,0 +1,120 @@
+"""The database: private, durable, at today's tables, and honest when it does not answer."""
+
+import asyncio
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, select
+
+from ecocore.accounts import database as database_module
+from ecocore.accounts.database import Database, DatabaseUnavailable
+from ecocore.accounts.keys import KeyStore
+from ecocore.accounts.schema import accounts, metadata
+from ecocore.errors import InvalidConfiguration
+
+
+def url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+async def test_a_new_database_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "ecocore.db"
+    database = await Database.open(url(path))
+    await KeyStore(database).create("laptop")
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    await database.close()
+
+
+async def test_commits_survive_power_loss_and_readers_do_not_wait(tmp_path: Path) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+    async with database.reading() as connection:
+        for pragma, value in {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000, "foreign_keys": 1}.items():
+            assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar() == value
+        async with database.writing() as writer:
+            await writer.execute(accounts.insert().values(name="more", created=0))
+            assert len((await connection.execute(select(accounts))).all()) == 1
+    await database.close()
+
+
+async def test_the_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async with database.reading() as connection:
+        assert await connection.run_sync(differences) == []
+        assert (await connection.scalars(select(accounts.c.name))).all() == ["default"]
+    await database.close()
+
+
+async def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
+    for _ in range(2):
+        database = await Database.open(url(tmp_path / "db"))
+        key = await KeyStore(database).create("laptop")
+        await database.close()
+    database = await Database.open(url(tmp_path / "db"))
+    assert await KeyStore(database).find(key) is not None
+    async with database.reading() as connection:
+        assert len((await connection.execute(select(accounts))).all()) == 1
+    await database.close()
+
+
+async def test_many_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    databases = await asyncio.gather(*(Database.open(url(tmp_path / "db")) for _ in range(4)))
+    names = [await KeyStore(database).create(f"key {number}") for number, database in enumerate(databases)]
+    assert len(set(names)) == 4
+    for database in databases:
+        await database.close()
+
+
+async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+
+    async def fail_half_way() -> None:
+        async with database.writing() as connection:
+            await connection.execute(accounts.insert().values(name="half", created=0))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_half_way()
+    async with database.reading() as connection:
+        assert (await connection.scalars(select(accounts.c.name))).all() == ["default"]
+    await database.close()
+
+
+async def test_a_locked_database_is_unavailable_and_recovers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0)
+    database = await Database.open(url(tmp_path / "db"))
+    blocker = sqlite3.connect(tmp_path / "db", isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(DatabaseUnavailable):
+        await KeyStore(database).create("laptop")
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert await KeyStore(database).create("laptop")
+    await database.close()
+
+
+@pytest.mark.parametrize("wrong", ["", "nonsense", "mysql://host/db", "nosuch://host/db", "sqlite+nosuch:///x"])
+async def test_a_url_that_cannot_be_used_is_refused_in_words(wrong: str) -> None:
+    with pytest.raises(InvalidConfiguration, match="sqlite:///"):
+        await Database.open(wrong)
+
+
+async def test_a_place_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidConfiguration, match="cannot be written"):
+        await Database.open(url(tmp_path / "file" / "db"))
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "db").write_bytes(b"no database" * 1000)
+    with pytest.raises(DatabaseUnavailable):
+        await Database.open(url(tmp_path / "db"))

@@ -1,0 +1,75 @@
+"""The loader: names, shapes, leftovers, progress and identity."""
+
+import pytest
+import torch
+from tests.model.checkpoints import MemoryCheckpoint
+
+from ecocore.errors import InvalidModelFile
+from ecocore.model.tensors import TensorLoader
+
+
+def loader(*, progress: list[tuple[int, int]] | None = None, dtype: torch.dtype = torch.float32) -> TensorLoader:
+    checkpoint = MemoryCheckpoint({"a": torch.ones(3), "b": torch.ones(2, 4), "large": torch.arange(6000.0).view(60, 100)}, {})
+    return TensorLoader(
+        checkpoint,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        progress=None if progress is None else lambda done, total: progress.append((done, total)),
+    )
+
+
+def identity(tensors: TensorLoader) -> str:
+    tensors.tensor("a", 3)
+    tensors.tensor("b", 2, 4)
+    tensors.tensor("large", 60, 100)
+    return tensors.finish()
+
+
+def test_a_missing_tensor_is_named_with_the_shape_it_should_have() -> None:
+    with pytest.raises(InvalidModelFile, match="lacks the tensor c of shape 2 x 2"):
+        loader().tensor("c", 2, 2)
+
+
+def test_a_wrong_shape_is_told_with_the_right_one() -> None:
+    with pytest.raises(InvalidModelFile, match="the tensor b has shape 2 x 4; this model needs 4 x 2"):
+        loader().tensor("b", 4, 2)
+
+
+def test_a_tensor_that_nobody_knows_is_refused() -> None:
+    tensors = loader()
+    tensors.tensor("a", 3)
+    tensors.ignore("arge")
+    with pytest.raises(InvalidModelFile, match="does not know: b$"):
+        tensors.finish()
+
+
+def test_tensors_come_in_the_loaders_dtype() -> None:
+    tensors = loader(dtype=torch.bfloat16)
+    assert tensors.tensor("a", 3).dtype == torch.bfloat16
+    assert tensors.tensor("b", 2, 4, dtype=torch.float32).dtype == torch.float32
+
+
+def test_progress_ends_at_the_whole() -> None:
+    heard: list[tuple[int, int]] = []
+    identity(loader(progress=heard))
+    assert heard == [(12, 24044), (44, 24044), (24044, 24044)]
+
+
+def test_ignored_tensors_count_as_done() -> None:
+    heard: list[tuple[int, int]] = []
+    loader(progress=heard).ignore("a", "b")
+    assert heard[-1] == (44, 24044)
+
+
+def test_the_identity_follows_the_weights_and_the_dtype() -> None:
+    assert identity(loader()) == identity(loader())
+    assert identity(loader(dtype=torch.bfloat16)) != identity(loader())
+    checkpoint = MemoryCheckpoint({"a": torch.zeros(3), "b": torch.ones(2, 4), "large": torch.arange(6000.0).view(60, 100)}, {})
+    assert identity(TensorLoader(checkpoint, dtype=torch.float32, device=torch.device("cpu"))) != identity(loader())
+
+
+def test_matrices_of_one_input_become_one_layer() -> None:
+    tensors = loader()
+    layer = tensors.linear(torch.ones(2, 16), torch.full((3, 16), 2.0))
+    assert layer(torch.ones(4, 16))[0].tolist() == [16, 16, 32, 32, 32]
+    assert tensors.linears == [layer]

