@@ -1,0 +1,166 @@
+"""Logits to ids: `ecocore.Sampler` beside sorting in torch and beside the processors of transformers.
+
+Draws differ by their generators, so the distributions are compared: ecocore's draws must lie inside the
+peer's kept set and their frequencies must fit its probabilities. Greedy ids must be equal.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benches import workloads
+from benches.harness import Absent, Bench, Case, Peer, Settings, same
+
+VOCABULARIES: Final = (49152, 128256)
+SEED: Final = 11
+DRAWS: Final = 4096
+# One false alarm in ten thousand comparisons; the seeds are fixed, so a run repeats.
+NORMAL_QUANTILE: Final = 3.719
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What is kept before the draw."""
+
+    name: str
+    top_k: int
+    top_p: float
+
+
+FILTERS: Final = (Filter("top_p 0.9", 0, 0.9), Filter("top_k 50 + top_p 0.9", 50, 0.9))
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    for vocab_size in (1024,) if settings.quick else VOCABULARIES:
+        for rows in (1, 8):
+            yield _greedy(rows, vocab_size)
+        for shape, kept, rows in itertools.product(("peaked", "flat"), FILTERS, (1, 8)):
+            yield _filtered(rows, vocab_size, shape, kept, draws=DRAWS // 4 if settings.quick else DRAWS)
+
+
+def _greedy(rows: int, vocab_size: int) -> Case:
+    import torch
+
+    from ecocore import Sampler, SamplingParams
+
+    logits = workloads.logits(rows, vocab_size, "peaked")
+    sampler, params = Sampler(vocab_size), [SamplingParams(temperature=0)] * rows
+    seeds, positions = [SEED] * rows, list(range(rows))
+
+    def ours() -> Any:
+        return sampler.sample(logits, params, seeds=seeds, positions=positions)
+
+    def argmax() -> Any:
+        return torch.argmax(logits, dim=-1)
+
+    peer = Peer("torch.argmax", argmax, same(lambda: _ids(ours()), lambda: _ids(argmax())))
+    return Case(f"greedy, V={vocab_size}, rows={rows}", "row", rows, ours, (peer,))
+
+
+def _filtered(rows: int, vocab_size: int, shape: str, kept: Filter, *, draws: int) -> Case:
+    logits = workloads.logits(rows, vocab_size, shape)
+    ours = _ecocore(vocab_size, kept)
+    positions = itertools.count()
+
+    def run() -> Any:
+        return ours(logits, [SEED] * rows, [next(positions) for _ in range(rows)])
+
+    def fits(probabilities: Callable[[Any], Any]) -> Callable[[], bool]:
+        return lambda: _fits(_histogram(ours, logits[:1], draws), probabilities(logits[:1])[0])
+
+    peers = (_torch_sort(logits, kept, fits), _transformers(logits, kept, fits))
+    return Case(f"{kept.name}, {shape}, V={vocab_size}, rows={rows}", "row", rows, run, peers)
+
+
+# --- contenders -----------------------------------------------------------------------------------------
+
+Draw = Callable[[Any, list[int], list[int]], Any]
+Fits = Callable[[Callable[[Any], Any]], Callable[[], bool]]
+
+
+def _ecocore(vocab_size: int, kept: Filter) -> Draw:
+    from ecocore import Sampler, SamplingParams
+
+    sampler, params = Sampler(vocab_size), SamplingParams(top_k=kept.top_k, top_p=kept.top_p)
+    return lambda logits, seeds, positions: sampler.sample(logits, [params] * len(seeds), seeds=seeds, positions=positions)
+
+
+def _torch_sort(logits: Any, kept: Filter, fits: Fits) -> Peer:
+    """Sort, cut, put back: what servers do where no kernel fits."""
+    import torch
+
+    def probabilities(logits: Any) -> Any:
+        ordered, order = torch.sort(logits, dim=-1)
+        if kept.top_k:
+            ordered[..., : -kept.top_k] = -math.inf
+        below = torch.cumsum(torch.softmax(ordered, dim=-1), dim=-1) <= 1 - kept.top_p
+        below[..., -1] = False
+        ordered[below] = -math.inf
+        return torch.softmax(torch.empty_like(ordered).scatter_(-1, order, ordered), dim=-1)
+
+    return Peer("torch sort", lambda: torch.multinomial(probabilities(logits), 1), fits(probabilities))
+
+
+def _transformers(logits: Any, kept: Filter, fits: Fits) -> Peer | Absent:
+    if not workloads.has("transformers"):
+        return Absent("transformers processors")
+    import torch
+    from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
+
+    warpers = LogitsProcessorList()
+    if kept.top_k:
+        warpers.append(TopKLogitsWarper(kept.top_k))
+    warpers.append(TopPLogitsWarper(kept.top_p))
+    no_ids = torch.zeros(len(logits), 1, dtype=torch.int64)
+
+    def probabilities(logits: Any) -> Any:
+        return torch.softmax(warpers(no_ids[: len(logits)], logits), dim=-1)
+
+    return Peer("transformers processors", lambda: torch.multinomial(probabilities(logits), 1), fits(probabilities))
+
+
+# --- comparison -----------------------------------------------------------------------------------------
+
+
+def _ids(token_ids: Any) -> list[int]:
+    return [int(token_id) for token_id in token_ids]
+
+
+def _histogram(draw: Draw, logits: Any, draws: int, batch: int = 64) -> Any:
+    """How often each token was drawn, at as many seeds."""
+    import numpy as np
+
+    rows = logits.expand(batch, -1).contiguous()
+    seeds = range(0, draws, batch)
+    ids = [token_id for seed in seeds for token_id in _ids(draw(rows, list(range(seed, seed + batch)), [0] * batch))]
+    return np.bincount(ids, minlength=logits.shape[-1])
+
+
+def _fits(counts: Any, probabilities: Any) -> bool:
+    """Whether draws fit a distribution: none outside its support, and chi-square over bins of like mass."""
+    import numpy as np
+
+    expected = probabilities.double().numpy()
+    if counts[expected == 0].any():
+        return False
+    order = np.argsort(-expected, kind="stable")
+    order = order[expected[order] > 0]
+    draws, bins = counts.sum(), min(32, len(order))
+    bin_of = np.minimum((np.cumsum(expected[order]) - expected[order]) * bins, bins - 1).astype(int)
+    observed = np.bincount(bin_of, counts[order], bins)
+    predicted = np.bincount(bin_of, expected[order], bins) * draws
+    filled = predicted > 0
+    chi_square = float(((observed - predicted)[filled] ** 2 / predicted[filled]).sum())
+    freedom = int(filled.sum()) - 1
+    return freedom == 0 or chi_square <= _chi_square_bound(freedom)
+
+
+def _chi_square_bound(freedom: int) -> float:
+    """Upper quantile by the approximation of Wilson and Hilferty."""
+    spread = 2 / (9 * freedom)
+    return freedom * (1 - spread + NORMAL_QUANTILE * math.sqrt(spread)) ** 3
+
+
+BENCH = Bench("sample", threads=1, cases=cases)
