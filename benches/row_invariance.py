@@ -1,4 +1,4 @@
-"""The experiment behind docs/determinism.md: for which row counts does a matrix product treat every row alike?
+"""The experiment of docs/determinism.md: the row counts for which a matrix product treats every row alike.
 
     python -m benches.row_invariance [--most 600]
 
@@ -38,9 +38,7 @@ def main() -> None:
             for name, compute in (("torch", lambda some, weight=weight: linear(some, weight)), ("ecocore", ours)):
                 counts = differing(compute, rows, most)
                 padded = [count for count in counts if count % ROW_MULTIPLE == 0]
-                print(
-                    f"{dtype} {width:>5} -> {out:<5} {name:8} differ: {len(counts):3}, of them multiples of {ROW_MULTIPLE}: {len(padded)}"
-                )
+                print(f"{dtype} {width:>5} -> {out:<5} {name:8} differ: {len(counts):3}, multiples of {ROW_MULTIPLE}: {len(padded)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, Self, Unpack
 
@@ -131,7 +130,7 @@ class Runtime:
         name = model_id or Path(model).name.removesuffix(".gguf")
         with loading_bar(f"loading {name}", show=progress) as advance:
             runner = ModelRunner.load(
-                _named(family.model),
+                family.model_class(),
                 family.configure(checkpoint),
                 checkpoint,
                 precision=precision,
@@ -332,11 +331,6 @@ def load(
     `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter.
     """
     return Runtime.load(model, device=device, precision=precision, kv_cache_mb=kv_cache_mb, model_id=model_id, progress=progress)
-
-
-def _named(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 def _checked(event: Event) -> TextDelta | Finished:

@@ -1,7 +1,6 @@
 """The embedded model against transformers: the same greedy tokens, alone and in any company."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ WHOLE = ("count", "chinese", "long")
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[ModelRunner]:
-    yield runner_of(open_checkpoint(embedded_model_path()), kv_cache_bytes=256 * 2**20, block_size=64)
+def runner() -> ModelRunner:
+    return runner_of(open_checkpoint(embedded_model_path()), kv_cache_bytes=256 * 2**20, block_size=64)
 
 
 @pytest.fixture(scope="module")

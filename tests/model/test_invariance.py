@@ -47,7 +47,7 @@ def test_decode_rows_stand_alone_here(dtype: torch.dtype, heads: int, kv_heads: 
 
 
 def test_decode_rows_that_depend_on_each_other_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = attention.scaled_dot_product_attention
+    exact = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
         attention, "scaled_dot_product_attention", lambda q, k, v, attn_mask: exact(q, k, v, attn_mask=attn_mask) + len(q)
     )

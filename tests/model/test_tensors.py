@@ -39,7 +39,7 @@ def test_a_tensor_that_nobody_knows_is_refused() -> None:
     tensors = loader()
     tensors.tensor("a", 3)
     tensors.ignore("arge")
-    with pytest.raises(InvalidModelFile, match="does not know: b$"):
+    with pytest.raises(InvalidModelFile, match=r"does not know: b$"):
         tensors.finish()
 
 

@@ -1,0 +1,100 @@
+//! The scheduler's check of itself, for tests and for whoever suspects it.
+//!
+//! Takes nothing, changes nothing; the first broken rule is told in words.
+
+use super::{Handle, Scheduler, Sequence, State};
+use crate::error::Error;
+
+impl Scheduler {
+    /// Checks every count, reference and table against what they must be; costs as much as there is to check.
+    pub fn check_integrity(&self) -> Result<(), Error> {
+        self.pool.check_integrity()?;
+        self.cache.check_integrity()?;
+        self.check_references()?;
+        self.check_lists()?;
+        for (handle, sequence) in self.sequences.iter() {
+            let rows = self.in_flight.iter().flat_map(|step| &step.rows);
+            let in_flight = rows.filter(|row| row.handle == handle).count();
+            let fault = self.fault_of(sequence, in_flight);
+            if let Some(fault) = fault {
+                return Err(Error::Internal(format!("sequence {}: {fault}", sequence.id)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks are held as often as sequences list them, and the free ones are kept iff they hold a prefix.
+    fn check_references(&self) -> Result<(), Error> {
+        let mut held = vec![0; self.pool.num_blocks()];
+        for (_, sequence) in self.sequences.iter() {
+            for &block in &sequence.blocks {
+                held[block as usize] += 1;
+            }
+        }
+        for (block, &held) in (0..).zip(&held) {
+            let counted = self.pool.references(block);
+            if counted != held {
+                return Err(Error::Internal(format!("block {block} is held by {held}, counted {counted}")));
+            }
+        }
+        let kept = self.pool.cached_blocks().filter(|&block| self.cache.holds(block)).count();
+        let free_with_prefix =
+            (0..).zip(&held).filter(|&(block, &held)| held == 0 && self.cache.holds(block)).count();
+        if kept != self.pool.num_cached() || kept != free_with_prefix {
+            return Err(Error::Internal(
+                "a free block is kept without a prefix, or not kept with one".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Each sequence is in the list of its state, and in no other; both lists are in order of arrival.
+    fn check_lists(&self) -> Result<(), Error> {
+        let arrivals = self.running.iter().map(|&handle| self.sequences[handle].arrival);
+        if !arrivals.is_sorted_by(|earlier, later| earlier < later) {
+            return Err(Error::Internal("running sequences are out of order".into()));
+        }
+        let count = |state| self.sequences.iter().filter(|(_, sequence)| sequence.state == state).count();
+        let listed_as = |handle: &Handle, state| self.sequences[*handle].state == state;
+        if count(State::Running) != self.running.len()
+            || !self.running.iter().all(|handle| listed_as(handle, State::Running))
+            || count(State::Waiting) != self.waiting.len()
+            || !self.waiting.values().all(|handle| listed_as(handle, State::Waiting))
+        {
+            return Err(Error::Internal("a sequence is not in the list of its state".into()));
+        }
+        if self.running.len() > self.config.max_sequences {
+            return Err(Error::Internal("more sequences run than may".into()));
+        }
+        Ok(())
+    }
+
+    fn fault_of(&self, sequence: &Sequence, in_flight: usize) -> Option<&'static str> {
+        let size = self.config.block_size;
+        let committed = sequence.token_ids.len() as u32 - sequence.prompt_length;
+        let in_prompt = sequence.computed < sequence.prompt_length;
+        let written_next = (sequence.computed / size) as usize..sequence.blocks.len();
+        if sequence.in_flight as usize != in_flight {
+            Some("counts other steps in flight than there are")
+        } else if sequence.state == State::Ended && in_flight == 0 {
+            Some("has ended and was not forgotten")
+        } else if sequence.state == State::Waiting && (in_flight > 0 || !sequence.blocks.is_empty()) {
+            Some("waits and holds blocks or steps")
+        } else if committed > sequence.drawn || sequence.drawn > sequence.max_tokens {
+            Some("drew more tokens than it may")
+        } else if sequence.state != State::Ended && committed == sequence.max_tokens {
+            Some("drew its last token and goes on")
+        } else if sequence.computed > sequence.frontier() || (in_prompt && sequence.computed % size != 0) {
+            Some("computed a position out of turn")
+        } else if (sequence.computed.div_ceil(size) as usize) > sequence.blocks.len() {
+            Some("computed a position without a block")
+        } else if written_next.into_iter().any(|index| {
+            let block = sequence.blocks[index];
+            self.pool.references(block) > 1 || self.cache.holds(block)
+        }) {
+            Some("is about to write to a block that others may read")
+        } else {
+            None
+        }
+    }
+}
