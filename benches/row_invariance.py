@@ -38,7 +38,9 @@ def main() -> None:
             for name, compute in (("torch", lambda some, weight=weight: linear(some, weight)), ("ecocore", ours)):
                 counts = differing(compute, rows, most)
                 padded = [count for count in counts if count % ROW_MULTIPLE == 0]
-                print(f"{dtype} {width:>5} -> {out:<5} {name:8} differ: {len(counts):3}, multiples of {ROW_MULTIPLE}: {len(padded)}")
+                print(
+                    f"{dtype} {width:>5} -> {out:<5} {name:8} differ: {len(counts):3}, multiples of {ROW_MULTIPLE}: {len(padded)}"
+                )
 
 
 if __name__ == "__main__":

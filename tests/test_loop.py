@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ecocore.sampling.sampler import BatchSampler
 from numpy.typing import NDArray
 
 from ecocore._core import Batch, EventBatch, OutputStreams, Scheduler, Tokenizer
@@ -13,6 +12,7 @@ from ecocore.errors import QueueFull, RuntimeClosed
 from ecocore.loop import StepLoop, Submission
 from ecocore.model.mock import MockModel
 from ecocore.request import SamplingParams
+from ecocore.sampling.sampler import BatchSampler
 
 
 class FailsOn:

@@ -1,6 +1,7 @@
 """Layers against torch in float64, and rows that must not notice their company."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -49,9 +50,9 @@ def test_products_agree_with_float64(kernels: str, dtype: torch.dtype) -> None:
     weight, rows, factors = random(80, 48, dtype=dtype), random(8, 48, dtype=dtype, seed=1), random(8, 80, dtype=dtype, seed=2)
     product = rows.double() @ weight.double().T
     matrix = Linear(weight)
-    close = {"rtol": 0.02, "atol": CLOSE[dtype]}
-    torch.testing.assert_close(matrix(rows).double(), product, **close)
-    torch.testing.assert_close(matrix.silu(rows).double(), product * product.sigmoid(), **close)
+    close = partial(torch.testing.assert_close, rtol=0.02, atol=CLOSE[dtype])
+    close(matrix(rows).double(), product)
+    close(matrix.silu(rows).double(), product * product.sigmoid())
     torch.testing.assert_close(matrix.times(rows, factors).double(), product * factors.double(), rtol=0.02, atol=4 * CLOSE[dtype])
 
 
