@@ -129,3 +129,49 @@ def test_closing_fails_what_is_open_and_refuses_the_rest() -> None:
     assert seen in ([(1, "failed", "runtime_closed")], [(1, "finished", "length")])
     with pytest.raises(RuntimeClosed):
         loop.submit(submission(2))
+
+
+class Panic(BaseException):
+    """What a panic of the core becomes."""
+
+
+class Breaking:
+    """Outputs that break in their third step."""
+
+    def __init__(self, outputs: OutputStreams) -> None:
+        self._outputs = outputs
+        self._steps = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outputs, name)
+
+    def push(self, *step: Any) -> EventBatch:
+        self._steps += 1
+        if self._steps == 3:
+            raise Panic("index out of bounds")
+        return self._outputs.push(*step)
+
+
+def test_when_the_engine_breaks_everybody_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop()
+    loop._outputs = Breaking(loop._outputs)  # type: ignore[assignment]
+    seen = collect(loop)
+    for number in (1, 2):
+        loop.submit(submission(number, max_tokens=50))
+    loop.start()
+    loop._thread.join(20)
+    assert seen == [(1, "failed", "engine_error"), (2, "failed", "engine_error")]
+    assert not loop.is_alive
+    with pytest.raises(RuntimeClosed):
+        loop.submit(submission(3))
+    assert "index out of bounds" in caplog.text
+
+
+def test_a_sequence_that_cannot_start_is_told_and_the_engine_lives(caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop()
+    seen = collect(loop)
+    loop.submit(submission(1, stop=("",)))
+    loop.submit(submission(2))
+    drive(loop, 8)
+    assert seen == [(1, "failed", "engine_error"), (2, "finished", "length")]
+    assert "could not be admitted" in caplog.text

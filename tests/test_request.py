@@ -64,6 +64,8 @@ def test_one_stop_string_is_a_list_of_one() -> None:
         ({"stop": ["x" * 1025]}, "stop", "invalid_value"),
         ({"stop": ["x"] * 17}, "stop", "array_above_max_length"),
         ({"stop": 5}, "stop", "invalid_type"),
+        ({"stop": "\ud800"}, "stop", "invalid_value"),
+        ({"messages": [{"role": "user", "content": "half \ud83d"}]}, "messages", "invalid_value"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "integer_above_max_value"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ({"stream": "yes"}, "stream", "invalid_type"),

@@ -1,6 +1,7 @@
 """The embedded API on the mock engine: one batch, many callers, nobody waits forever."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -8,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from ecocore.errors import ContextLengthExceeded, InvalidParameter, RuntimeClosed
+from ecocore._core import EventBatch
+from ecocore.errors import ContextLengthExceeded, InvalidParameter, QueueFull, RuntimeClosed
 from ecocore.events import Finished, TextDelta
+from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
 
 
@@ -143,6 +146,39 @@ def test_closing_ends_who_still_waits() -> None:
         list(stream)
     with pytest.raises(RuntimeClosed):
         runtime.chat("x")
+
+
+def test_a_runtime_that_nobody_holds_ends_its_thread() -> None:
+    runtime = Runtime.mock()
+    runtime.chat("x", max_tokens=1)
+    thread = runtime._loop._thread
+    del runtime
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_all_that_may_be_open_are_answered_though_they_come_at_once() -> None:
+    with Runtime.mock(context_length=256) as runtime:
+        request = ChatRequest.parse({"model": "mock", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1})
+        prompt, params = runtime.prepare(request), request.sampling()
+        ended: list[str] = []
+        done = threading.Event()
+
+        def note(events: EventBatch) -> None:
+            ended.extend(row.kind for row in events.rows() if row.kind != "text")
+            if len(ended) == 320:
+                done.set()
+
+        runtime.subscribe(note)
+        # The engine's inbox stays closed until all have come.
+        with runtime._loop._wake:
+            for _ in range(320):
+                runtime.submit(prompt, params, request_id=runtime.new_request_id())
+            with pytest.raises(QueueFull):
+                runtime.submit(prompt, params, request_id=runtime.new_request_id())
+        assert done.wait(20)
+        assert ended == ["finished"] * 320
 
 
 def test_unseeded_requests_differ_and_seeded_ones_repeat(mock: Runtime) -> None:

@@ -129,6 +129,11 @@ class StepLoop:
                 self._inbox.append(sequence_id)
                 self._wake.notify()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine takes requests."""
+        return self._thread.is_alive() and not self._closing
+
     def stats(self) -> dict[str, int]:
         """The scheduler's counts as of the last step, and `open`: sequences that did not end yet."""
         with self._wake:
@@ -145,9 +150,18 @@ class StepLoop:
     # --- the engine thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._take_inbox():
-            self.step()
-        self._deliver(self._outputs.fail(sorted(self._open), "runtime_closed", "the runtime was closed"))
+        end = ("runtime_closed", "the runtime was closed")
+        try:
+            while self._take_inbox():
+                self.step()
+        except BaseException:
+            # Nobody waits forever, whatever broke: also a panic of the core, which is no Exception.
+            log.exception("the engine broke and takes no more requests")
+            end = ("engine_error", "the engine broke; the request is lost")
+        with self._wake:
+            self._closing = True
+            left = sorted(self._open)
+        self._deliver(self._outputs.fail(left, *end))
 
     def step(self) -> None:
         """Advances every running sequence by one model step."""
@@ -184,23 +198,25 @@ class StepLoop:
         return not closing
 
     def _admit(self, submission: Submission) -> None:
-        sequence_id = submission.sequence_id
-        self._outputs.open(
-            sequence_id,
-            request_id=submission.request_id,
-            choice=submission.choice,
-            prompt_tokens=len(submission.token_ids),
-            max_tokens=submission.max_tokens,
-            stop=submission.stop,
-            end_ids=submission.end_ids,
-            logprobs=submission.logprobs,
-        )
+        sequence_id, address = submission.sequence_id, {"request_id": submission.request_id, "choice": submission.choice}
         try:
+            self._outputs.open(
+                sequence_id,
+                **address,
+                prompt_tokens=len(submission.token_ids),
+                max_tokens=submission.max_tokens,
+                stop=submission.stop,
+                end_ids=submission.end_ids,
+                logprobs=submission.logprobs,
+            )
             self._sampler.open(sequence_id, submission.params, submission.seed, submission.choice, submission.token_ids)
             self._scheduler.submit(sequence_id, submission.token_ids, submission.max_tokens, submission.salt)
         except Exception:
             # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.
             log.exception("a sequence could not be admitted")
+            # Its output may be the room that refused; a bare one carries the news.
+            self._outputs.close(sequence_id)
+            self._outputs.open(sequence_id, **address, prompt_tokens=0, max_tokens=1)
             self._fail([sequence_id], "engine_error", "the engine could not start this request")
 
     def _withdraw(self, sequence_id: int) -> None:

@@ -47,11 +47,24 @@ def _within_bounds(stops: tuple[str, ...]) -> tuple[str, ...]:
     for text in stops:
         if not text:
             raise InvalidParameter("stop", "must not hold an empty string", "invalid_value")
-        if len(text.encode("utf-8", "surrogatepass")) > MAX_STOP_BYTES:
+        if len(_utf8("stop", text)) > MAX_STOP_BYTES:
             raise InvalidParameter("stop", f"must hold strings of at most {MAX_STOP_BYTES} bytes", "invalid_value")
     return stops
 
 
+def _utf8(field: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidParameter(field, "must not hold half of a surrogate pair, which is no text", "invalid_value") from None
+
+
+def _text(text: str) -> str:
+    _utf8("messages", text)
+    return text
+
+
+Text = Annotated[str, AfterValidator(_text)]
 Stops = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator(_within_bounds)]
 
 
@@ -108,7 +121,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    content: Text
     name: str | None = None
 
     @field_validator("content", mode="before")

@@ -9,6 +9,7 @@ import queue
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -86,7 +87,11 @@ class Runtime:
         )
         self._loop = StepLoop(
             Scheduler(
-                num_blocks=parts.num_blocks, block_size=parts.block_size, max_sequences=MAX_SEQUENCES, max_waiting=MAX_WAITING
+                num_blocks=parts.num_blocks,
+                block_size=parts.block_size,
+                max_sequences=MAX_SEQUENCES,
+                # The loop's capacity is the one bound: what it let in must find room here, also before the first step.
+                max_waiting=MAX_SEQUENCES + MAX_WAITING,
             ),
             parts.model,
             BatchSampler(parts.vocab_size),
@@ -96,7 +101,10 @@ class Runtime:
         )
         self._request_ids = itertools.count(1)
         self._mailboxes: dict[int, Callable[[Event], None]] = {}
-        self._loop.subscribe(self._route)
+        # The engine's thread holds no runtime, so that one which nobody holds ends like one that was closed.
+        route = weakref.WeakMethod(self._route)
+        self._loop.subscribe(lambda events: (route() or _nobody)(events))
+        self._end = weakref.finalize(self, self._loop.close)
         self._loop.start()
 
     # --- making one -------------------------------------------------------------------------------------
@@ -139,6 +147,7 @@ class Runtime:
                 block_size=BLOCK_SIZE,
                 progress=advance,
             )
+            runner.warm_up()
         return cls(
             _Parts(
                 model_id=name,
@@ -301,11 +310,16 @@ class Runtime:
         """Counts for tests and metrics: open, running and waiting sequences, blocks, prefix hits."""
         return self._loop.stats()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are taken."""
+        return self._loop.is_alive
+
     # --- ending -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Ends the engine; requests still open raise RuntimeClosed. May be called twice."""
-        self._loop.close()
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -328,9 +342,14 @@ def load(
     `model`: a GGUF file or a Hugging Face folder with safetensors; None is the embedded SmolLM2-135M-Instruct.
     `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in the
     checkpoint's own dtype; None chooses "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB.
-    `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter.
+    `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter,
+    InvalidConfiguration.
     """
     return Runtime.load(model, device=device, precision=precision, kv_cache_mb=kv_cache_mb, model_id=model_id, progress=progress)
+
+
+def _nobody(_events: EventBatch) -> None:
+    """Hears events when the runtime is gone."""
 
 
 def _checked(event: Event) -> TextDelta | Finished:

@@ -36,6 +36,7 @@ from ecocore.server.wire import MAX_ERROR_BYTES, error_body
         (error_table.EncodingUnsupported("no"), 415, "invalid_request_error", None, None),
         (error_table.HeadersTooLarge("no"), 431, "invalid_request_error", None, None),
         (error_table.ServerBusy("no"), 503, "server_error", "overloaded", None),
+        (error_table.RegionDown("the engine does not run"), 503, "server_error", "all_regions_unavailable", None),
         (error_table.ShuttingDown(), 503, "server_error", "shutting_down", None),
         (HTTPException(404), 404, "invalid_request_error", None, None),
         (HTTPException(405, headers={"Allow": "GET"}), 405, "invalid_request_error", None, None),

@@ -57,6 +57,14 @@ def test_what_runs_may_end_and_what_comes_is_refused(serving_with: Any) -> None:
         assert list(stream)[-1].choices[0].finish_reason == "length"
 
 
+def test_a_server_whose_engine_ended_is_not_ready(serving_with: Any) -> None:
+    with serving_with() as live:
+        live.runtime.close()
+        refused = httpx.get(f"{live.url}/ready")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "all_regions_unavailable")
+        assert live.chat().status_code == 503
+
+
 def test_what_does_not_end_in_time_ends_with_an_error(slow: Any) -> None:
     outcomes: list[str] = []
 

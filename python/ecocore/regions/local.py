@@ -28,6 +28,11 @@ class LocalRegion:
         self._runtime = runtime
         self._workers = ThreadPoolExecutor(PREPARE_WORKERS, thread_name_prefix=f"prepare {runtime.model_id}")
 
+    @property
+    def is_alive(self) -> bool:
+        """See `Region.is_alive`."""
+        return self._runtime.is_alive
+
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
         try:

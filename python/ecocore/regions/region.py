@@ -36,6 +36,10 @@ class Region(Protocol):
         """Tokens of prompt and answer together."""
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the weights and with the build."""
 

@@ -14,7 +14,7 @@ from ecocore.accounts.keys import KeyStore
 from ecocore.regions.region import Region
 from ecocore.server.auth import Policy, PolicyRoute, enforce
 from ecocore.server.chat import ChatCompletions
-from ecocore.server.error_table import ShuttingDown
+from ecocore.server.error_table import RegionDown, ShuttingDown
 from ecocore.server.guard import BodyReader, Guard, Limits
 from ecocore.server.model_list import ModelList
 from ecocore.server.wire import Outbox, Pace
@@ -51,6 +51,9 @@ class Service:
         """GET /ready: a chat request would be taken now."""
         if self._ending:
             raise ShuttingDown
+        for region in self.models:
+            if not region.is_alive:
+                raise RegionDown(f"the engine of {region.model_id} does not run; restart the server and see its log")
         await self.keys.is_empty()
         return JSONResponse({"status": "ready"})
 

@@ -61,6 +61,10 @@ class ServerBusy(Refusal):
     """The server itself holds as much as it may."""
 
 
+class RegionDown(Refusal):
+    """A model's engine does not run."""
+
+
 class ShuttingDown(Refusal):
     """The server is about to end."""
 
@@ -110,6 +114,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     AnswerTooSlow: Row(503, _SERVER, "overloaded", headers=_RETRY_LATER),
     ServerBusy: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
     Overloaded: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
+    RegionDown: Row(503, _SERVER, "all_regions_unavailable", headers=_RETRY_LATER),
     RuntimeClosed: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
     ShuttingDown: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
     DatabaseUnavailable: Row(
