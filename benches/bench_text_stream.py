@@ -18,6 +18,7 @@ STEPS: Final = 64
 
 # Plausible ones; none of them occurs, so that every stream lives through every step.
 STOPS: Final = ("<|stop|>", "\n\nUser:", "###END###", "Observation:\n\n")
+HELD: Final = max(map(len, STOPS)) - 1
 
 
 def cases(settings: Settings) -> Iterator[Case]:
@@ -101,7 +102,7 @@ class _FindStream:
             if found >= 0:
                 self.text = self.text[:found]
                 return self.finish()
-        return self._send(len(self.text) - max(map(len, STOPS)) + 1)
+        return self._send(len(self.text) - HELD)
 
     def finish(self) -> str:
         return self._send(len(self.text))

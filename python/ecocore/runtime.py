@@ -4,7 +4,9 @@ Builds the rooms and connects them: prompt -> scheduler -> model -> sampler -> o
 """
 
 import asyncio
+import hashlib
 import itertools
+import logging
 import queue
 import secrets
 import threading
@@ -28,6 +30,8 @@ from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.request import ChatParams, ChatRequest, SamplingParams
 from ecocore.sampling.sampler import BatchSampler
+
+log = logging.getLogger(__name__)
 
 Messages = str | Sequence[Mapping[str, Any]]
 
@@ -102,8 +106,7 @@ class Runtime:
         self._request_ids = itertools.count(1)
         self._mailboxes: dict[int, Callable[[Event], None]] = {}
         # The engine's thread holds no runtime, so that one which nobody holds ends like one that was closed.
-        route = weakref.WeakMethod(self._route)
-        self._loop.subscribe(lambda events: (route() or _nobody)(events))
+        self._loop.subscribe(_routed_weakly(weakref.WeakMethod(self._route)))
         self._end = weakref.finalize(self, self._loop.close)
         self._loop.start()
 
@@ -147,7 +150,14 @@ class Runtime:
                 block_size=BLOCK_SIZE,
                 progress=advance,
             )
-            runner.warm_up()
+        if runner.context_length < runner.model_context_length:
+            log.info(
+                "%s could use %d tokens of context; a key-value cache of %d MB holds %d",
+                name,
+                runner.model_context_length,
+                kv_cache_mb,
+                runner.context_length,
+            )
         return cls(
             _Parts(
                 model_id=name,
@@ -159,7 +169,7 @@ class Runtime:
                 num_blocks=runner.num_blocks,
                 block_size=runner.block_size,
                 end_ids=tuple(sorted(checkpoint.end_ids)),
-                fingerprint=runner.fingerprint,
+                fingerprint=_fingerprint(runner.fingerprint, checkpoint.chat_template, checkpoint.tokenizer_path),
                 cores=_CORES,
             )
         )
@@ -340,16 +350,28 @@ def load(
     """Loads a model and starts its engine.
 
     `model`: a GGUF file or a Hugging Face folder with safetensors; None is the embedded SmolLM2-135M-Instruct.
-    `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in the
-    checkpoint's own dtype; None chooses "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB.
-    `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter,
-    InvalidConfiguration.
+    `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in bfloat16; None chooses
+    "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB; where it holds fewer tokens than the model's
+    context, it is the context. `progress`: whether to show a bar while loading; None shows it on
+    a terminal. Raises InvalidModelFile, InvalidParameter, InvalidConfiguration.
     """
     return Runtime.load(model, device=device, precision=precision, kv_cache_mb=kv_cache_mb, model_id=model_id, progress=progress)
 
 
-def _nobody(_events: EventBatch) -> None:
-    """Hears events when the runtime is gone."""
+def _fingerprint(computed: str, template: str, tokenizer: Path) -> str:
+    """What the model's own covers, and what makes its prompt. The tokenizer inside a GGUF file goes by its weights."""
+    facts = hashlib.blake2b(f"{computed}\0{template}".encode(), digest_size=8)
+    if tokenizer.suffix == ".json":
+        facts.update(tokenizer.read_bytes())
+    return f"fp_{facts.hexdigest()}"
+
+
+def _routed_weakly(route: weakref.WeakMethod[Callable[[EventBatch], None]]) -> Callable[[EventBatch], None]:
+    def hear(events: EventBatch) -> None:
+        if (receiver := route()) is not None:
+            receiver(events)
+
+    return hear
 
 
 def _checked(event: Event) -> TextDelta | Finished:

@@ -54,14 +54,17 @@ def test_decode_rows_that_depend_on_each_other_are_noticed(monkeypatch: pytest.M
     assert not decodes_stand_alone(num_heads=4, num_kv_heads=2, head_dim=16, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def test_the_questions_take_milliseconds() -> None:
-    """Not a stopwatch: the number of rows they compute is what they cost."""
-    rows = sum(count for count in (64, 4, 8, 12, 32))
+def test_sizes_from_one_tile_to_half_of_the_largest_step_are_asked() -> None:
     asked: list[int] = []
 
-    def counting(some: Tensor) -> Tensor:
+    def noting(some: Tensor) -> Tensor:
         asked.append(len(some))
         return some
 
-    assert rows_stand_alone(counting, torch.zeros((invariance._MANY, 1)))
-    assert sum(asked) <= rows
+    assert rows_stand_alone(noting, torch.zeros((invariance._LARGEST, 1)))
+    assert asked == [576, 4, 8, 12, 24, 48, 96, 192, 288]
+
+
+def test_a_kernel_that_changes_with_large_calls_is_noticed() -> None:
+    rows = torch.randn((576, 4), generator=torch.Generator().manual_seed(0))
+    assert not rows_stand_alone(lambda some: some * (2 if len(some) > 300 else 1), rows)

@@ -103,12 +103,6 @@ def test_released_blocks_leave_nothing_behind(runner: ModelRunner) -> None:
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(logits, expected, strict=True))
 
 
-def test_warming_up_changes_no_bit(runner: ModelRunner) -> None:
-    expected = greedy_alone(runner, prompt(20), 3)[1]
-    runner.warm_up()
-    assert all(torch.equal(a, b) for a, b in zip(greedy_alone(runner, prompt(20), 3)[1], expected, strict=True))
-
-
 def test_logits_come_as_float32_for_rows_that_sample_alone(runner: ModelRunner) -> None:
     driver, first, second = Driver(runner), Line.of(prompt(32)), Line.of(prompt(5))
     batch = driver.batch(first.part(0, 16), second.prompt)

@@ -1,7 +1,7 @@
 """Asks the machine whether its kernels give a row the same bits whatever stands beside it.
 
-Asked once when a model is loaded, in a few milliseconds; where the answer is no, the runner takes a slower way that
-does not depend on it. docs/determinism.md has the whole experiment.
+Asked once when a model is loaded, for about the price of a long prompt's step; where the answer is no, the runner
+takes a slower way that does not depend on it. docs/determinism.md has the whole experiment.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,19 @@ from ecocore.model.layers import ROW_MULTIPLE, Linear
 
 # Rows per call where rows are not independent: then every call has the same shape.
 TILE = 16
-_MANY = 64
+# Kernels change with the number of rows, so the largest step that the scheduler makes is asked too.
+_LARGEST = 576
+_DRAWN = 64
 
 
 def rows_stand_alone(compute: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
     """Whether each of `rows` (any multiple of ROW_MULTIPLE, width) comes out the same in calls of several sizes."""
     together = compute(rows)
-    for count in (ROW_MULTIPLE, 2 * ROW_MULTIPLE, 3 * ROW_MULTIPLE, len(rows) // 2):
-        # From the end: a row must not depend on its place either.
-        if not torch.equal(compute(rows[-count:].clone()), together[-count:]):
-            return False
-    return True
+    counts = [ROW_MULTIPLE, 2 * ROW_MULTIPLE, 3 * ROW_MULTIPLE]
+    while counts[-1] < len(rows) // 2:
+        counts.append(min(counts[-1] * 2, len(rows) // 2))
+    # From the end: a row must not depend on its place either.
+    return all(torch.equal(compute(rows[-count:].clone()), together[-count:]) for count in counts)
 
 
 def settle(linears: list[Linear]) -> list[Linear]:
@@ -65,11 +67,11 @@ def decodes_stand_alone(*, num_heads: int, num_kv_heads: int, head_dim: int, dty
 
 
 def _independent(linear: Linear) -> bool:
-    rows = _random((_MANY, linear.in_features), linear.dtype, linear.device)
-    # A wide layer is a model's head, which has no activation and whose every pass is dear.
+    # A wide layer is a model's head, which has no activation and sees one row for each token drawn.
     if linear.out_features > 8 * linear.in_features:
-        return rows_stand_alone(linear, rows)
-    factors = _random((_MANY, linear.out_features), linear.dtype, linear.device)
+        return rows_stand_alone(linear, _random((_DRAWN, linear.in_features), linear.dtype, linear.device))
+    rows = _random((_LARGEST, linear.in_features), linear.dtype, linear.device)
+    factors = _random((_LARGEST, linear.out_features), linear.dtype, linear.device)
 
     def every_way(some: Tensor) -> Tensor:
         return torch.cat((linear(some), linear.silu(some), linear.times(some, factors[-len(some) :].clone())), dim=1)

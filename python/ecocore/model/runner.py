@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from ecocore import __version__
 from ecocore.errors import InvalidConfiguration
 from ecocore.model.attention import AttentionPlan, CausalMask
-from ecocore.model.batch import ComputedBatch, Integers, Rehearsal
+from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
 from ecocore.model.invariance import decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
@@ -49,6 +49,7 @@ class ModelRunner:
         self.vocab_size: Final = config.vocab_size
         self.num_blocks: Final = cache.num_blocks
         self.block_size: Final = cache.block_size
+        self.model_context_length: Final = config.context_length
         self.context_length: Final = min(config.context_length, cache.num_blocks * cache.block_size)
         self.device: Final = device
         self.fingerprint = ""
@@ -112,17 +113,6 @@ class ModelRunner:
         logits = self._model.logits(hidden[self._padded(batch.sample_indices)])
         return logits[:count].float().cpu()
 
-    def warm_up(self) -> None:
-        """Computes steps of usual sizes, so that no request pays for what kernels build at first use.
-
-        Writes to the cache: call it before the first request.
-        """
-        longest = min(8 * self.block_size, self.context_length)
-        steps = [[(0, longest, longest)], [(0, self.block_size, longest)]]
-        steps += [[(0, 1, 0)] * count for count in (1, 5, 9, 13, 17, 33)]
-        for rows in steps:
-            self.forward(Rehearsal.of(rows, block_size=self.block_size, num_blocks=self.num_blocks))
-
     def _watch_rows(self, config: ModelConfig, linears: list[Linear]) -> None:
         """Takes slower ways where this machine's kernels would let a row depend on others."""
         dtype = linears[0].dtype
@@ -170,5 +160,6 @@ def _fingerprint(config: ModelConfig, identity: str, dtype: torch.dtype, device:
         if device.type == "cuda"
         else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     )
-    facts = (config, identity, dtype, block_size, __version__, torch.__version__, processor)
+    threads = torch.get_num_threads()
+    facts = (config, identity, dtype, block_size, __version__, torch.__version__, processor, threads)
     return "fp_" + hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

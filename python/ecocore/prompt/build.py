@@ -31,7 +31,7 @@ class PromptBuilder:
         if remaining < 1:
             raise ContextLengthExceeded(
                 "messages",
-                f"these messages make {len(token_ids)} tokens, the model's context is {self._context_length} "
+                f"these messages make {len(token_ids)} tokens, the context here is {self._context_length} "
                 "and the answer needs at least one: shorten them",
             )
         wanted = request.max_completion_tokens or request.max_tokens or remaining

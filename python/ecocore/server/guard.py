@@ -181,6 +181,11 @@ def _request_id(headers: Headers) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _PLAIN_ID.fullmatch(text := value.decode("latin-1")):
             return text
+    return fresh_request_id()
+
+
+def fresh_request_id() -> str:
+    """An id for an exchange whose client gave none."""
     return f"req_{secrets.token_hex(16)}"
 
 

@@ -33,7 +33,7 @@ from ecocore.errors import InvalidConfiguration
 from ecocore.regions.region import Region
 from ecocore.server.app import Service, create_app
 from ecocore.server.error_table import ApiError
-from ecocore.server.guard import Limits
+from ecocore.server.guard import Limits, fresh_request_id
 from ecocore.server.wire import Pace, error_body
 
 log = logging.getLogger(__name__)
@@ -242,6 +242,7 @@ class _Http1(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
+            (b"x-request-id", fresh_request_id().encode()),
             *self.config.response_headers("h11"),
         ]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
