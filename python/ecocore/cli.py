@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 Turns = list[dict[str, str]]
 
+# The API's default of 1 suits large models; on a terminal with a small one it reads as nonsense.
+CHAT_TEMPERATURE: Final = 0.2
+
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 # Plain help needs no rich, whose import would take longer than all the rest.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-keys_app = typer.Typer(rich_markup_mode=None, help="Make API keys.")
+keys_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Make API keys.")
 app.add_typer(keys_app, name="keys")
 
 Model = Annotated[list[str] | None, typer.Option(help="NAME=PATH, PATH or NAME=mock; may be given several times.")]
-Precision = Annotated[str | None, typer.Option(help="exact computes in float32, fast in the checkpoint's own type.")]
+Precision = Annotated[str | None, typer.Option(help="exact computes in float32, fast in bfloat16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
 Database = Annotated[str | None, typer.Option(help="Where accounts and keys are kept.", show_default="a file in ECOCORE_HOME")]
@@ -50,8 +53,22 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+def _tell_version(asked: bool) -> None:  # noqa: FBT001  # typer's own form
+    if asked:
+        from ecocore import __version__
+
+        typer.echo(f"ecocore {__version__}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def ecocore(context: typer.Context) -> None:
+def ecocore(
+    context: typer.Context,
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """A Rust-accelerated runtime for chat models, with an OpenAI-compatible server."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -121,7 +138,7 @@ def chat(
     *,
     model: Annotated[str | None, typer.Option(help="NAME=PATH, PATH or NAME=mock.", show_default="the embedded one")] = None,
     system: Annotated[str | None, typer.Option(help="Instructions that come before everything.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, show_default="1")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = CHAT_TEMPERATURE,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, show_default="1")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="At most so many tokens in one answer.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
@@ -155,6 +172,9 @@ def _converse(runtime: "Runtime", turns: Turns, params: dict[str, Any]) -> None:
         import readline  # noqa: F401  # gives input() its line editing
     typer.echo(f"{runtime.model_id}: Ctrl-C stops an answer, Ctrl-D or /exit leaves.", err=True)
     while (said := _listen()) != "/exit":
+        if said.startswith("/"):
+            typer.echo(f"there is no command {said.split()[0]}; Ctrl-C stops an answer, Ctrl-D or /exit leaves", err=True)
+            continue
         turns.append({"role": "user", "content": said})
         answer: list[str] = []
         try:

@@ -124,6 +124,8 @@ class Runtime:
         progress: bool | None = None,
     ) -> Self:
         """Loads a model; see `ecocore.load`."""
+        if precision not in (None, "exact", "fast"):
+            raise InvalidParameter("precision", f"is {precision!r}; it must be 'exact' or 'fast'")
         if kv_cache_mb < 1:
             raise InvalidParameter("kv_cache_mb", "must be at least 1")
         # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.

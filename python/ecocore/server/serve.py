@@ -6,6 +6,7 @@ refusals have no body. See docs/http-server.md.
 """
 
 import asyncio
+import errno
 import logging
 import re
 import signal
@@ -267,6 +268,7 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
     signals = signal.SIGTERM, signal.SIGINT
 
     def first() -> None:
+        log.warning("stopping: running answers may take up to %g s to end; the same signal again ends at once", GRACE_SECONDS)
         stop.set()
         for number in signals:
             loop.remove_signal_handler(number)
@@ -283,6 +285,8 @@ def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 def _no_port(host: str, port: int, error: OSError) -> InvalidConfiguration:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidConfiguration(f"host: {host!r} is no address of this machine; choose another with --host")
     return InvalidConfiguration(f"port: cannot listen on {host} port {port}: {error.strerror}; choose another with --port")
 
 
