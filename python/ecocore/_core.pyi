@@ -307,8 +307,22 @@ class OutputStreams:
         stop: Sequence[str] = (),
         end_ids: Sequence[int] = (),
         logprobs: bool = False,
+        min_tokens: int = 0,
+        tool_syntax: Literal["llama", "hermes", "gemma"] | None = None,
+        tool_names: Sequence[str] = (),
+        forced_tool: bool = False,
+        max_tool_calls: int | None = None,
+        reasoning: bool = False,
     ) -> None:
-        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens. Raises InvalidParameter."""
+        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens.
+
+        `min_tokens`: stop strings are looked for in the text that becomes final after so many tokens.
+        `tool_syntax`: how the model writes calls of `tool_names`; None looks for none. `forced_tool`: the answer is a
+        call from its first character. `max_tool_calls`: the call after so many ends the answer, untold.
+        `reasoning`: whether a thought before the answer is told as such; else it is text.
+
+        Raises InvalidParameter.
+        """
 
     def close(self, sequence_id: int) -> None:
         """Forgets a choice without an event; unknown ids are ignored."""

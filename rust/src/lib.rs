@@ -26,6 +26,7 @@ pub mod stop;
 pub mod text_stream;
 pub mod tokenizer;
 pub mod tokenizer_json;
+pub mod tool_calls;
 pub mod vocab;
 
 #[cfg(feature = "python")]

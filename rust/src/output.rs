@@ -1,18 +1,25 @@
 //! Tokens to events: takes the tokens drawn in one step, gives what each choice has to tell. Text and stop
-//! strings are `text_stream`'s; how an event is spelled on a wire is `sse`'s.
+//! strings are `text_stream`'s, calls and thoughts `tool_calls`'; how an event is spelled on a wire is `sse`'s.
 
-use std::collections::VecDeque;
+mod logprobs;
+mod parsed;
+
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::event::{Event, EventBatch, EventKind, FinishReason, TokenLogprob, Usage};
+use crate::event::{Event, EventBatch, EventKind, FinishReason, Usage};
 use crate::sampled::{Logprobs, SampledTokens};
 use crate::stop::StopCache;
-use crate::text_stream::{TextStream, content};
+use crate::text_stream::{StoppingText, content};
+use crate::tool_calls::ToolOptions;
 use crate::vocab::Vocab;
+
+use logprobs::{LogprobQueue, entry};
+use parsed::Parsed;
 
 /// Special tokens are never text of an answer.
 const SKIP_SPECIAL_TOKENS: bool = true;
@@ -34,6 +41,10 @@ pub struct ChoiceOptions {
     pub end_ids: Vec<u32>,
     /// Whether text events carry log-probabilities.
     pub logprobs: bool,
+    /// Stop strings are looked for in the text that becomes final after so many tokens.
+    pub min_tokens: u32,
+    /// Tool calls and thoughts.
+    pub tools: ToolOptions,
 }
 
 /// The output of every running sequence. One call per step; its cost is that of the new tokens.
@@ -42,17 +53,19 @@ pub struct OutputStreams {
     vocab: Arc<Vocab>,
     stops: StopCache,
     choices: FxHashMap<u64, Choice>,
+    /// Makes call ids that nobody guesses and no other process repeats.
+    id_key: RandomState,
 }
 
 impl OutputStreams {
     /// No sequence yet.
     pub fn new(vocab: Arc<Vocab>) -> Self {
-        Self { vocab, stops: StopCache::default(), choices: FxHashMap::default() }
+        Self { vocab, stops: StopCache::default(), choices: FxHashMap::default(), id_key: RandomState::new() }
     }
 
     /// Starts a choice.
     ///
-    /// Fails with `InvalidParameter` for unusable stop strings or `max_tokens` 0, and with `Internal` if
+    /// Fails with `InvalidParameter` for unusable stop strings, `max_tokens` 0 or a limit of no calls, and with `Internal` if
     /// the sequence is open already.
     pub fn open(&mut self, sequence_id: u64, options: ChoiceOptions) -> Result<(), Error> {
         if self.choices.contains_key(&sequence_id) {
@@ -61,9 +74,15 @@ impl OutputStreams {
         if options.max_tokens == 0 {
             return Err(Error::parameter("max_tokens", "must be at least 1"));
         }
+        if options.tools.max_calls == Some(0) {
+            return Err(Error::parameter("max_tool_calls", "must be at least 1"));
+        }
         let stops = self.stops.get(&options.stop)?;
-        let text = TextStream::new(Arc::clone(&self.vocab), stops, SKIP_SPECIAL_TOKENS);
-        self.choices.insert(sequence_id, Choice::new(text, options));
+        let parsed = (options.tools.syntax.is_some() || options.tools.reasoning)
+            .then(|| Box::new(Parsed::new(sequence_id, &self.id_key, &options.tools)));
+        let logprobs = options.logprobs.then(LogprobQueue::default);
+        let content = Content { text: StoppingText::new(stops), logprobs };
+        self.choices.insert(sequence_id, Choice::new(content, parsed, options));
         Ok(())
     }
 
@@ -121,7 +140,7 @@ impl OutputStreams {
         }
         let drawn = tokens.sequence_ids.iter().zip(&tokens.logprobs).filter(|(_, drawn)| drawn.is_none());
         for (sequence_id, _) in drawn {
-            if self.choices.get(sequence_id).is_some_and(|choice| choice.logprobs.is_some()) {
+            if self.choices.get(sequence_id).is_some_and(|choice| choice.content.logprobs.is_some()) {
                 let message =
                     format!("sequence {sequence_id} asked for log-probabilities, but none were taken");
                 return Err(Error::Internal(message));
@@ -138,28 +157,58 @@ struct Choice {
     choice: u32,
     prompt_tokens: u32,
     max_tokens: u32,
+    min_tokens: u32,
     completion_tokens: u32,
     end_ids: Vec<u32>,
-    text: TextStream,
+    content: Content,
+    /// None unless calls or thoughts are looked for.
+    parsed: Option<Box<Parsed>>,
+}
+
+/// The text of a choice.
+#[derive(Debug)]
+struct Content {
+    text: StoppingText,
     /// None unless log-probabilities were asked for.
     logprobs: Option<LogprobQueue>,
 }
 
+impl Content {
+    /// Takes the next bytes of the text; unless it `may_stop`, they are outside of every stop string.
+    fn push(&mut self, bytes: &[u8], may_stop: bool, out: &mut String) {
+        if may_stop {
+            self.text.push(bytes, out);
+        } else {
+            self.text.push_unstoppable(bytes, out);
+        }
+    }
+}
+
+/// What one token told, ready to become events.
+#[derive(Debug, Default)]
+struct Told {
+    text: String,
+    reasoning: String,
+    /// Calls and their arguments, in order.
+    calls: Vec<EventKind>,
+}
+
 impl Choice {
-    fn new(text: TextStream, options: ChoiceOptions) -> Self {
+    fn new(content: Content, parsed: Option<Box<Parsed>>, options: ChoiceOptions) -> Self {
         Self {
             request_id: options.request_id,
             choice: options.choice,
             prompt_tokens: options.prompt_tokens,
             max_tokens: options.max_tokens,
+            min_tokens: options.min_tokens,
             completion_tokens: 0,
             end_ids: options.end_ids,
-            text,
-            logprobs: options.logprobs.then(LogprobQueue::default),
+            content,
+            parsed,
         }
     }
 
-    /// Takes one token, adds a text event if text became final, and says whether the choice has ended.
+    /// Takes one token, adds the events of what became final, and says whether the choice has ended.
     fn push(
         &mut self,
         vocab: &Vocab,
@@ -168,29 +217,58 @@ impl Choice {
         events: &mut EventBatch,
     ) -> Option<FinishReason> {
         self.completion_tokens += 1;
-        let mut text = String::new();
-        let stopped = self.end_ids.contains(&token_id) || {
-            if let (Some(queue), Some(logprobs)) = (&mut self.logprobs, logprobs) {
-                queue.push(vocab, token_id, logprobs);
+        let mut told = Told::default();
+        let stopped = self.end_ids.contains(&token_id) || self.read(vocab, token_id, logprobs, &mut told);
+        let ended = stopped || self.completion_tokens >= self.max_tokens;
+        if ended {
+            if let Some(parsed) = &mut self.parsed {
+                parsed.finish(&mut self.content, &mut told);
             }
-            self.text.push(token_id, &mut text).stopped
-        };
-        let finished = match (stopped, self.completion_tokens >= self.max_tokens) {
+            self.content.text.finish(&mut told.text);
+        }
+        self.tell(told, ended, events);
+        let called = || self.parsed.as_ref().is_some_and(|parsed| parsed.has_called());
+        match (stopped, ended) {
+            (true, _) if called() => Some(FinishReason::ToolCalls),
             (true, _) => Some(FinishReason::Stop),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
-        };
-        if finished.is_some() {
-            self.text.finish(&mut text);
         }
-        let logprobs = match &mut self.logprobs {
-            Some(queue) => queue.release(self.text.settled(), finished.is_some()),
+    }
+
+    /// Reads one token that is no end token, and says whether it ends the choice nevertheless.
+    fn read(&mut self, vocab: &Vocab, token_id: u32, logprobs: Option<&Logprobs>, told: &mut Told) -> bool {
+        let may_stop = self.completion_tokens > self.min_tokens;
+        if let Some(parsed) = &mut self.parsed {
+            let logprobs = logprobs.filter(|_| self.content.logprobs.is_some());
+            return parsed.push(vocab, token_id, logprobs, &mut self.content, may_stop, told);
+        }
+        let bytes = content(vocab, token_id, SKIP_SPECIAL_TOKENS);
+        if let (Some(queue), Some(logprobs)) = (&mut self.content.logprobs, logprobs) {
+            queue.push(entry(vocab, token_id, bytes, logprobs));
+        }
+        self.content.push(bytes, may_stop, &mut told.text);
+        self.content.text.is_stopped()
+    }
+
+    /// Adds the events of what was told.
+    fn tell(&mut self, told: Told, ended: bool, events: &mut EventBatch) {
+        let Told { text, reasoning, calls } = told;
+        let logprobs = match &mut self.content.logprobs {
+            Some(queue) => queue.release(self.content.text.settled(), ended),
             None => Vec::new(),
         };
+        if !reasoning.is_empty() {
+            events.events.push(self.event(EventKind::Reasoning { text: reasoning }));
+        }
         if !text.is_empty() || !logprobs.is_empty() {
             events.events.push(self.event(EventKind::Text { text, logprobs }));
         }
-        finished
+        for kind in calls {
+            if !matches!(&kind, EventKind::ToolArguments { text, .. } if text.is_empty()) {
+                events.events.push(self.event(kind));
+            }
+        }
     }
 
     fn usage(&self, cached_tokens: u32) -> Usage {
@@ -198,7 +276,7 @@ impl Choice {
             prompt_tokens: self.prompt_tokens,
             cached_tokens,
             completion_tokens: self.completion_tokens,
-            reasoning_tokens: 0,
+            reasoning_tokens: self.parsed.as_ref().map_or(0, |parsed| parsed.reasoning_tokens()),
         }
     }
 
@@ -207,58 +285,11 @@ impl Choice {
     }
 }
 
-/// Log-probabilities of tokens whose bytes are not all text yet.
-///
-/// Text never waits for its entry: an entry leaves with the event in which its token's last byte became
-/// text, so the bytes of all entries so far are the bytes of the text so far, but for less than one token.
-/// At the end both are equal: a token that a stop string cuts off keeps no entry, one that it cuts in two
-/// keeps the part that is text.
-#[derive(Debug, Default)]
-struct LogprobQueue {
-    /// Bytes of all entries released.
-    released: u64,
-    waiting: VecDeque<TokenLogprob>,
-}
-
-impl LogprobQueue {
-    /// Queues the entry of one token. Tokens without bytes, such as skipped special ones, are no content.
-    fn push(&mut self, vocab: &Vocab, token_id: u32, logprobs: &Logprobs) {
-        let bytes = content(vocab, token_id, SKIP_SPECIAL_TOKENS);
-        if bytes.is_empty() {
-            return;
-        }
-        let spell = |&(id, logprob): &(u32, f64)| (id, vocab.bytes(id).unwrap_or_default().to_vec(), logprob);
-        self.waiting.push_back(TokenLogprob {
-            token_id,
-            bytes: bytes.to_vec(),
-            logprob: logprobs.chosen,
-            top: logprobs.top.iter().map(spell).collect(),
-        });
-    }
-
-    /// The entries of the tokens that are text up to byte `settled`; at the end of the text also the part
-    /// of a token that was cut there.
-    fn release(&mut self, settled: u64, ended: bool) -> Vec<TokenLogprob> {
-        let mut entries = Vec::new();
-        while let Some(entry) = self.waiting.front_mut() {
-            let open = settled - self.released;
-            if open < entry.bytes.len() as u64 {
-                if !ended || open == 0 {
-                    break;
-                }
-                entry.bytes.truncate(open as usize);
-            }
-            self.released += entry.bytes.len() as u64;
-            entries.extend(self.waiting.pop_front());
-        }
-        entries
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::batch::BatchRow;
+    use crate::event::TokenLogprob;
 
     const END: u32 = 256;
 
