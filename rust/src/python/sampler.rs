@@ -13,7 +13,7 @@ use super::buffer::FloatRows;
 use crate::error::Error;
 use crate::penalties::{History, Penalties};
 use crate::sampled::SampledTokens;
-use crate::sampler::{Draw, Logits, Row, SamplingParams, sample_rows as sample};
+use crate::sampler::{Draw, Logits, Mask, Row, SamplingParams, sample_rows as sample};
 use crate::sampler_state::{SamplerInputs, SamplerState, check_ids};
 
 /// See `_core.pyi`.
@@ -123,7 +123,7 @@ fn draw_rows(
         logits: logits[index],
         params: params[index],
         history: &histories[index],
-        mask: masks[index],
+        mask: masks[index].map(Mask::Bools),
         draw: draws[index],
     };
     let sampled = sample(&(0..logits.len()).map(row).collect::<Vec<_>>());
