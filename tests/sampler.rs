@@ -263,7 +263,13 @@ fn a_row_without_a_possible_token_is_told_and_stays_in_the_mask() {
         (SamplingParams { top_logprobs: Some(2), ..SamplingParams::default() }, History::default());
     let draw = Draw { seed: 1, position: 0, choice: 0 };
     let check = |logits: &[f32], mask: Option<&[bool]>, id| {
-        let row = Row { logits: Logits::F32(logits), params: &params, history: &history, mask: mask.map(Mask::Bools), draw };
+        let row = Row {
+            logits: Logits::F32(logits),
+            params: &params,
+            history: &history,
+            mask: mask.map(Mask::Bools),
+            draw,
+        };
         let sampled = sample_row(&row, &mut Scratch::default());
         assert_eq!((sampled.id, sampled.possible), (id, false));
         assert!(sampled.logprobs.unwrap().chosen.is_finite());
