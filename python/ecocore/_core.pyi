@@ -179,6 +179,21 @@ class GrammarCompiler:
         more than 2 s, or asks for what no grammar can keep; QueueFull while too many grammars are compiled.
         """
 
+    def tool_calls(
+        self,
+        syntax: str,
+        tools: Sequence[tuple[str, str, bool]],
+        *,
+        mode: Literal["required", "named", "auto"],
+        max_calls: int,
+    ) -> Grammar:
+        """An answer that calls tools, each a name, the JSON schema of its arguments ("" for none) and `strict`.
+
+        `syntax`: llama, hermes or gemma. `mode`: required, 1 to `max_calls` calls and nothing else; named, one call
+        and nothing else; auto, any text, and a call that has begun must fit.
+        Raises InvalidParameter("tools", ..., "invalid_json_schema") as `json_schema` does.
+        """
+
 @final
 class Grammar:
     """What an answer may be. Immutable, and shared by all sequences that follow it."""

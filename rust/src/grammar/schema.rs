@@ -123,7 +123,7 @@ fn has_any(map: &Map<String, Value>, keywords: &[&str]) -> bool {
 }
 
 /// The types a schema names; a schema with properties and no type describes an object.
-fn types(map: &Map<String, Value>) -> Vec<&str> {
+pub(super) fn types(map: &Map<String, Value>) -> Vec<&str> {
     match map.get("type") {
         Some(Value::String(name)) => vec![name],
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
@@ -354,12 +354,13 @@ impl<'a> Nodes<'a> {
     }
 }
 
-fn address(value: &Value) -> usize {
+/// What tells a schema from every other of its document.
+pub(super) fn address(value: &Value) -> usize {
     std::ptr::from_ref(value).addr()
 }
 
 /// What a reference names, by llguidance's reading: a path of names and indices without escapes.
-fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
+pub(super) fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     if reference == "#" {
         return Some(root);
     }

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 
 use super::OrRaise;
 use super::tokenizer::PyTokenizer;
-use crate::grammar::{Grammar, GrammarCompiler};
+use crate::error::Error;
+use crate::grammar::{Grammar, GrammarCompiler, Mode, Syntax, Tool};
 
 /// See `_core.pyi`.
 #[pyclass(name = "GrammarCompiler", module = "ecocore._core", frozen)]
@@ -25,6 +26,27 @@ impl PyGrammarCompiler {
     #[pyo3(signature = (schema, *, strict = false))]
     fn json_schema(&self, py: Python<'_>, schema: &str, strict: bool) -> PyResult<PyGrammar> {
         py.detach(|| self.0.json_schema(schema, strict)).map(PyGrammar).or_raise(py)
+    }
+    #[pyo3(signature = (syntax, tools, *, mode, max_calls))]
+    fn tool_calls(
+        &self,
+        py: Python<'_>,
+        syntax: &str,
+        tools: Vec<(String, String, bool)>,
+        mode: &str,
+        max_calls: u32,
+    ) -> PyResult<PyGrammar> {
+        let known = "must be llama, hermes or gemma";
+        let syntax = Syntax::named(syntax).ok_or_else(|| Error::parameter("syntax", known)).or_raise(py)?;
+        let (mode, max_calls) = match mode {
+            "required" => (Mode::Required, max_calls),
+            "named" => (Mode::Required, 1),
+            "auto" => (Mode::Auto, max_calls),
+            _ => return Err(Error::parameter("mode", "must be required, named or auto")).or_raise(py),
+        };
+        let tools = tools.iter().map(|(name, parameters, strict)| Tool { name, parameters, strict: *strict });
+        let tools: Vec<Tool<'_>> = tools.collect();
+        py.detach(|| self.0.tool_calls(syntax, &tools, mode, max_calls)).map(PyGrammar).or_raise(py)
     }
 }
 
