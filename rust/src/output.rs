@@ -24,6 +24,10 @@ use parsed::Parsed;
 /// Special tokens are never text of an answer.
 const SKIP_SPECIAL_TOKENS: bool = true;
 
+/// Code and message of a sequence whose text outgrew the limits of its grammar.
+const GRAMMAR_LOST: (&str, &str) =
+    ("grammar_too_complex", "the answer became too complex for its grammar; simplify the schema");
+
 /// What one choice asks of its output.
 #[derive(Debug, Clone, Default)]
 pub struct ChoiceOptions {
@@ -92,7 +96,8 @@ impl OutputStreams {
     }
 
     /// The events of one step. `cached` tells how many prompt tokens a sequence found in the prefix cache.
-    /// Finished choices are forgotten; tokens of sequences that are not open are ignored.
+    /// Finished choices are forgotten; tokens of sequences that are not open are ignored. A sequence that lost
+    /// its grammar fails alone.
     ///
     /// Fails with `Internal`, before anything has changed, if the tokens are not those of the batch or lack
     /// log-probabilities that a choice asked for.
@@ -103,8 +108,8 @@ impl OutputStreams {
         cached: impl Fn(u64) -> u32,
     ) -> Result<EventBatch, Error> {
         self.check(batch, tokens)?;
-        let mut events =
-            EventBatch { events: Vec::with_capacity(tokens.token_ids.len()), ..EventBatch::default() };
+        let mut events = self.fail(&tokens.failed, GRAMMAR_LOST.0, GRAMMAR_LOST.1);
+        events.events.reserve(tokens.token_ids.len());
         let draws = tokens.token_ids.iter().zip(&tokens.logprobs);
         for (&sequence_id, (&token_id, logprobs)) in tokens.sequence_ids.iter().zip(draws) {
             let Some(choice) = self.choices.get_mut(&sequence_id) else { continue };
@@ -139,7 +144,7 @@ impl OutputStreams {
             return Err(Error::Internal(message));
         }
         let drawn = tokens.sequence_ids.iter().zip(&tokens.logprobs).filter(|(_, drawn)| drawn.is_none());
-        for (sequence_id, _) in drawn {
+        for (sequence_id, _) in drawn.filter(|(sequence_id, _)| !tokens.failed.contains(sequence_id)) {
             if self.choices.get(sequence_id).is_some_and(|choice| choice.content.logprobs.is_some()) {
                 let message =
                     format!("sequence {sequence_id} asked for log-probabilities, but none were taken");
@@ -328,6 +333,7 @@ mod tests {
             sequence_ids: draws.iter().map(|draw| draw.0).collect(),
             token_ids: draws.iter().map(|draw| draw.1).collect(),
             logprobs: draws.iter().map(|draw| Some(logprobs(draw.1))).collect(),
+            failed: Vec::new(),
         };
         streams.push(&batch, &tokens, |sequence_id| sequence_id as u32 % 4).unwrap()
     }
@@ -461,10 +467,37 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_lost_its_grammar_fails_alone() {
+        let mut streams = streams(&[]);
+        streams.open(1, ChoiceOptions { logprobs: true, ..options() }).unwrap();
+        streams.open(2, options()).unwrap();
+        let row = |sequence_id| BatchRow {
+            sequence_id,
+            start: 0,
+            length: 1,
+            prompt_length: 1,
+            samples: true,
+            output_index: 0,
+        };
+        let batch = Batch { rows: vec![row(1), row(2)], ..Batch::default() };
+        let (token_ids, logprobs) = (vec![0, 65], vec![None, None]);
+        let tokens = SampledTokens { sequence_ids: vec![1, 2], token_ids, logprobs, failed: vec![1] };
+        let events = streams.push(&batch, &tokens, |_| 0).unwrap();
+        assert_eq!(tell(&events), ["failed grammar_too_complex", "A"]);
+        assert_eq!(events.finished_sequences, [1]);
+        assert!(streams.push(&batch, &tokens, |_| 0).is_ok(), "a failed sequence is forgotten");
+    }
+
+    #[test]
     fn tokens_of_another_step_are_refused_and_change_nothing() {
         let mut streams = streams(&[]);
         streams.open(1, ChoiceOptions { max_tokens: 1, logprobs: true, ..options() }).unwrap();
-        let tokens = SampledTokens { sequence_ids: vec![1], token_ids: vec![65], logprobs: vec![None] };
+        let tokens = SampledTokens {
+            sequence_ids: vec![1],
+            token_ids: vec![65],
+            logprobs: vec![None],
+            failed: vec![],
+        };
         let row = BatchRow {
             sequence_id: 1,
             start: 0,
