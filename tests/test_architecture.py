@@ -49,7 +49,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"starlette", "hypercorn", "h11", "h2"},
     ),
     "cli": (
-        {"config", "runtime", "server", "accounts", "regions", "weights", "events", "errors", "progress"},
+        {"config", "runtime", "server", "accounts", "regions", "prompt", "weights", "events", "errors", "progress"},
         {"typer", "rich", "click"},
     ),
 }

@@ -1,32 +1,51 @@
 """From a request to a prompt: template, token ids, and how much of the context the answer may use."""
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 
 from ecocore._core import Tokenizer
 from ecocore.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from ecocore.prompt.images.image import Image
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
-from ecocore.request import ChatRequest
+from ecocore.request import ChatRequest, Message, TextPart
 
 
 class PromptBuilder:
     """Builds prompts for one model. Holds no state of a request; safe to call from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, *, context_length: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        *,
+        context_length: int,
+        vocab_size: int,
+        image_text: str | None = None,
+    ) -> None:
+        """`image_text`: what stands for an image in the prompt's text; None for a model that sees none."""
         self._tokenizer = tokenizer
         self._template = template
         self._context_length = context_length
         self._vocab_size = vocab_size
+        self._image_text = image_text
 
-    def build(self, request: ChatRequest) -> Prompt:
-        """Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded."""
+    def build(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
+        """`images`: those of the request, or none where only the text is to be judged.
+
+        Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded.
+        """
         for token_id in request.logit_bias:
             if not 0 <= token_id < self._vocab_size:
                 raise InvalidParameter(
                     "logit_bias", f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
                 )
+        if self._image_text is None and request.images:
+            raise UnsupportedParameter("messages", "this model reads text only; send no images")
         _refuse_what_is_not_wired(request)
-        text = self._template.render([_turn(message.role, message.text) for message in request.messages])
+        text = self._template.render([_turn(message.role, self._content(message)) for message in request.messages])
         token_ids = np.asarray(self._tokenizer.encode(text), dtype=np.uint32)
         remaining = self._context_length - len(token_ids)
         if remaining < 1:
@@ -36,13 +55,18 @@ class PromptBuilder:
                 "and the answer needs at least one: shorten them",
             )
         wanted = request.token_limit or remaining
-        return Prompt(token_ids=token_ids, max_tokens=min(wanted, remaining))
+        return Prompt(token_ids=token_ids, max_tokens=min(wanted, remaining), image_digest=_digest(images))
+
+    def _content(self, message: Message) -> str:
+        return "\n".join(part.text if isinstance(part, TextPart) else self._image_text or "" for part in message.parts)
+
+
+def _digest(images: Sequence[Image]) -> bytes:
+    return hashlib.blake2b(b"".join(image.digest for image in images), digest_size=32).digest() if images else b""
 
 
 def _refuse_what_is_not_wired(request: ChatRequest) -> None:
     """What the request model understands and the engine does not yet take."""
-    if any(message.images for message in request.messages):
-        raise UnsupportedParameter("messages", "this model reads text only; send no images")
     neutral = {
         "n": request.n == 1,
         "tools": not request.tools,

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.prompt.images.conftest import encoded, picture
 
 from ecocore.prompt.images import decode as decoding
-from ecocore.prompt.images.decode import Image, decode
+from ecocore.prompt.images.decode import decode
 from ecocore.prompt.images.header import read_header
+from ecocore.prompt.images.image import Image
 from ecocore.prompt.images.source import BadImage
 
 

@@ -26,12 +26,9 @@ Ask = Callable[[str], Awaitable[bytes]]
 async def fetched(url: str, *allowed: str, **options: Any) -> bytes:
     trusted = Origin.configured(allowed)
     fetcher = Fetcher(trusted, max_bytes=options.pop("max_bytes", 1000), **options)
-    try:
-        image = parse_source(url, trusted)
-        assert isinstance(image, RemoteImage)
-        return await fetcher.fetch(image)
-    finally:
-        fetcher.close()
+    image = parse_source(url, trusted)
+    assert isinstance(image, RemoteImage)
+    return await fetcher.fetch(image)
 
 
 @pytest.fixture
@@ -361,7 +358,6 @@ async def test_all_fetches_together_hold_a_bounded_number_of_bytes(host: ImageHo
     monkeypatch.setattr(fetching, "MAX_OPEN", 0)
     with pytest.raises(Overloaded):
         await fetcher.fetch(whole_image)
-    fetcher.close()
 
 
 async def test_who_leaves_ends_the_fetch(host: ImageHost) -> None:

@@ -6,7 +6,6 @@ five times. Resizing is the model's own matter.
 
 import hashlib
 import io
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,6 +13,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ecocore.prompt.images.header import Header
+from ecocore.prompt.images.image import Image
 from ecocore.prompt.images.source import BadImage
 
 Pixels = NDArray[np.uint8]
@@ -21,15 +21,6 @@ Pixels = NDArray[np.uint8]
 _STRIP_PIXELS: Final = 2**20
 _ORIENTATION: Final = 0x0112
 _DEEP_GREY: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Image:
-    """Pixels as uint8 (height, width, 3), read-only. `digest`: 32 bytes that change with pixels or shape, for cache keys."""
-
-    pixels: Pixels
-    digest: bytes
-    detail: str = "auto"
 
 
 def decode(data: bytes, header: Header, detail: str = "auto") -> Image:

@@ -6,8 +6,9 @@ judged, and the connection goes to those addresses only; a redirect is a new URL
 
 import asyncio
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ssl import SSLContext
 from typing import Any, Final
 
@@ -22,9 +23,9 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MAX_REDIRECTS: Final = 3
 MAX_OPEN: Final = 256
+MAX_RESOLVING: Final = 64
 MAX_HELD_BYTES: Final = 128 * 2**20
 _CHUNK: Final = 64 * 1024
-_RESOLVERS: Final = 8
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEADERS: Final = {
     "Accept": "image/png, image/jpeg, image/webp, image/gif",
@@ -47,9 +48,7 @@ class Fetcher:
         """`trusted`: origins exempt from the https and public-address rules. `ssl`: None trusts what the system trusts."""
         self._trusted = trusted
         self._max_bytes = max_bytes
-        # A name whose servers do not answer holds a thread for long; these threads do nothing else.
-        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve image hosts")
-        self._resolve = resolve or self._ask_system
+        self._resolve = resolve or _SystemResolver()
         self._ssl = ssl
         self._open = 0
         self._held = 0
@@ -66,10 +65,6 @@ class Fetcher:
             raise BadImage("its host cannot be reached, or does not speak HTTP") from None
         finally:
             self._open -= 1
-
-    def close(self) -> None:
-        """Ends the threads that resolve names, without waiting for them."""
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
     async def _follow(self, image: RemoteImage) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
@@ -129,7 +124,7 @@ class Fetcher:
         assert port is not None
         try:
             addresses = await self._resolve(host, port)
-        except (OSError, UnicodeError):
+        except OSError:
             raise BadImage("its host has no address") from None
         if not addresses:
             raise BadImage("its host has no address")
@@ -137,14 +132,48 @@ class Fetcher:
             raise BadImage("its host is not on the public internet")
         return addresses
 
-    async def _ask_system(self, host: str, port: int) -> Sequence[str]:
-        asking = asyncio.get_running_loop().run_in_executor(self._resolvers, _getaddrinfo, host, port)
-        return await asking
 
+class _SystemResolver:
+    """Asks the C library, each name on a thread of its own.
 
-def _getaddrinfo(host: str, port: int) -> Sequence[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    A name whose servers are silent holds its thread for half a minute: it must keep neither other names waiting,
+    nor the process from ending.
+    """
+
+    def __init__(self) -> None:
+        self._asking = 0
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        if self._asking >= MAX_RESOLVING:
+            raise Overloaded("many hosts of images are being looked up; retry in a moment")
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Sequence[str]] = loop.create_future()
+
+        def settle(found: Sequence[str] | OSError) -> None:
+            self._asking -= 1
+            if answered.cancelled():
+                return
+            if isinstance(found, OSError):
+                answered.set_exception(found)
+            else:
+                answered.set_result(found)
+
+        def ask() -> None:
+            found: Sequence[str] | OSError
+            try:
+                infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = list(dict.fromkeys(str(address[0]) for *_, address in infos))
+            except OSError as error:
+                found = error
+            except UnicodeError:
+                found = []
+            # A loop that is closed has nobody left to tell.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle, found)
+
+        self._asking += 1
+        threading.Thread(target=ask, name="look up an image's host", daemon=True).start()
+        return await answered
 
 
 class _Pinned(AbstractResolver):

@@ -14,9 +14,10 @@ from ssl import SSLContext
 from typing import Final, Protocol, TypeVar
 
 from ecocore.errors import InvalidParameter, Overloaded
-from ecocore.prompt.images.decode import Image, decode
+from ecocore.prompt.images.decode import decode
 from ecocore.prompt.images.fetch import Fetcher, Resolve
 from ecocore.prompt.images.header import Header, read_header
+from ecocore.prompt.images.image import Image
 from ecocore.prompt.images.source import BadImage, InlineImage, Origin, RemoteImage, parse_source
 
 Done = TypeVar("Done")
@@ -105,7 +106,6 @@ class ImageLoader:
 
     def close(self) -> None:
         """Takes no more work."""
-        self._fetcher.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def _source(self, url: str) -> InlineImage | RemoteImage:
@@ -145,6 +145,22 @@ class ImageLoader:
         if header.width * header.height > limits.image_pixels:
             raise BadImage(f"it has more than {limits.image_pixels} pixels")
         return header
+
+
+def load_images(parts: Sequence[Part]) -> list[Image]:
+    """The images of one request, for callers without an event loop. Raises InvalidParameter("messages")."""
+
+    async def load() -> list[Image]:
+        loader = ImageLoader()
+        try:
+            async with loader.load(parts) as images:
+                return images
+        finally:
+            loader.close()
+
+    # A caller may well stand inside a loop of its own.
+    with ThreadPoolExecutor(1, thread_name_prefix="load images") as worker:
+        return worker.submit(asyncio.run, load()).result()
 
 
 class _Room:
