@@ -4,14 +4,12 @@ import json
 from functools import cache
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from tests.sampling.drawing import Drawing
 
 from ecocore import _core
-from ecocore.errors import InvalidParameter
 from ecocore.weights.embedded import embedded_model_path
 
 Schema = dict[str, Any]
