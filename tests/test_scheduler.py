@@ -29,7 +29,7 @@ class Engine:
         self.sampler = _core.SamplerState(self.vocab_size)
         self.outputs = _core.OutputStreams(tokenizer)
         self.texts: dict[int, str] = {}
-        self.usage: dict[int, tuple[int, int, int]] = {}
+        self.usage: dict[int, tuple[int, int, int, int]] = {}
 
     def submit(self, sequence_id: int, text: str, max_tokens: int) -> None:
         ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32)
