@@ -75,7 +75,7 @@ def test_a_repeated_prompt_is_found_in_the_cache_and_counted() -> None:
     for sequence_id in range(2):
         engine.submit(sequence_id, "0123456789", 3)
         engine.run()
-    assert engine.usage == {0: (10, 0, 3), 1: (10, 8, 3)}
+    assert engine.usage == {0: (10, 0, 3, 0), 1: (10, 8, 3, 0)}
     stats = engine.scheduler.stats()
     assert (stats["prefix_queries"], stats["prefix_hits"]) == (20, 8)
 

@@ -382,6 +382,16 @@ mod tests {
     }
 
     #[test]
+    fn choices_appear_in_their_order() {
+        let mut writer = writer(&AnswerOptions { choices: 3, ..options(true) });
+        writer.push(&batch(vec![(1, text("b")), (0, text("a")), (2, finished(1))]));
+        let stream = taken(&mut writer);
+        let deltas = stream.split_terminator("\n\n").map(|event| &event[HEAD.len() - 1..]);
+        let indices: Vec<&str> = deltas.filter_map(|delta| delta.split(&[':', ','][..]).nth(1)).collect();
+        assert_eq!(indices, ["0", "1", "1", "0", "2", "2"]);
+    }
+
+    #[test]
     fn log_probabilities_ride_with_their_text() {
         let entry = TokenLogprob { token_id: 1, bytes: b"a".to_vec(), logprob: -0.5, top: vec![] };
         let json = "{\"token\":\"a\",\"logprob\":-0.5,\"bytes\":[97],\"top_logprobs\":[]}";
