@@ -117,6 +117,12 @@ class Grammars:
         key = ("calls", syntax, tuple(chosen), mode, most, answer)
         return self._cached(key, lambda compiler: compiler.tool_calls(syntax, chosen, mode=mode, max_calls=most, answer=answer))
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory the remembered grammars hold."""
+        with self._lock:
+            return self._held_bytes
+
     def _cached(self, key: Hashable, compile_grammar: Callable[[_core.GrammarCompiler], _core.Grammar]) -> _core.Grammar:
         with self._lock:
             known = self._grammars.get(key)
