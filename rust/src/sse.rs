@@ -11,6 +11,24 @@ use crate::event::{Event, EventBatch, EventKind, Usage};
 
 use answer::{Spelling, error_event};
 
+/// The endpoint whose objects an answer is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// `chat.completion` and `chat.completion.chunk`.
+    #[default]
+    Chat,
+}
+
+impl Form {
+    /// The form that Python calls `name`. Fails with `InvalidParameter("form")`.
+    pub fn from_name(name: &str) -> Result<Self, Error> {
+        match name {
+            "chat" => Ok(Self::Chat),
+            _ => Err(Error::parameter("form", "must be \"chat\"")),
+        }
+    }
+}
+
 /// What is constant in one answer.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
@@ -30,6 +48,10 @@ pub struct AnswerOptions {
     pub include_usage: bool,
     /// Whether choices carry `logprobs`.
     pub logprobs: bool,
+    /// Which endpoint's objects.
+    pub form: Form,
+    /// Whether the answer says `service_tier`, which is "default" whatever was asked: there is one tier.
+    pub tells_service_tier: bool,
 }
 
 /// Renders the events of all open answers, one call per step.
@@ -176,18 +198,22 @@ impl Answer {
             return self.fail(code, message);
         }
         let choice = event.choice;
-        match self.choices.get_mut(choice as usize) {
+        match self.choices.get(choice as usize) {
             None => return self.fail("internal_error", "an event names a choice that was not asked for"),
             Some(Phase::Finished) => return,
             Some(Phase::Started) => {}
-            Some(phase) => {
-                *phase = Phase::Started;
-                self.spelling.start(choice, &mut self.buffer);
-            }
+            Some(Phase::Waiting) => self.start(choice),
         }
         match &event.kind {
             EventKind::Text { text, logprobs } => {
                 self.spelling.text(choice, text, logprobs, &mut self.buffer)
+            }
+            EventKind::Reasoning { text } => self.spelling.reasoning(choice, text, &mut self.buffer),
+            EventKind::ToolCall { index, id, name } => {
+                self.spelling.tool_call(choice, *index, id, name, &mut self.buffer)
+            }
+            EventKind::ToolArguments { index, text } => {
+                self.spelling.tool_arguments(choice, *index, text, &mut self.buffer)
             }
             EventKind::Finished { reason, usage } => {
                 self.spelling.finish(choice, *reason, &mut self.buffer);
@@ -198,12 +224,23 @@ impl Answer {
         }
     }
 
+    /// Starts the choices up to this one: clients number them in the order in which they appear.
+    fn start(&mut self, choice: u32) {
+        for (index, phase) in (0..=choice).zip(&mut self.choices) {
+            if *phase == Phase::Waiting {
+                *phase = Phase::Started;
+                self.spelling.start(index, &mut self.buffer);
+            }
+        }
+    }
+
     fn finish_choice(&mut self, usage: Usage) {
         let total = self.usage.map_or(usage, |total| Usage {
             prompt_tokens: total.prompt_tokens,
             // One choice computes what its siblings then find in the cache: the least is what was there before.
             cached_tokens: total.cached_tokens.min(usage.cached_tokens),
             completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
+            reasoning_tokens: total.reasoning_tokens.saturating_add(usage.reasoning_tokens),
         });
         self.usage = Some(total);
         if self.choices.iter().all(|phase| *phase == Phase::Finished) {
@@ -240,6 +277,8 @@ mod tests {
             choices: 1,
             include_usage: false,
             logprobs: false,
+            form: Form::Chat,
+            tells_service_tier: false,
         }
     }
 
@@ -253,8 +292,12 @@ mod tests {
     }
 
     fn finished(completion_tokens: u32) -> EventKind {
-        let usage =
-            Usage { prompt_tokens: 5, cached_tokens: 3 - completion_tokens.min(3), completion_tokens };
+        let usage = Usage {
+            prompt_tokens: 5,
+            cached_tokens: 3 - completion_tokens.min(3),
+            completion_tokens,
+            reasoning_tokens: completion_tokens / 2,
+        };
         EventKind::Finished { reason: FinishReason::Stop, usage }
     }
 
@@ -302,7 +345,7 @@ mod tests {
         let events: Vec<&str> = stream.split_terminator("\n\n").collect();
         assert!(events[..3].iter().all(|event| event.ends_with(",\"usage\":null}")));
         let usage = "],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\
-             \"prompt_tokens_details\":{\"cached_tokens\":1},\"completion_tokens_details\":{\"reasoning_tokens\":0}}}";
+             \"prompt_tokens_details\":{\"cached_tokens\":1},\"completion_tokens_details\":{\"reasoning_tokens\":1}}}";
         assert_eq!(events[3], format!("{HEAD}{usage}"));
         assert_eq!(events[4..], ["data: [DONE]"]);
     }
@@ -317,7 +360,7 @@ mod tests {
              \"system_fingerprint\":\"fp_1\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\
              \"content\":\"Hi \\\"you\\\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],\
              \"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3,\"total_tokens\":8,\
-             \"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":0}}}";
+             \"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":1}}}";
         assert_eq!(taken(&mut writer), expected);
     }
 
@@ -329,12 +372,23 @@ mod tests {
             assert!(!writer.is_finished(REQUEST));
             assert_eq!(writer.usage(REQUEST), None);
             writer.push(&batch(vec![(1, text("late")), (1, finished(1)), (0, finished(3))]));
-            let usage = Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 4 };
+            let usage =
+                Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 4, reasoning_tokens: 1 };
             assert_eq!(writer.usage(REQUEST), Some(usage));
             let bytes = taken(&mut writer);
             assert_eq!(bytes.matches("\"finish_reason\":\"stop\"").count(), 2);
             assert!(!bytes.contains("late"));
         }
+    }
+
+    #[test]
+    fn choices_appear_in_their_order() {
+        let mut writer = writer(&AnswerOptions { choices: 3, ..options(true) });
+        writer.push(&batch(vec![(1, text("b")), (0, text("a")), (2, finished(1))]));
+        let stream = taken(&mut writer);
+        let deltas = stream.split_terminator("\n\n").map(|event| &event[HEAD.len() - 1..]);
+        let indices: Vec<&str> = deltas.filter_map(|delta| delta.split(&[':', ','][..]).nth(1)).collect();
+        assert_eq!(indices, ["0", "1", "1", "0", "2", "2"]);
     }
 
     #[test]
