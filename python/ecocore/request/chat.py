@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.request.faults import fault, named_errors
-from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, present
+from ecocore.request.json_object import AsTuple, IsText, JsonObject, PlainObject, present
 from ecocore.request.messages import MAX_MESSAGES, ImagePart, Message, check_history
 from ecocore.request.response_format import ResponseFormat
 from ecocore.request.sampling import (
@@ -146,7 +146,7 @@ class ChatRequest(JsonObject):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_allowed_kwargs)] = Field(default_factory=dict)
     continue_final_message: bool = False
     add_generation_prompt: bool | None = None
-    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256), IsText] | None = None
     reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
 
     # Accepted without effect: hints for other models, and what a provider keeps in its books.

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, mod
 from ecocore.request.faults import fault
 
 MAX_DEPTH: Final = 64
+HALF_A_PAIR: Final = "must not hold half of a surrogate pair, which is no text"
 
 
 class JsonObject(BaseModel):
@@ -24,6 +25,25 @@ class JsonObject(BaseModel):
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
         return present(value) if isinstance(value, Mapping) else value
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: Python's strings may also hold halves of surrogate pairs."""
+    try:
+        return text.isascii() or text.encode() != b""
+    except UnicodeEncodeError:
+        return False
+
+
+def _text(text: str) -> str:
+    if not is_text(text):
+        raise fault("invalid_value", HALF_A_PAIR)
+    return text
+
+
+IsText: Final = AfterValidator(_text)
+Text = Annotated[str, IsText]
+"""A string that a tokenizer can read."""
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +76,10 @@ def json_bytes(value: Any) -> int:
             elif not (item is None or isinstance(item, str | int | float | bool)):
                 raise ValueError("must be plain JSON")
         if not inner:
-            return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            text = json.dumps(value, ensure_ascii=False)
+            if not is_text(text):
+                raise ValueError(HALF_A_PAIR)
+            return len(text.encode())
         level = inner
     raise ValueError(f"must not be nested more than {MAX_DEPTH} deep")
 

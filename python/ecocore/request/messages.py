@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ecocore.errors import InvalidParameter
 from ecocore.request.faults import Code, fault
-from ecocore.request.json_object import AsTuple, JsonObject
+from ecocore.request.json_object import AsTuple, IsText, JsonObject, Text
 from ecocore.request.tools import FunctionName
 
 MAX_MESSAGES: Final = 4096
@@ -26,7 +26,7 @@ class TextPart(JsonObject):
     """One text part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ImageUrl(JsonObject):
@@ -82,20 +82,20 @@ def _content_kind(value: Any) -> str:
     return "#string" if isinstance(value, str) else "#parts"
 
 
-Content = Annotated[Annotated[str, Tag("#string")] | Annotated[Parts, Tag("#parts")], Discriminator(_content_kind)]
+Content = Annotated[Annotated[Text, Tag("#string")] | Annotated[Parts, Tag("#parts")], Discriminator(_content_kind)]
 
 
 class FunctionCall(JsonObject):
     """The function that was called, and its arguments as the JSON text that the model wrote."""
 
     name: FunctionName
-    arguments: str
+    arguments: Text
 
 
 class ToolCall(JsonObject):
     """A call that the model made earlier."""
 
-    id: Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID), IsText]
     type: Literal["function"] = "function"
     function: FunctionCall
 
@@ -118,11 +118,11 @@ class Message(JsonObject):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    name: Annotated[str, Field(max_length=MAX_ID)] | None = None
+    name: Annotated[str, Field(max_length=MAX_ID), IsText] | None = None
     tool_calls: Annotated[tuple[ToolCall, ...], Field(max_length=MAX_CALLS), AsTuple] = ()
-    tool_call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID)] | None = None
-    refusal: str | None = None
-    reasoning: str | None = None
+    tool_call_id: Annotated[str, Field(min_length=1, max_length=MAX_ID), IsText] | None = None
+    refusal: Text | None = None
+    reasoning: Text | None = None
 
     @model_validator(mode="before")
     @classmethod

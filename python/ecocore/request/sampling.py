@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from ecocore.request.faults import fault, named_errors
-from ecocore.request.json_object import AsTuple
+from ecocore.request.json_object import HALF_A_PAIR, AsTuple, is_text
 
 MAX_STOPS: Final = 16
 MAX_STOP_BYTES: Final = 1024
@@ -26,7 +26,9 @@ def _within_bounds(stops: tuple[str, ...]) -> tuple[str, ...]:
     for text in stops:
         if not text:
             raise fault("invalid_value", "must not hold an empty string")
-        if len(text.encode("utf-8", "surrogatepass")) > MAX_STOP_BYTES:
+        if not is_text(text):
+            raise fault("invalid_value", HALF_A_PAIR)
+        if len(text.encode()) > MAX_STOP_BYTES:
             raise fault("invalid_value", f"must hold strings of at most {MAX_STOP_BYTES} bytes")
     return stops
 

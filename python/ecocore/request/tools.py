@@ -20,7 +20,7 @@ from pydantic import (
 
 from ecocore.errors import InvalidParameter
 from ecocore.request.faults import fault
-from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, json_bytes, present
+from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, Text, json_bytes, present
 
 MAX_TOOLS: Final = 128
 MAX_SCHEMA_BYTES: Final = 256 * 1000
@@ -47,7 +47,7 @@ class Function(JsonObject):
     """What a tool is called and takes. Without `parameters` it takes an empty object."""
 
     name: FunctionName
-    description: str | None = None
+    description: Text | None = None
     parameters: Annotated[PlainObject, AfterValidator(_object_schema)] | None = None
     strict: bool = False
 
