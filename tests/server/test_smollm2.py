@@ -59,7 +59,7 @@ ASKED: dict[str, Any] = {
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_call_is_made_and_streamed_as_the_plain_one(embedded: Live, smollm2: Runtime, choice: Any) -> None:
     client = embedded.client()
-    tools = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False}
+    tools: dict[str, Any] = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False}
     plain = client.chat.completions.create(model=smollm2.model_id, **tools, **ASKED).choices[0]
     (call,) = plain.message.tool_calls or []
     assert (plain.finish_reason, plain.message.content, call.function.name) == ("tool_calls", None, "get_weather")
@@ -78,10 +78,12 @@ def test_a_call_is_made_and_streamed_as_the_plain_one(embedded: Live, smollm2: R
 def test_a_schema_is_kept_and_streamed_as_the_plain_answer(embedded: Live, smollm2: Runtime) -> None:
     client = embedded.client()
     schema = WEATHER["function"]["parameters"]
-    wanted = {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": schema, "strict": True}}}
+    wanted: dict[str, Any] = {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": schema, "strict": True}}
+    }
     plain = client.chat.completions.create(model=smollm2.model_id, **wanted, **ASKED).choices[0]
     assert plain.finish_reason == "stop"
-    assert list(json.loads(plain.message.content)) == ["city", "unit"]
+    assert list(json.loads(plain.message.content or "")) == ["city", "unit"]
     stream = client.chat.completions.create(model=smollm2.model_id, stream=True, **wanted, **ASKED)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == plain.message.content
 
