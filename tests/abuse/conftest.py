@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from tests.abuse.target import Target, attacked
 
 MIB = 2**20

@@ -13,6 +13,7 @@ from ecocore.regions.local import LocalRegion
 from ecocore.runtime import Runtime
 from ecocore.server import serve
 from ecocore.server.guard import Limits
+from ecocore.server.tidy import share_one_pool
 from ecocore.server.wire import Pace
 
 MODEL = "some-maker/some-model"
@@ -22,6 +23,7 @@ PACED = "some-maker/paced"
 
 def main(folder: str, settings: dict[str, Any]) -> None:
     vars(serve).update(settings.get("serve", {}))
+    share_one_pool()
     serve._log_to_stderr()
     serve._allow_many_connections()
     images = ImageLoader(allowed_origins=settings.get("origins", ()), limits=ImageLimits(**settings.get("images", {})))
@@ -29,7 +31,8 @@ def main(folder: str, settings: dict[str, Any]) -> None:
     listening = serve.bind("127.0.0.1", 0)
 
     def announce(welcome: serve.Welcome) -> None:
-        print(json.dumps({"url": welcome.url, "key": welcome.first_key}), flush=True)
+        sys.stdout.write(json.dumps({"url": welcome.url, "key": welcome.first_key}) + "\n")
+        sys.stdout.flush()
 
     async def run() -> None:
         stop = asyncio.Event()

@@ -5,7 +5,6 @@ anything in an answer that tells of the server's insides.
 """
 
 import json
-import os
 import re
 import select
 import socket
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import h11
-
 from tests.abuse.server import MODEL
 
 DEADLINE = 20.0
 _DELIBERATE = {"overloaded", "shutting_down", "ledger_unavailable", "all_regions_unavailable"}
 _INSIDES = re.compile(
-    rb"Traceback|File \"|\.py\b|site-packages|/(?:tmp|root|home|usr|etc|proc|var)/|0x[0-9a-fA-F]{6,}|<class|object at|Error\b|eco_[0-9A-Za-z]{8}"
+    rb"Traceback|File \"|\.py\b|site-packages|/(?:tmp|root|home|usr|etc|proc|var)/|0x[0-9a-fA-F]{6,}"
+    rb"|<class|object at|Error\b|eco_[0-9A-Za-z]{8}"
 )
 
 
@@ -143,7 +142,7 @@ class Target:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     @staticmethod
     def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:

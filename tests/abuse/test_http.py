@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from tests.abuse.server import MODEL
 from tests.abuse.target import Target, chat_body, statuses
 
@@ -116,11 +115,16 @@ def test_many_tiny_chunks_are_one_body(target: Target) -> None:
 
 
 def test_folded_header_lines_are_not_another_header(target: Target) -> None:
-    answers = target.exchange(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: y\r\n Authorization: Bearer " + target.key.encode() + b"\r\n\r\n")
+    answers = target.exchange(
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: y\r\n Authorization: Bearer " + target.key.encode() + b"\r\n\r\n"
+    )
     assert statuses(answers) in ([400], [401])
 
 
-@pytest.mark.parametrize(("number", "size", "status"), [(90, 10, 200), (97, 10, 200), (200, 10, 431), (5000, 1, 431), (3, 12_000, 431), (1, 70_000, 431)])
+@pytest.mark.parametrize(
+    ("number", "size", "status"),
+    [(90, 10, 200), (97, 10, 200), (200, 10, 431), (5000, 1, 431), (3, 12_000, 431), (1, 70_000, 431)],
+)
 def test_headers_are_bounded(target: Target, number: int, size: int, status: int) -> None:
     lines = [f"x-{index}: {'a' * size}" for index in range(number)]
     answers = target.exchange(target.head("GET", "/v1/models", *lines) + b"\r\n")
@@ -139,7 +143,23 @@ def test_a_path_is_bounded(target: Target, length: int, status: int) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *("", "x/health", "x/health?", "x#", "x\\health", "a b", "a\tb", "user@x", "x:99999999", "x:port", "[::1", "]", "é", "x\0", "x;/health"),
+        *(
+            "",
+            "x/health",
+            "x/health?",
+            "x#",
+            "x\\health",
+            "a b",
+            "a\tb",
+            "user@x",
+            "x:99999999",
+            "x:port",
+            "[::1",
+            "]",
+            "é",
+            "x\0",
+            "x;/health",
+        ),
         *("/health", "http://x/health", "x,x", "x%2fhealth", "<script>"),
     ],
 )
@@ -156,20 +176,50 @@ def test_no_host_and_two_hosts_are_refused(target: Target) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/v1/models", "/v1/models/", "//v1/models", "/v1//models", "/health/../v1/models", "/v1/models/../models", "/health/%2e%2e/v1/models"),
-        *("/v1/models%00", "/v1/models;x=/health", "/v1/models?/health", "/V1/MODELS", "/v1%2fmodels", "/%76%31/models", "http://x/v1/models"),
-        *("http://x/health/../v1/models", "/health%2f..%2fv1/models", f"/v1/models/{MODEL}", "/v1/models/x/../..", "*", "x", "?", "#"),
+        *(
+            "/v1/models",
+            "/v1/models/",
+            "//v1/models",
+            "/v1//models",
+            "/health/../v1/models",
+            "/v1/models/../models",
+            "/health/%2e%2e/v1/models",
+        ),
+        *(
+            "/v1/models%00",
+            "/v1/models;x=/health",
+            "/v1/models?/health",
+            "/V1/MODELS",
+            "/v1%2fmodels",
+            "/%76%31/models",
+            "http://x/v1/models",
+        ),
+        *(
+            "http://x/health/../v1/models",
+            "/health%2f..%2fv1/models",
+            f"/v1/models/{MODEL}",
+            "/v1/models/x/../..",
+            "*",
+            "x",
+            "?",
+            "#",
+        ),
         *("/v1/keys", "/admin", "/metrics/../v1/models", "/docs/../v1/models", "/.env", "/v1/models/%ff%fe"),
     ],
 )
 def test_without_a_key_no_spelling_of_a_path_shows_a_model(target: Target, path: str) -> None:
-    for headers in ("", "X-Original-URL: /health\r\nX-Rewrite-URL: /health\r\nX-Forwarded-Host: x/health\r\nX-Forwarded-Prefix: /health\r\n"):
+    for headers in (
+        "",
+        "X-Original-URL: /health\r\nX-Rewrite-URL: /health\r\nX-Forwarded-Host: x/health\r\nX-Forwarded-Prefix: /health\r\n",
+    ):
         (answer,) = target.exchange(f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode("latin-1"))
         assert answer.status in (400, 401, 404)
         assert MODEL.encode() not in answer.body
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "HEAD", "GET", "CONNECT", "PROPFIND", "get", "X" * 1000])
+@pytest.mark.parametrize(
+    "method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "HEAD", "GET", "CONNECT", "PROPFIND", "get", "X" * 1000]
+)
 def test_a_method_that_is_not_taken_is_told(target: Target, method: str) -> None:
     with target.connect() as connection:
         connection.sendall(target.head(method, "/v1/chat/completions", "X-HTTP-Method-Override: POST") + b"\r\n")
@@ -185,13 +235,20 @@ def test_http2_is_not_spoken_in_clear(target: Target) -> None:
     resets = b"".join(b"\0\0\x04\x03\0" + number.to_bytes(4) + b"\0\0\0\x08" for number in range(1, 2000, 2))
     answers = target.exchange(preface + resets)
     assert all(status in (400, 404, 405) for status in statuses(answers))
-    upgrade = target.head("GET", "/v1/models", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+    upgrade = target.head(
+        "GET", "/v1/models", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"
+    )
     (answer,) = target.exchange(upgrade + b"\r\n")
     assert (answer.status, "upgrade" in answer.headers) == (200, False)
 
 
 def test_websockets_are_not_opened(target: Target) -> None:
-    lines = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    lines = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ]
     answers = target.exchange(target.head("GET", "/v1/chat/completions", *lines) + b"\r\n")
     assert statuses(answers) == [405]
 
@@ -199,7 +256,9 @@ def test_websockets_are_not_opened(target: Target) -> None:
 def test_who_expects_a_continue_gets_one_answer(target: Target) -> None:
     with target.connect() as connection:
         body = target.request(chat_body()).partition(b"\r\n\r\n")[2]
-        connection.sendall(target.head("POST", "/v1/chat/completions", f"Content-Length: {len(body)}", "Expect: 100-continue") + b"\r\n")
+        connection.sendall(
+            target.head("POST", "/v1/chat/completions", f"Content-Length: {len(body)}", "Expect: 100-continue") + b"\r\n"
+        )
         told = connection.makefile("rb")
         assert told.readline().startswith(b"HTTP/1.1 100")
         while told.readline() != b"\r\n":

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import PIL.Image
 import pytest
-
 from tests.abuse.target import Answer, Target, attacked
 
 
@@ -84,9 +83,39 @@ def trap() -> Iterator[Trap]:
 def test_no_url_makes_the_server_visit_this_machine(target: Target, trap: Trap) -> None:
     port = trap.port
     hosts = [
-        *("127.0.0.1", "localhost", "LOCALHOST", "127.1", "127.0.0.01", "0177.0.0.1", "0x7f.0.0.1", "0x7f000001", "2130706433", "0", "0.0.0.0"),
-        *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::1%25lo]"),
-        *("127.0.0.1.", "localhost.", "user@127.0.0.1", "8.8.8.8@127.0.0.1", "8.8.8.8\\@127.0.0.1", "127.0.0.1%2f", "127。0。0。1", "①②⑦.⓪.⓪.①"),
+        *(
+            "127.0.0.1",
+            "localhost",
+            "LOCALHOST",
+            "127.1",
+            "127.0.0.01",
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "2130706433",
+            "0",
+            "0.0.0.0",
+        ),
+        *(
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[2002:7f00:1::]",
+            "[::1%25lo]",
+        ),
+        *(
+            "127.0.0.1.",
+            "localhost.",
+            "user@127.0.0.1",
+            "8.8.8.8@127.0.0.1",
+            "8.8.8.8\\@127.0.0.1",
+            "127.0.0.1%2f",
+            "127。0。0。1",
+            "①②⑦.⓪.⓪.①",
+        ),
         *("127.0.0.1%00.example.com", "127.0.0.1\t", " 127.0.0.1", "127.0.0.1\r\n", "ip6-localhost", "127.127.127.127"),
     ]
     for host in hosts:
@@ -98,10 +127,39 @@ def test_no_url_makes_the_server_visit_this_machine(target: Target, trap: Trap) 
 @pytest.mark.parametrize(
     "url",
     [
-        *("file:///etc/passwd", "file://localhost/etc/passwd", "FILE:/etc/passwd", "/etc/passwd", "../../etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1/_x"),
-        *("dict://127.0.0.1:6379/info", "ldap://127.0.0.1/", "jar:http://127.0.0.1!/", "unix:/var/run/docker.sock", "data:text/html,<script>", "javascript:1"),
-        *("https://169.254.169.254/latest/meta-data/", "https://100.100.100.200/", "https://192.0.0.192/", "https://168.63.129.16/", "https://[fd00:ec2::254]/"),
-        *("https://10.0.0.1/", "https://172.16.0.1/", "https://192.168.1.1/", "https://[fe80::1]/", "https://[fc00::1]/", "https://224.0.0.1/", "https://255.255.255.255/"),
+        *(
+            "file:///etc/passwd",
+            "file://localhost/etc/passwd",
+            "FILE:/etc/passwd",
+            "/etc/passwd",
+            "../../etc/passwd",
+            "ftp://127.0.0.1/",
+            "gopher://127.0.0.1/_x",
+        ),
+        *(
+            "dict://127.0.0.1:6379/info",
+            "ldap://127.0.0.1/",
+            "jar:http://127.0.0.1!/",
+            "unix:/var/run/docker.sock",
+            "data:text/html,<script>",
+            "javascript:1",
+        ),
+        *(
+            "https://169.254.169.254/latest/meta-data/",
+            "https://100.100.100.200/",
+            "https://192.0.0.192/",
+            "https://168.63.129.16/",
+            "https://[fd00:ec2::254]/",
+        ),
+        *(
+            "https://10.0.0.1/",
+            "https://172.16.0.1/",
+            "https://192.168.1.1/",
+            "https://[fe80::1]/",
+            "https://[fc00::1]/",
+            "https://224.0.0.1/",
+            "https://255.255.255.255/",
+        ),
         *("https://", "https:///", "https://:443/", "https://?", "https://" + "a" * 100_000, "", "x"),
     ],
     ids=lambda url: url[:40],
@@ -122,13 +180,22 @@ def test_hosts_that_lie_are_borne(tmp_path: object, tmp_path_factory: pytest.Tem
         "dribbles": (Trap(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx"), "within 1 seconds"),
         "redirects inwards": (Trap(b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:%d/\r\n\r\n" % secret.port), "https://"),
         "redirects to metadata": (Trap(b"HTTP/1.1 302 x\r\nLocation: https://169.254.169.254/\r\n\r\n"), "public internet"),
-        "redirects for ever": (Trap(b"HTTP/1.1 302 x\r\nLocation: /x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"), "more than 3 times"),
+        "redirects for ever": (
+            Trap(b"HTTP/1.1 302 x\r\nLocation: /x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+            "more than 3 times",
+        ),
         "is compressed": (Trap(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + zlib.compress(bytes(10**7))), "compressed"),
         "is large": (Trap(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(11 * 2**20)), "bytes"),
         "announces more": (Trap(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), "bytes"),
         "speaks something else": (Trap(b"220 smtp.example ESMTP\r\n"), "does not speak HTTP"),
-        "shows a page": (Trap(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nConnection: close\r\n\r\n<html>secret</html>"), "within|no PNG"),
-        "sends a bomb": (Trap(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(png(60_000, 60_000)) + png(60_000, 60_000)), "pixels"),
+        "shows a page": (
+            Trap(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nConnection: close\r\n\r\n<html>secret</html>"),
+            "within|no PNG",
+        ),
+        "sends a bomb": (
+            Trap(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(png(60_000, 60_000)) + png(60_000, 60_000)),
+            "pixels",
+        ),
         "keeps its word": (Trap(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(image) + image), ""),
     }
     origins = [f"http://127.0.0.1:{trap.port}" for trap, _ in hostile.values()]
@@ -222,6 +289,14 @@ def test_images_are_counted(target: Target) -> None:
 
 
 def test_data_urls_are_strict(target: Target) -> None:
-    for url in ("data:", "data:,", "data:image/png;base64,", "data:image/png;base64,%%%", "data:image/png;base64,AAA", "data:;base64;base64", "data:image/png;charset=x,AAAA"):
+    for url in (
+        "data:",
+        "data:,",
+        "data:image/png;base64,",
+        "data:image/png;base64,%%%",
+        "data:image/png;base64,AAA",
+        "data:;base64;base64",
+        "data:image/png;charset=x,AAAA",
+    ):
         refused(target.chat(messages=parts(url)))
     refused(target.chat(messages=parts("data:image/png;base64," + "A" * (15 * 2**20))), "bytes")

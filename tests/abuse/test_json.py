@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-
 from tests.abuse.target import Target, chat_body
 
 DEEP = 100_000
@@ -54,8 +53,8 @@ DEEP = 100_000
         b"[{" * DEEP,
         b"[" * (8 * 2**20),
         b"[]" * 10_000,
-        b'{"messages": [' + b"[]," * 300_000 + b"[]]}",
-        b'{"messages": [' + b"{}," * 300_000 + b"{}]}",
+        b'{"messages": [' + b"[]," * 60_000 + b"[]]}",
+        b'{"messages": [' + b"{}," * 60_000 + b"{}]}",
         b'{"x": "' + b"\\" * 1_000_001 + b'"}',
         b'"' + b'\\"' * 2_000_000,
         b'{"x": "' + b"a" * (8 * 2**20),
@@ -124,18 +123,28 @@ def test_tricks_of_unicode_and_templates_are_plain_text(target: Target, text: st
     assert answered.status == 200
     name = target.chat(messages=[{"role": "user", "content": "x", "name": text[:200]}])
     assert name.status in (200, 400)
-    for fields in ({"model": text}, {"messages": [{"role": text, "content": "x"}]}, {"stop": [text[:2000] * 100]}, {"temperature": text}):
+    for fields in (
+        {"model": text},
+        {"messages": [{"role": text, "content": "x"}]},
+        {"stop": [(text * 2000)[:100_000]]},
+        {"temperature": text},
+    ):
         refused = target.chat(**fields)
         assert refused.status in (400, 404)
-    echoed = target.ask(chat_body(), f"X-Request-Id: {text[:60].encode().decode('latin-1')}" if "\0" not in text and "\ufeff" not in text else "X: y")
+    echoed = target.ask(
+        chat_body(),
+        f"X-Request-Id: {text[:60].encode().decode('latin-1')}" if "\0" not in text and "\ufeff" not in text else "X: y",
+    )
     assert echoed.status in (200, 400)
     assert text not in echoed.headers.get("x-request-id", "")
 
 
 def test_a_thousand_hostile_keys_of_an_object_are_ignored_or_refused(target: Target) -> None:
-    hostile: dict[str, Any] = {f"{name}{number}": number for name in ("__class__", "constructor", "$ref", "__proto__") for number in range(250)}
+    hostile: dict[str, Any] = {
+        f"{name}{number}": number for name in ("__class__", "constructor", "$ref", "__proto__") for number in range(250)
+    }
     assert target.chat(**hostile).status == 200
-    assert target.chat(**{"__proto__": {"model": "x"}, "constructor": {}, "__class__": "x"}).status == 200
+    assert target.chat(__proto__={"model": "x"}, constructor={}, __class__="x").status == 200
 
 
 def test_header_lines_are_not_split_by_what_was_sent(target: Target) -> None:

@@ -4,7 +4,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from tests.abuse.target import Target, statuses
 
 
@@ -15,11 +14,50 @@ def asked(target: Target, *lines: str) -> bytes:
 @pytest.mark.parametrize(
     "value",
     [
-        *("", "Bearer", "Bearer ", "Bearer  ", "bearer null", "Bearer undefined", "Bearer None", "Bearer eco_", "Bearer true", "Bearer *", "Bearer %"),
-        *("Basic ZWNvOmVjbw==", "Digest x", "Negotiate x", "Bearer eco_" + "0" * 49, "Bearer eco_" + "A" * 49, "Bearer eco_" + "é" * 49),
-        *("Bearer ' OR '1'='1", "Bearer eco_' OR 1=1; --", "Bearer eco_x' UNION SELECT hash FROM api_keys --", 'Bearer eco_" OR ""="', "Bearer eco_%"),
-        *("Bearer eco_" + "_" * 49, "Bearer \x00"[:-1] + "x", "Bearer eco_$(id)", "Bearer eco_{{7*7}}", "Bearer " + "a" * 30_000, "Bearer eco_x eco_y"),
-        *("Bearer sk-proj-abc", "Token eco_x", "eco_x", "Bearer\teco_x", "Bearer ../../etc/passwd", "Bearer eyJhbGciOiJub25lIn0.e30."),
+        *(
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer  ",
+            "bearer null",
+            "Bearer undefined",
+            "Bearer None",
+            "Bearer eco_",
+            "Bearer true",
+            "Bearer *",
+            "Bearer %",
+        ),
+        *(
+            "Basic ZWNvOmVjbw==",
+            "Digest x",
+            "Negotiate x",
+            "Bearer eco_" + "0" * 49,
+            "Bearer eco_" + "A" * 49,
+            "Bearer eco_" + "é" * 49,
+        ),
+        *(
+            "Bearer ' OR '1'='1",
+            "Bearer eco_' OR 1=1; --",
+            "Bearer eco_x' UNION SELECT hash FROM api_keys --",
+            'Bearer eco_" OR ""="',
+            "Bearer eco_%",
+        ),
+        *(
+            "Bearer eco_" + "_" * 49,
+            "Bearer \x00"[:-1] + "x",
+            "Bearer eco_$(id)",
+            "Bearer eco_{{7*7}}",
+            "Bearer " + "a" * 30_000,
+            "Bearer eco_x eco_y",
+        ),
+        *(
+            "Bearer sk-proj-abc",
+            "Token eco_x",
+            "eco_x",
+            "Bearer\teco_x",
+            "Bearer ../../etc/passwd",
+            "Bearer eyJhbGciOiJub25lIn0.e30.",
+        ),
     ],
 )
 def test_no_spelling_of_a_key_passes(target: Target, value: str) -> None:

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import pytest
-
 from tests.abuse.server import BLIND
 from tests.abuse.target import Target
 
@@ -86,7 +85,11 @@ def test_no_number_is_taken_at_its_word(target: Target, field: str) -> None:
         {"tools": [{"type": "function", "function": {"name": "a b"}}]},
         {"tools": [{"type": "system"}]},
         {"tools": "x"},
-        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "object", "description": "x" * 300_000}}}]},
+        {
+            "tools": [
+                {"type": "function", "function": {"name": "a", "parameters": {"type": "object", "description": "x" * 300_000}}}
+            ]
+        },
         {"tool_choice": "required"},
         {"tool_choice": {"type": "function", "function": {"name": "absent"}}},
         {"chat_template_kwargs": {"chat_template": "{% for x in range(10**9) %}{% endfor %}"}},
@@ -106,7 +109,10 @@ def test_what_is_out_of_bounds_names_its_field(target: Target, fields: dict[str,
     assert time.monotonic() - begun < 2
 
 
-@pytest.mark.parametrize("field", ["chat_template", "documents", "n_discard", "guided_regex", "guided_grammar", "lora", "cache_prompt", "add_special_tokens"])
+@pytest.mark.parametrize(
+    "field",
+    ["chat_template", "documents", "n_discard", "guided_regex", "guided_grammar", "lora", "cache_prompt", "add_special_tokens"],
+)
 def test_what_other_servers_obey_is_ignored(target: Target, field: str) -> None:
     """A template or a grammar of the client's own never runs: CVE-2025-61620, and CVE-2026-21869's n_discard."""
     for value in ("{% for x in range(10**9) %}{% for y in range(10**9) %}{% endfor %}{% endfor %}", -(10**9), [{"x": 1}]):
@@ -122,8 +128,29 @@ def test_a_text_model_takes_no_images(target: Target) -> None:
 def test_every_field_may_be_any_json(target: Target) -> None:
     """Wrong kinds in every place: no value of any field is a 500."""
     values: list[Any] = [None, True, -1, 0.5, "x", "", [], [[]], {}, {"a": {}}, [None], "\0", 2**70]
-    fields = [*FIELDS, "model", "messages", "stream", "stream_options", "temperature", "top_p", "stop", "logit_bias", "logprobs", "tools"]
-    fields += ["tool_choice", "response_format", "parallel_tool_calls", "user", "metadata", "store", "modalities", "reasoning_effort"]
+    fields = [
+        *FIELDS,
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "stop",
+        "logit_bias",
+        "logprobs",
+        "tools",
+    ]
+    fields += [
+        "tool_choice",
+        "response_format",
+        "parallel_tool_calls",
+        "user",
+        "metadata",
+        "store",
+        "modalities",
+        "reasoning_effort",
+    ]
     fields += ["chat_template_kwargs", "continue_final_message", "ignore_eos", "stop_token_ids", "functions", "function_call"]
     for field in fields:
         for value in values:

@@ -6,7 +6,6 @@ import struct
 import time
 
 import pytest
-
 from tests.abuse.server import PACED
 from tests.abuse.target import Target, chat_body, statuses
 
