@@ -18,6 +18,7 @@ __all__ = [
     "EventRow",
     "GgufFile",
     "OutputStreams",
+    "RequestMeter",
     "SampledTokens",
     "SamplerInputs",
     "SamplerParams",
@@ -410,6 +411,30 @@ class SseWriter:
 
     def usage(self, request_id: int) -> tuple[int, int, int] | None:
         """Prompt, cached and completion tokens once the answer finished."""
+
+@final
+class RequestMeter:
+    """How long requests take and what they use, from the events of each step. The clock is the caller's."""
+
+    def __new__(cls) -> Self: ...
+    def open(self, request_id: int, choices: int, now: float) -> None:
+        """A request of `choices` choices begins at `now` (seconds)."""
+
+    def close(self, request_id: int) -> None:
+        """A request is left: what did not end counts as "abort". Unknown ids are ignored."""
+
+    def push(self, events: EventBatch, now: float) -> None:
+        """Takes the events of one step, which happened at `now`. Requests that are not open are ignored."""
+
+    def ended(self) -> dict[str, int]:
+        """How many choices ended, by "stop", "length", "tool_calls", "error" or "abort"."""
+
+    def histograms(self) -> dict[str, tuple[list[tuple[float, int]], float]]:
+        """By name: (upper bound, observations up to it) with the last bound infinite, and the sum.
+
+        time_to_first_token_seconds, inter_token_latency_seconds (between two events of a choice),
+        e2e_request_latency_seconds, request_prompt_tokens, request_generation_tokens.
+        """
 
 # --- model files ----------------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class SamplingParams(BaseModel):
     mask: NDArray[np.bool_] | None = None
 
     def __init__(self, **fields: Any) -> None:
-        with _named_errors():
+        with named_errors():
             super().__init__(**fields)
 
     @field_validator("history", "prompt", mode="before")
@@ -188,7 +188,7 @@ class ChatRequest(BaseModel):
     def parse(cls, fields: Mapping[str, Any]) -> Self:
         """Checks a decoded JSON object. Raises InvalidRequest naming the field at fault."""
         present = {name: value for name, value in fields.items() if value is not None}
-        with _named_errors():
+        with named_errors():
             request = cls.model_validate(present)
         _refuse_unsupported(request, present)
         return request
@@ -243,7 +243,7 @@ def _token_id(key: Any) -> Any:
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def named_errors() -> Iterator[None]:
     """Turns pydantic's first error into an InvalidParameter that names the field."""
     try:
         yield

@@ -68,6 +68,8 @@ class _Parts:
     end_ids: tuple[int, ...]
     fingerprint: str
     cores: Any
+    start_ids: tuple[int, ...] = ()
+    abilities: tuple[str, ...] = ("text",)
 
 
 class Runtime:
@@ -80,6 +82,8 @@ class Runtime:
         self.context_length: Final = parts.context_length
         self.fingerprint: Final = parts.fingerprint
         self.tokenizer: Final = parts.tokenizer
+        self.start_ids: Final = parts.start_ids
+        self.abilities: Final = parts.abilities
         self._end_ids = parts.end_ids
         self._builder = PromptBuilder(
             parts.tokenizer, parts.template, context_length=parts.context_length, vocab_size=parts.vocab_size
@@ -152,6 +156,7 @@ class Runtime:
                 end_ids=tuple(sorted(checkpoint.end_ids)),
                 fingerprint=runner.fingerprint,
                 cores=_CORES,
+                start_ids=checkpoint.start_ids,
             )
         )
 

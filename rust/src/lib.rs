@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod gguf;
 pub mod gguf_vocab;
+pub mod meter;
 pub mod mock;
 pub mod output;
 pub mod penalties;

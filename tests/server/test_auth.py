@@ -84,7 +84,7 @@ async def test_only_health_and_ready_are_open(exchange: Any, keys: KeyStore) -> 
     app = create_app(Service((), keys, Pace()), Limits())
     routes = [route for route in app.routes if isinstance(route, PolicyRoute)]
     assert len(routes) == len(app.routes)
-    assert {route.path for route in routes if route.policy is Policy.OPEN} == {"/health", "/ready"}
+    assert {route.path for route in routes if route.policy is Policy.OPEN} == {"/health", "/ready", "/metrics"}
     for route in routes:
         method = next(iter((route.methods or set()) - {"HEAD"}))
         path = route.path.replace("{model_id:path}", "x")

@@ -99,6 +99,8 @@ def test_the_models_are_listed_and_found(live: Any) -> None:
                 "created": listed.created,
                 "owned_by": "ecocore",
                 "context_length": live.runtime.context_length,
+                "abilities": ["text"],
+                "price": None,
             }
         assert envelope(http.get("/v1/models/nobody"))["code"] == "model_not_found"
 

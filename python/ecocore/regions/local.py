@@ -1,9 +1,9 @@
 """The region in this process: the door from asyncio to a runtime."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from ecocore._core import EventBatch
 from ecocore.errors import RuntimeClosed
@@ -15,6 +15,8 @@ from ecocore.runtime import Runtime
 # short one; more would only take cores from the engine.
 PREPARE_WORKERS: Final = 2
 
+Result = TypeVar("Result")
+
 
 class LocalRegion:
     """Runs requests on a runtime, which stays its owner's to close."""
@@ -25,16 +27,26 @@ class LocalRegion:
         self.created: Final = runtime.created
         self.context_length: Final = runtime.context_length
         self.fingerprint: Final = runtime.fingerprint
+        self.abilities: Final = runtime.abilities
         self._runtime = runtime
         self._workers = ThreadPoolExecutor(PREPARE_WORKERS, thread_name_prefix=f"prepare {runtime.model_id}")
 
+    def stats(self) -> Mapping[str, int]:
+        """See `Region.stats`."""
+        return self._runtime.stats()
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """See `Region.tokenize`."""
+        token_ids = await self._beside(self._runtime.tokenizer.encode, text)
+        return [*self._runtime.start_ids, *token_ids] if add_special_tokens else token_ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Region.detokenize`."""
+        return await self._beside(self._runtime.tokenizer.decode, token_ids)
+
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
-        try:
-            working = asyncio.get_running_loop().run_in_executor(self._workers, self._runtime.prepare, request)
-        except RuntimeError:
-            raise RuntimeClosed("this region was closed") from None
-        prompt = await working
+        prompt = await self._beside(self._runtime.prepare, request)
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 
@@ -50,6 +62,14 @@ class LocalRegion:
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """See `Region.subscribe`."""
         return self._runtime.subscribe(callback)
+
+    async def _beside(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Does work on text beside the event loop. Raises RuntimeClosed."""
+        try:
+            working = asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
+        except RuntimeError:
+            raise RuntimeClosed("this region was closed") from None
+        return await working
 
     def close(self) -> None:
         """Takes no more requests; what is being prepared ends first."""

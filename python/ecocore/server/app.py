@@ -1,7 +1,7 @@
 """The application: routes, middleware and handlers as lists. Which server runs it is `serve`'s matter."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
@@ -16,7 +16,10 @@ from ecocore.server.auth import Policy, PolicyRoute, enforce
 from ecocore.server.chat import ChatCompletions
 from ecocore.server.error_table import ShuttingDown
 from ecocore.server.guard import BodyReader, Guard, Limits
+from ecocore.server.intake import Intake
+from ecocore.server.metrics import Metrics
 from ecocore.server.model_list import ModelList
+from ecocore.server.tokenize import Tokenize
 from ecocore.server.wire import Outbox, Pace
 
 
@@ -28,6 +31,7 @@ class Service:
         self.models = ModelList(regions)
         self.keys = keys
         self.outboxes = {region.model_id: Outbox(region, pace) for region in self.models}
+        self.metrics = Metrics(self.outboxes.values())
         self._ending = False
 
     @asynccontextmanager
@@ -55,19 +59,36 @@ class Service:
         return JSONResponse({"status": "ready"})
 
 
-def create_app(service: Service, limits: Limits) -> Starlette:
-    """The ASGI application. Raises InternalError if a route does not say who may use it."""
-    chat = ChatCompletions(service.models, service.outboxes, BodyReader(limits))
+def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Starlette:
+    """The ASGI application; `metrics`: whether it shows them. Raises InternalError if a route does not say who may use it."""
+    bodies = BodyReader(limits)
+    chat = ChatCompletions(service.models, service.outboxes, bodies)
+    tokenize = Tokenize(service.models, Intake(bodies))
     routes = [
         PolicyRoute("/health", service.health, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/ready", service.ready, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/v1/models", service.models.list_models, methods=["GET"], policy=Policy.KEY),
         PolicyRoute("/v1/models/{model_id:path}", service.models.one_model, methods=["GET"], policy=Policy.KEY),
         PolicyRoute("/v1/chat/completions", chat, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/tokenize", tokenize.tokenize, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/detokenize", tokenize.detokenize, methods=["POST"], policy=Policy.KEY),
     ]
+    return _app(service, limits, [*routes, *_metrics(service)] if metrics else routes)
+
+
+def create_metrics_app(service: Service, limits: Limits) -> Starlette:
+    """What a port of its own shows: the metrics, and nothing else."""
+    return _app(service, limits, _metrics(service))
+
+
+def _metrics(service: Service) -> list[PolicyRoute]:
+    return [PolicyRoute("/metrics", service.metrics.answer, methods=["GET"], policy=Policy.OPEN)]
+
+
+def _app(service: Service, limits: Limits, routes: Sequence[PolicyRoute]) -> Starlette:
     app = Starlette(
         routes=enforce(routes, service.keys),
-        middleware=[Middleware(Guard, limits=limits)],
+        middleware=[Middleware(Guard, limits=limits, observe=service.metrics.observe)],
         # The guard answers every exception in one way; Starlette's own page for these would be plain text.
         exception_handlers={HTTPException: _pass_on},
         lifespan=service.running,

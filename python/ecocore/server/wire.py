@@ -17,7 +17,7 @@ from typing import Final, Self
 from starlette.responses import Response
 from starlette.types import Send
 
-from ecocore._core import EventBatch, SseWriter
+from ecocore._core import EventBatch, RequestMeter, SseWriter
 from ecocore.errors import EcocoreError, EngineFailure, RuntimeClosed
 from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
@@ -77,6 +77,7 @@ class Outbox:
         self.region: Final = region
         self.pace: Final = pace
         self.writer: Final = SseWriter()
+        self.meter: Final = RequestMeter()
         self.accepting = True
         self.stalled: Final[set[Answer]] = set()
         """Answers whose connection does not take the last piece at once."""
@@ -94,6 +95,7 @@ class Outbox:
         def on_step(events: EventBatch) -> None:
             # On the engine's thread. One wake-up at a time: each is a byte in a pipe that asyncio shares with signals,
             # and an engine that is faster than the event loop would fill it until a SIGTERM found no room.
+            self.meter.push(events, time.monotonic())
             self._arrived.append(events)
             if not self._waking:
                 self._waking = True
@@ -124,6 +126,7 @@ class Outbox:
             include_usage=request.stream_options is not None and request.stream_options.include_usage,
             logprobs=request.logprobs,
         )
+        self.meter.open(admission.request_id, request.n, time.monotonic())
         answer = Answer(self, admission.request_id)
         self._answers[admission.request_id] = answer
         self._idle.clear()
@@ -133,6 +136,7 @@ class Outbox:
         """Stops what is still being done for an answer and drops what nobody took."""
         self.region.cancel(answer.request_id)
         self.writer.close(answer.request_id)
+        self.meter.close(answer.request_id)
         del self._answers[answer.request_id]
         if not self._answers:
             self._idle.set()

@@ -4,6 +4,7 @@
 mod batch;
 mod buffer;
 mod event;
+mod meter;
 mod mock;
 mod output;
 mod sampler;
@@ -23,6 +24,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     batch::register(module)?;
     event::register(module)?;
+    meter::register(module)?;
     mock::register(module)?;
     output::register(module)?;
     sampler::register(module)?;
