@@ -3,41 +3,44 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ecocore.errors import InvalidParameter
-from ecocore.request import named_errors
+from ecocore.request.faults import named_errors
+from ecocore.request.json_object import JsonObject
 from ecocore.server.intake import Intake
 from ecocore.server.model_list import ModelList
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class _Parameters(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Self:
-        """Checks a decoded JSON object; an explicit null means absent. Raises InvalidRequest naming the field."""
-        with named_errors():
-            return cls.model_validate({name: value for name, value in fields.items() if value is not None})
-
-
-class TokenizeParameters(_Parameters):
+class TokenizeParameters(JsonObject):
     """The body of /tokenize. `add_special_tokens`: put what the model begins every text with before it."""
 
     model: str
     prompt: str
     add_special_tokens: bool = True
 
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Checks a decoded JSON object. Raises InvalidRequest naming the field."""
+        with named_errors():
+            return cls.model_validate(fields)
 
-class DetokenizeParameters(_Parameters):
+
+class DetokenizeParameters(JsonObject):
     """The body of /detokenize."""
 
     model: str
     tokens: list[TokenId]
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Checks a decoded JSON object. Raises InvalidRequest naming the field."""
+        with named_errors():
+            return cls.model_validate(fields)
 
 
 class Tokenize:
