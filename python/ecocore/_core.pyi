@@ -400,13 +400,23 @@ class SseWriter:
         choices: int = 1,
         include_usage: bool = False,
         logprobs: bool = False,
-        form: Literal["chat"] = "chat",
+        form: Literal["chat", "completion", "response"] = "chat",
         service_tier: str | None = None,
+        prompts: int = 1,
+        echo: Sequence[str] = (),
+        prompt_only: bool = False,
+        fields: str = "",
     ) -> None:
         """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended.
 
         `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
+        `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
+        prompts if they come before the answers; `prompt_only`: nothing that is drawn is told. For responses, `fields`:
+        members of the answer that the request settled, as JSON text with a comma before each.
         """
+
+    def join(self, request_id: int, into: int, first_choice: int) -> None:
+        """From now on the events of `request_id` belong to the answer of `into`, as its choices from `first_choice` on."""
 
     def close(self, request_id: int) -> None:
         """Forgets an answer and its buffer; unknown ids are ignored."""

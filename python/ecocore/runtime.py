@@ -23,6 +23,7 @@ from ecocore.loop import Model, StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
+from ecocore.prompt.plain import PlainPrompts
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.request import ChatParams, ChatRequest, SamplingParams
@@ -82,11 +83,13 @@ class Runtime:
         self.context_length: Final = parts.context_length
         self.fingerprint: Final = parts.fingerprint
         self.tokenizer: Final = parts.tokenizer
-        self.start_ids: Final = parts.start_ids
         self.abilities: Final = parts.abilities
         self._end_ids = parts.end_ids
         self._builder = PromptBuilder(
             parts.tokenizer, parts.template, context_length=parts.context_length, vocab_size=parts.vocab_size
+        )
+        self.plain: Final = PlainPrompts(
+            parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size
         )
         self._loop = StepLoop(
             Scheduler(

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from ecocore._core import EventBatch
 from ecocore.errors import RuntimeClosed
+from ecocore.prompt.prompt import Prompt
 from ecocore.regions.region import Admission
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
@@ -37,8 +38,8 @@ class LocalRegion:
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """See `Region.tokenize`."""
-        token_ids = await self._beside(self._runtime.tokenizer.encode, text)
-        return [*self._runtime.start_ids, *token_ids] if add_special_tokens else token_ids
+        encode = self._runtime.plain.encode
+        return await self._beside(lambda: encode(text, add_special_tokens=add_special_tokens))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """See `Region.detokenize`."""
@@ -46,7 +47,13 @@ class LocalRegion:
 
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
-        prompt = await self._beside(self._runtime.prepare, request)
+        return self._admission(await self._beside(self._runtime.prepare, request), request)
+
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
+        """See `Region.prepare_plain`."""
+        return self._admission(await self._beside(self._runtime.plain.build, prompt, request), request)
+
+    def _admission(self, prompt: Prompt, request: ChatRequest) -> Admission:
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 

@@ -59,6 +59,9 @@ class Region(Protocol):
     async def prepare(self, request: ChatRequest) -> Admission:
         """Judges a request: template, tokens, context. Raises InvalidRequest kinds, RuntimeClosed."""
 
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
+        """As `prepare`, but what is continued is a text or token ids; the request's messages are not looked at."""
+
     def cancel(self, request_id: int) -> None:
         """Stops a request without an event; an unknown or ended one is ignored. Quick, from any thread."""
 

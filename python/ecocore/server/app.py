@@ -14,11 +14,13 @@ from ecocore.accounts.keys import KeyStore
 from ecocore.regions.region import Region
 from ecocore.server.auth import Policy, PolicyRoute, enforce
 from ecocore.server.chat import ChatCompletions
+from ecocore.server.completions import Completions
 from ecocore.server.error_table import ShuttingDown
 from ecocore.server.guard import BodyReader, Guard, Limits
 from ecocore.server.intake import Intake
 from ecocore.server.metrics import Metrics
 from ecocore.server.model_list import ModelList
+from ecocore.server.responses import Responses
 from ecocore.server.tokenize import Tokenize
 from ecocore.server.wire import Outbox, Pace
 
@@ -61,15 +63,19 @@ class Service:
 
 def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Starlette:
     """The ASGI application; `metrics`: whether it shows them. Raises InternalError if a route does not say who may use it."""
-    bodies = BodyReader(limits)
-    chat = ChatCompletions(service.models, service.outboxes, bodies)
-    tokenize = Tokenize(service.models, Intake(bodies))
+    intake = Intake(BodyReader(limits))
+    chat = ChatCompletions(service.models, service.outboxes, intake)
+    completions = Completions(service.models, service.outboxes, intake)
+    responses = Responses(service.models, service.outboxes, intake)
+    tokenize = Tokenize(service.models, intake)
     routes = [
         PolicyRoute("/health", service.health, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/ready", service.ready, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/v1/models", service.models.list_models, methods=["GET"], policy=Policy.KEY),
         PolicyRoute("/v1/models/{model_id:path}", service.models.one_model, methods=["GET"], policy=Policy.KEY),
         PolicyRoute("/v1/chat/completions", chat, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/v1/completions", completions, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/v1/responses", responses, methods=["POST"], policy=Policy.KEY),
         PolicyRoute("/tokenize", tokenize.tokenize, methods=["POST"], policy=Policy.KEY),
         PolicyRoute("/detokenize", tokenize.detokenize, methods=["POST"], policy=Policy.KEY),
     ]
