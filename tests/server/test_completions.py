@@ -101,7 +101,7 @@ def test_log_probabilities_are_parallel_lists(live: Any, count: int, *, stream: 
         answer = client.completions.create(
             model=MODEL, prompt="A river", temperature=0, max_tokens=6, logprobs=count, stream=stream
         )
-    parts = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
+        parts = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
     told = [part.logprobs for part in parts if part.logprobs]
     tokens = [token for lists in told for token in lists.tokens]
     assert "".join(tokens) == "".join(part.text for part in parts) == " does "

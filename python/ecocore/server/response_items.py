@@ -22,6 +22,7 @@ class Turns:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     origins: list[int | None] = field(default_factory=list)
+    num_items: int = 0
 
     def place(self, message: str) -> str:
         """What an error says of the message at fault, said of its item."""
@@ -29,14 +30,14 @@ class Turns:
         if match is None:
             return message
         number = int(match[0])
-        origin = self.origins[number] if number < len(self.origins) else len(self.origins)
+        origin = self.origins[number] if number < len(self.origins) else self.num_items
         rest = message[match.end() :]
         return f"{origin}{rest}" if origin is not None else rest.lstrip(".: ")
 
 
 def turns_of(instructions: str | None, given: str | Sequence[Mapping[str, Any]]) -> Turns:
     """The conversation. Raises InvalidParameter("input"), UnsupportedParameter("input")."""
-    turns = Turns()
+    turns = Turns(num_items=0 if isinstance(given, str) else len(given))
     if instructions is not None:
         _add(turns, None, {"role": "developer", "content": instructions})
     if isinstance(given, str):
