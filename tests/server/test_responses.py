@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from ecocore.server.responses import ResponsesRequest
+from ecocore.server.responses import LOGPROBS, ResponsesRequest
 
 MODEL = "some-maker/some-model"
 
@@ -145,7 +145,7 @@ def test_log_probabilities_come_when_they_are_included(live: Any) -> None:
     fields: dict[str, Any] = {
         "input": "hello",
         "max_output_tokens": 5,
-        "include": ["message.output_text.logprobs"],
+        "include": [LOGPROBS],
         "top_logprobs": 2,
     }
     entries = ask(live, **fields).json()["output"][0]["content"][0]["logprobs"]
@@ -155,9 +155,7 @@ def test_log_probabilities_come_when_they_are_included(live: Any) -> None:
     streamed = [entry for event in events if event["type"] == "response.output_text.delta" for entry in event["logprobs"]]
     assert streamed == entries == next(event["logprobs"] for event in events if event["type"] == "response.output_text.done")
     with live.client() as client:
-        answer = client.responses.create(
-            model=MODEL, input="hello", temperature=0, **{k: v for k, v in fields.items() if k != "input"}
-        )
+        answer = client.responses.create(model=MODEL, temperature=0, **fields)
     assert [entry.token for entry in answer.output[0].content[0].logprobs] == [entry["token"] for entry in entries]
 
 
@@ -169,7 +167,7 @@ def test_items_become_the_messages_of_a_chat() -> None:
             "type": "message",
             "role": "assistant",
             "id": "msg_1",
-            "content": [{"type": "output_text", "text": "I look.", "annotations": []}],
+            "content": [{"type": "output_text", "text": "I look."}],
         },
         {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "weather", "arguments": "{}", "status": "completed"},
         {"type": "function_call", "call_id": "call_2", "name": "weather", "arguments": '{"a":1}'},
@@ -190,14 +188,15 @@ def test_items_become_the_messages_of_a_chat() -> None:
     ]
 
 
+PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,AA", "detail": "low"}
+
+
 def test_images_formats_and_tools_are_spelled_as_in_a_chat() -> None:
     tool = {"type": "function", "name": "weather", "description": "d", "parameters": {"type": "object"}, "strict": True}
     asked = ResponsesRequest.parse(
         {
             "model": MODEL,
-            "input": [
-                {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA", "detail": "low"}]}
-            ],
+            "input": [{"role": "user", "content": [PICTURE]}],
             "tools": [tool, {"type": "function", "name": "other"}],
             "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "weather"}]},
             "text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}},
@@ -220,6 +219,7 @@ def test_images_formats_and_tools_are_spelled_as_in_a_chat() -> None:
 
 
 CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "a"}
 USER = {"role": "user", "content": "a"}
 
 

@@ -4,6 +4,7 @@
 mod batch;
 mod buffer;
 mod event;
+mod grammar;
 mod meter;
 mod mock;
 mod output;
@@ -25,6 +26,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     batch::register(module)?;
     event::register(module)?;
     meter::register(module)?;
+    grammar::register(module)?;
     mock::register(module)?;
     output::register(module)?;
     sampler::register(module)?;
@@ -46,6 +48,9 @@ fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>>
     let errors = py.import("ecocore.errors")?;
     match error {
         Error::InvalidParameter { name, message } => errors.call_method1("InvalidParameter", (name, message)),
+        Error::InvalidSchema { name, message } => {
+            errors.call_method1("InvalidParameter", (name, message, "invalid_json_schema"))
+        }
         Error::InvalidModelFile { .. } => errors.call_method1("InvalidModelFile", (error.to_string(),)),
         Error::QueueFull { .. } => errors.call_method1("QueueFull", (error.to_string(),)),
         Error::ContextLengthExceeded { .. } => {
