@@ -187,7 +187,8 @@ def test_an_error_quotes_little_of_what_was_sent(live: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/static/nothing.css", 404),
+        ("GET", "/static/..%2Fapp.py", 404),
         ("GET", "/v1", 404),
         ("GET", "/v1/models/", 404),
         ("POST", "/v1/chat/completions/", 404),

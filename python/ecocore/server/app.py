@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from ecocore.accounts.keys import KeyStore
 from ecocore.regions.region import Region
+from ecocore.server import openapi
 from ecocore.server.auth import Policy, PolicyRoute, enforce
 from ecocore.server.chat import ChatCompletions
 from ecocore.server.completions import Completions
@@ -20,6 +21,7 @@ from ecocore.server.guard import BodyReader, Guard, Limits
 from ecocore.server.intake import Intake
 from ecocore.server.metrics import Metrics
 from ecocore.server.model_list import ModelList
+from ecocore.server.pages import Pages
 from ecocore.server.responses import Responses
 from ecocore.server.tokenize import Tokenize
 from ecocore.server.wire import Outbox, Pace
@@ -68,6 +70,7 @@ def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Sta
     completions = Completions(service.models, service.outboxes, intake)
     responses = Responses(service.models, service.outboxes, intake)
     tokenize = Tokenize(service.models, intake)
+    pages = Pages()
     routes = [
         PolicyRoute("/health", service.health, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/ready", service.ready, methods=["GET"], policy=Policy.OPEN),
@@ -78,6 +81,10 @@ def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Sta
         PolicyRoute("/v1/responses", responses, methods=["POST"], policy=Policy.KEY),
         PolicyRoute("/tokenize", tokenize.tokenize, methods=["POST"], policy=Policy.KEY),
         PolicyRoute("/detokenize", tokenize.detokenize, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/openapi.json", openapi.answer, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/docs", pages.docs, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/static/{name}", pages.file, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/", pages.index, methods=["GET"], policy=Policy.OPEN),
     ]
     return _app(service, limits, [*routes, *_metrics(service)] if metrics else routes)
 

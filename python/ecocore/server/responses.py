@@ -119,7 +119,7 @@ class ReasoningOptions(JsonObject):
     effort: str | None = None
 
 
-class StreamOptions(JsonObject):
+class ResponseStreamOptions(JsonObject):
     """Accepted: nothing is hidden behind padding here."""
 
     include_obfuscation: bool = False
@@ -137,7 +137,7 @@ class ResponseParameters(JsonObject):
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     include: list[str] = Field(default_factory=list)
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     store: bool = False
 
 
