@@ -99,7 +99,7 @@ def test_the_models_are_listed_and_found(live: Any) -> None:
                 "created": listed.created,
                 "owned_by": "ecocore",
                 "context_length": live.runtime.context_length,
-                "abilities": ["text"],
+                "abilities": ["text", "json", "tools", "images"],
                 "price": None,
             }
         assert envelope(http.get("/v1/models/nobody"))["code"] == "model_not_found"
@@ -148,7 +148,7 @@ def test_the_openai_client_knows_our_errors(live: Any) -> None:
         ({"temperature": 2.5}, "temperature", "decimal_above_max_value"),
         ({"stream": "yes"}, "stream", "invalid_type"),
         ({"stop": [""]}, "stop", "invalid_value"),
-        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"n": 9}, "n", "integer_above_max_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", None),
     ],
@@ -209,8 +209,8 @@ def test_routing_errors_carry_the_envelope(live: Any, method: str, path: str, st
 
 def test_a_body_too_large_is_told_though_it_is_still_being_sent(live: Any) -> None:
     with live.http() as http:
-        declared = http.post("/v1/chat/completions", content=b"x" * (8 * 2**20))
-        counted = http.post("/v1/chat/completions", content=(b"x" * 2**16 for _ in range(128)))
+        declared = http.post("/v1/chat/completions", content=b"x" * (20 * 2**20))
+        counted = http.post("/v1/chat/completions", content=(b"x" * 2**16 for _ in range(320)))
     for response in (declared, counted):
         assert response.status_code == 413
         envelope(response)

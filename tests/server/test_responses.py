@@ -174,7 +174,10 @@ def test_items_become_the_messages_of_a_chat() -> None:
         {"type": "function_call_output", "call_id": "call_1", "output": "rain"},
         {"type": "function_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "sun"}]},
     ]
-    call = lambda number, arguments: {"id": f"call_{number}", "function": {"name": "weather", "arguments": arguments}}  # noqa: E731
+
+    def call(number: int, arguments: str) -> dict[str, Any]:
+        return {"id": f"call_{number}", "function": {"name": "weather", "arguments": arguments}}
+
     assert chat_of(instructions="Be brief.", input=items) == [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": ({"type": "text", "text": "weather?"},)},

@@ -43,7 +43,11 @@ class PlainPrompts:
                 f"this prompt has {len(ids)} tokens, the model's context is {self._context_length} "
                 "and the answer needs at least one: shorten it",
             )
-        return Prompt(token_ids=np.asarray(ids, dtype=np.uint32), max_tokens=min(request.token_limit or remaining, remaining))
+        return Prompt(
+            token_ids=np.asarray(ids, dtype=np.uint32),
+            max_tokens=min(request.token_limit or remaining, remaining),
+            cache_salt=(request.cache_salt or "").encode(),
+        )
 
     def _check_ids(self, field: str, highest: int) -> None:
         if highest >= self._vocab_size:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 from ecocore._core import EventBatch
 from ecocore.errors import RuntimeClosed
+from ecocore.prompt.images.loader import ImageLoader
 from ecocore.prompt.prompt import Prompt
 from ecocore.regions.region import Admission
 from ecocore.request import ChatRequest
@@ -16,20 +18,23 @@ from ecocore.runtime import Runtime
 # short one; more would only take cores from the engine.
 PREPARE_WORKERS: Final = 2
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 class LocalRegion:
     """Runs requests on a runtime, which stays its owner's to close."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Takes the name and facts of its model from `runtime`."""
+    def __init__(self, runtime: Runtime, images: ImageLoader | None = None) -> None:
+        """Takes the name and facts of its model from `runtime`. `images`: shared by all regions of a process."""
         self.model_id: Final = runtime.model_id
         self.created: Final = runtime.created
         self.context_length: Final = runtime.context_length
+        self.accepts_images: Final = runtime.accepts_images
         self.fingerprint: Final = runtime.fingerprint
         self.abilities: Final = runtime.abilities
         self._runtime = runtime
+        self._images = images or ImageLoader()
         self._workers = ThreadPoolExecutor(PREPARE_WORKERS, thread_name_prefix=f"prepare {runtime.model_id}")
 
     def stats(self) -> Mapping[str, int]:
@@ -38,29 +43,43 @@ class LocalRegion:
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """See `Region.tokenize`."""
-        encode = self._runtime.plain.encode
-        return await self._beside(lambda: encode(text, add_special_tokens=add_special_tokens))
+        return await self._work(self._runtime.plain.encode, text, add_special_tokens=add_special_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """See `Region.detokenize`."""
-        return await self._beside(self._runtime.tokenizer.decode, token_ids)
+        return await self._work(self._runtime.tokenizer.decode, token_ids)
 
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
-        return self._admission(await self._beside(self._runtime.prepare, request), request)
+        return self._admission(await self._prepared(request), request)
 
     async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
         """See `Region.prepare_plain`."""
-        return self._admission(await self._beside(self._runtime.plain.build, prompt, request), request)
+        return self._admission(await self._work(self._runtime.plain.build, prompt, request), request)
 
     def _admission(self, prompt: Prompt, request: ChatRequest) -> Admission:
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 
         def start(salt: bytes) -> None:
-            self._runtime.submit(prompt, params, request_id=request_id, salt=salt)
+            self._runtime.submit(prompt, params, request_id=request_id, n=request.n, salt=salt)
 
         return Admission(request_id, start)
+
+    async def _prepared(self, request: ChatRequest) -> Prompt:
+        """The text is judged first: nothing is fetched for a request that would be refused anyway."""
+        prompt = await self._work(self._runtime.prepare, request)
+        if not request.images:
+            return prompt
+        async with self._images.load(request.images) as images:
+            return await self._work(self._runtime.prepare, request, images)
+
+    async def _work(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            working = asyncio.get_running_loop().run_in_executor(self._workers, partial(work, *args, **kwargs))
+        except RuntimeError:
+            raise RuntimeClosed("this region was closed") from None
+        return await working
 
     def cancel(self, request_id: int) -> None:
         """See `Region.cancel`."""
@@ -69,14 +88,6 @@ class LocalRegion:
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """See `Region.subscribe`."""
         return self._runtime.subscribe(callback)
-
-    async def _beside(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Does work on text beside the event loop. Raises RuntimeClosed."""
-        try:
-            working = asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
-        except RuntimeError:
-            raise RuntimeClosed("this region was closed") from None
-        return await working
 
     def close(self) -> None:
         """Takes no more requests; what is being prepared ends first."""

@@ -36,12 +36,16 @@ class Region(Protocol):
         """Tokens of prompt and answer together."""
 
     @property
+    def accepts_images(self) -> bool:
+        """Whether messages may hold images."""
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the weights and with the build."""
 
     @property
     def abilities(self) -> tuple[str, ...]:
-        """What the model can do, for the list of models: "text", "tools", "json", "images", ..."""
+        """What the model can do, for the list of models: "text", "json", "tools", perhaps "images" and "reasoning"."""
 
     def stats(self) -> Mapping[str, int]:
         """Counts for metrics. Quick, from any thread.
@@ -57,7 +61,7 @@ class Region(Protocol):
         """Text of ids. Raises InvalidParameter("ids") for one that is no token."""
 
     async def prepare(self, request: ChatRequest) -> Admission:
-        """Judges a request: template, tokens, context. Raises InvalidRequest kinds, RuntimeClosed."""
+        """Judges a request: template, tokens, context, images. Raises InvalidRequest kinds, Overloaded, RuntimeClosed."""
 
     async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
         """As `prepare`, but what is continued is a text or token ids; the request's messages are not looked at."""

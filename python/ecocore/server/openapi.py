@@ -185,5 +185,5 @@ def _field(schema: Schema, *, optional: bool) -> Schema:
     kept = {name: value for name, value in schema.items() if name != "title" and not (name == "default" and value in (None, []))}
     if not optional or {"type": "null"} in kept.get("anyOf", ()):
         return kept
-    outside = {name: kept.pop(name) for name in ("default", "description") if name in kept}
+    outside: Schema = {name: kept.pop(name) for name in ("default", "description") if name in kept}
     return {"anyOf": [kept, {"type": "null"}], **outside}

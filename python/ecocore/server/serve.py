@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ async def serve_until(
     try:
         keys = KeyStore(database)
         service = Service(regions, keys, pace or Pace())
-        limits = limits or Limits()
+        limits = limits or Limits.for_models(images=any(region.accepts_images for region in service.models))
         app: ASGIApp = create_app(service, limits, metrics=metrics is None)
         sockets = [listening]
         if metrics is not None:
@@ -350,6 +351,8 @@ class _Redacted(logging.Formatter):
 
 
 def _log_to_stderr() -> None:
+    # What Pillow remarks about strangers' files is of no use to whoever reads the log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
