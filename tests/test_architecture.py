@@ -15,6 +15,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "events": (set(), set()),
     "config": ({"errors"}, {"pydantic", "pydantic_settings"}),
+    "completion": ({"errors", "events"}, set()),
     "progress": (set(), {"rich"}),
     "request": ({"errors"}, {"pydantic", "pydantic_core", "numpy"}),
     "families": ({"errors"}, set()),
@@ -30,6 +31,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "errors",
             "events",
             "request",
+            "completion",
             "families",
             "prompt",
             "weights",
@@ -46,7 +48,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "regions": ({"runtime", "prompt", "request", "events", "errors", "_core"}, set()),
     "server": (
         {"regions", "request", "events", "errors", "accounts", "config", "_core"},
-        {"starlette", "hypercorn", "h11", "h2"},
+        {"starlette", "hypercorn", "h11", "h2", "pydantic", "prometheus_client"},
     ),
     "cli": (
         {"config", "runtime", "server", "accounts", "regions", "prompt", "weights", "events", "errors", "progress"},

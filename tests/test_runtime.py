@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ecocore.completion import Told
 from ecocore.errors import ContextLengthExceeded, InvalidParameter, RuntimeClosed
 from ecocore.events import Finished, TextDelta
 from ecocore.runtime import Runtime
@@ -20,7 +21,7 @@ def settle(runtime: Runtime) -> dict[str, int]:
     return runtime.stats()
 
 
-def text_of(events: list[TextDelta | Finished]) -> str:
+def text_of(events: list[Told]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 

@@ -17,7 +17,10 @@ __all__ = [
     "EventBatch",
     "EventRow",
     "GgufFile",
+    "Grammar",
+    "GrammarCompiler",
     "OutputStreams",
+    "RequestMeter",
     "SampledTokens",
     "SamplerInputs",
     "SamplerParams",
@@ -158,12 +161,72 @@ def sample_rows(
     """
 
 @final
+class GrammarCompiler:
+    """Makes grammars for one model. Takes a moment: it builds a trie of the vocabulary."""
+
+    def __new__(cls, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]) -> Self:
+        """`vocab_size`: columns of the logits. `end_ids`: the tokens that end an answer, at least one.
+
+        Raises InvalidParameter.
+        """
+
+    def json_object(self) -> Grammar:
+        """Any JSON object, on one line."""
+
+    def json_schema(self, schema: str, *, strict: bool = False) -> Grammar:
+        """JSON that fits `schema`, with its keys in that order. `strict`: every object is closed.
+
+        Raises InvalidParameter("response_format", ..., "invalid_json_schema") for a schema that is wrong, takes
+        more than 2 s, or asks for what no grammar can keep; QueueFull while too many grammars are compiled.
+        """
+
+    def tool_calls(
+        self,
+        syntax: str,
+        tools: Sequence[tuple[str, str, bool]],
+        *,
+        mode: Literal["required", "named", "auto"],
+        max_calls: int,
+        answer: tuple[str | None, bool] = (None, False),
+    ) -> Grammar:
+        """An answer that calls tools, each a name, the JSON schema of its arguments ("" for none) and `strict`.
+
+        `syntax`: llama, hermes or gemma. `mode`: required, 1 to `max_calls` calls and nothing else; named, one call
+        of the one tool and nothing else; auto, any text, and a call that has begun must fit. `answer`: a schema
+        ("": any object) and `strict`; under auto an answer is then calls or such JSON.
+        Raises InvalidParameter("tools", ..., "invalid_json_schema") as `json_schema` does.
+        """
+
+@final
+class Grammar:
+    """What an answer may be. Immutable, and shared by all sequences that follow it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much memory it holds."""
+
+@final
 class SamplerState:
     """What the sampler remembers of each running sequence: parameters, seed, counts of drawn tokens."""
 
     def __new__(cls, vocab_size: int) -> Self: ...
-    def open(self, sequence_id: int, params: SamplerParams, seed: int, choice: int, prompt: NDArray[np.uint32]) -> None:
-        """Starts a sequence. Raises InvalidParameter("logit_bias", ...) for an id outside the vocabulary."""
+    def open(
+        self,
+        sequence_id: int,
+        params: SamplerParams,
+        seed: int,
+        choice: int,
+        prompt: NDArray[np.uint32],
+        *,
+        grammar: Grammar | None = None,
+        end_ids: Sequence[int] = (),
+        min_tokens: int = 0,
+    ) -> None:
+        """Starts a sequence. `end_ids` are not drawn before `min_tokens` others, unless a grammar allows nothing else.
+
+        Raises InvalidParameter for an id outside the vocabulary ("logit_bias", "prompt", "end_ids") and for a
+        grammar of another vocabulary.
+        """
 
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence; unknown ids are ignored."""
@@ -174,7 +237,8 @@ class SamplerState:
     def sample(self, logits: Any, inputs: SamplerInputs) -> SampledTokens:
         """One token per sampled row of the batch; `logits` is a tensor (batch.num_samples, vocab).
 
-        Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated.
+        Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated. The next
+        masks of grammars are computed on the Rust pool from here on; this call waits for those not there yet.
         """
 
 @final
@@ -189,6 +253,10 @@ class SampledTokens:
     def sequence_ids(self) -> NDArray[np.uint64]: ...
     @property
     def token_ids(self) -> NDArray[np.int64]: ...
+    @property
+    def failed(self) -> list[int]:
+        """Sequences whose grammar could not be followed any further; `OutputStreams.push` ends them."""
+
     def logprobs(self, row: int) -> tuple[float, list[tuple[int, float]]] | None:
         """Raw log-probability of the row's token and the likeliest tokens, or None if not asked for."""
 
@@ -307,8 +375,22 @@ class OutputStreams:
         stop: Sequence[str] = (),
         end_ids: Sequence[int] = (),
         logprobs: bool = False,
+        min_tokens: int = 0,
+        tool_syntax: Literal["llama", "hermes", "gemma"] | None = None,
+        tool_names: Sequence[str] = (),
+        forced_tool: bool = False,
+        max_tool_calls: int | None = None,
+        reasoning: bool = False,
     ) -> None:
-        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens. Raises InvalidParameter."""
+        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens.
+
+        `min_tokens`: stop strings are looked for in the text that becomes final after so many tokens.
+        `tool_syntax`: how the model writes calls of `tool_names`; None looks for none. `forced_tool`: the answer is a
+        call from its first character. `max_tool_calls`: the call after so many ends the answer, untold.
+        `reasoning`: whether a thought before the answer is told as such; else it is text.
+
+        Raises InvalidParameter.
+        """
 
     def close(self, sequence_id: int) -> None:
         """Forgets a choice without an event; unknown ids are ignored."""
@@ -338,14 +420,26 @@ class EventRow:
     """One event of one choice."""
 
     @property
-    def kind(self) -> Literal["text", "finished", "failed"]: ...
+    def kind(self) -> Literal["text", "reasoning", "tool_call", "tool_arguments", "finished", "failed"]: ...
     @property
     def request_id(self) -> int: ...
     @property
     def choice(self) -> int: ...
     @property
     def text(self) -> str:
-        """Of a text event; else empty."""
+        """Of a text, reasoning or tool-arguments event; else empty."""
+
+    @property
+    def index(self) -> int:
+        """Of a tool-call or tool-arguments event: which call of the choice; else 0."""
+
+    @property
+    def id(self) -> str:
+        """Of a tool-call event: "call_" and 24 letters and digits; else empty."""
+
+    @property
+    def name(self) -> str:
+        """Of a tool-call event: the tool; else empty."""
 
     @property
     def logprobs(self) -> list[tuple[int, bytes, float, list[tuple[int, bytes, float]]]]:
@@ -353,11 +447,11 @@ class EventRow:
 
     @property
     def reason(self) -> str:
-        """Of a finished event: "stop" or "length"; else empty."""
+        """Of a finished event: "stop", "length" or "tool_calls"; else empty."""
 
     @property
-    def usage(self) -> tuple[int, int, int]:
-        """Of a finished event: prompt, cached and completion tokens; else zeros."""
+    def usage(self) -> tuple[int, int, int, int]:
+        """Of a finished event: prompt, cached, completion and reasoning tokens; else zeros."""
 
     @property
     def code(self) -> str:
@@ -387,8 +481,23 @@ class SseWriter:
         choices: int = 1,
         include_usage: bool = False,
         logprobs: bool = False,
+        form: Literal["chat", "completion", "response"] = "chat",
+        service_tier: str | None = None,
+        prompts: int = 1,
+        echo: Sequence[str] = (),
+        prompt_only: bool = False,
+        fields: str = "",
     ) -> None:
-        """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended."""
+        """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended.
+
+        `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
+        `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
+        prompts if they come before the answers; `prompt_only`: nothing that is drawn is told. For responses, `fields`:
+        members of the answer that the request settled, as JSON text with a comma before each.
+        """
+
+    def join(self, request_id: int, into: int, first_choice: int) -> None:
+        """From now on the events of `request_id` belong to the answer of `into`, as its choices from `first_choice` on."""
 
     def close(self, request_id: int) -> None:
         """Forgets an answer and its buffer; unknown ids are ignored."""
@@ -408,8 +517,32 @@ class SseWriter:
     def failure(self, request_id: int) -> tuple[str, str] | None:
         """(code, message) of an answer that failed before any byte of it was taken; else None."""
 
-    def usage(self, request_id: int) -> tuple[int, int, int] | None:
-        """Prompt, cached and completion tokens once the answer finished."""
+    def usage(self, request_id: int) -> tuple[int, int, int, int] | None:
+        """Prompt, cached, completion and reasoning tokens once the answer finished."""
+
+@final
+class RequestMeter:
+    """How long requests take and what they use, from the events of each step. The clock is the caller's."""
+
+    def __new__(cls) -> Self: ...
+    def open(self, request_id: int, choices: int, now: float) -> None:
+        """A request of `choices` choices begins at `now` (seconds)."""
+
+    def close(self, request_id: int) -> None:
+        """A request is left: what did not end counts as "abort". Unknown ids are ignored."""
+
+    def push(self, events: EventBatch, now: float) -> None:
+        """Takes the events of one step, which happened at `now`. Requests that are not open are ignored."""
+
+    def ended(self) -> dict[str, int]:
+        """How many choices ended, by "stop", "length", "tool_calls", "error" or "abort"."""
+
+    def histograms(self) -> dict[str, tuple[list[tuple[float, int]], float]]:
+        """By name: (upper bound, observations up to it) with the last bound infinite, and the sum.
+
+        time_to_first_token_seconds, inter_token_latency_seconds (between two events of a choice),
+        e2e_request_latency_seconds, request_prompt_tokens, request_generation_tokens.
+        """
 
 # --- model files ----------------------------------------------------------------------------------------
 

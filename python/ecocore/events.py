@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens used by one choice; `cached_tokens` of the prompt came from the prefix cache."""
+    """Tokens used by one choice.
+
+    Of the prompt, `cached_tokens` came from the prefix cache; of the completion, `reasoning_tokens` became reasoning.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -45,6 +49,28 @@ class TextDelta:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """The model thought aloud; no part of the answer."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """Part of a choice's tool call number `index`.
+
+    The first has `id` and `name` and no arguments; the others add a piece of `arguments`, which joined are JSON text.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
     choice: int = 0
 
 
@@ -66,4 +92,4 @@ class Failed:
     choice: int = 0
 
 
-Event = TextDelta | Finished | Failed
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed

@@ -1,5 +1,6 @@
 """What a crowd of bad requests may leave behind: nothing to speak of."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,3 +68,21 @@ def test_more_requests_than_may_wait_are_told_to_come_back(tmp_path: Path) -> No
             connection.close()
         assert target.is_well()
         assert target.eventually(lambda: target.descriptors() <= descriptors + 24)
+
+
+def test_requests_that_wait_for_their_images_are_bounded(tmp_path: Path) -> None:
+    """Each holds 14 MiB and waits for a host that never answers; what they hold together has an end."""
+    stalling = socket.create_server(("127.0.0.1", 0), backlog=64)
+    origin = f"http://127.0.0.1:{stalling.getsockname()[1]}"
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in (origin, "data:image/png;base64," + "A" * (13 * MIB))]
+    settings = {"origins": [origin], "limits": {"body_seconds": 10.0}, "images": {"fetch_seconds": 2.0}}
+    with stalling, attacked(tmp_path, **settings) as target:
+        assert target.is_well()
+        rest = target.memory()
+        request = target.request(chat_body(messages=[{"role": "user", "content": parts}]))
+        with ThreadPoolExecutor(24) as crowd:
+            seen = [answer.status for answers in crowd.map(lambda _: target.exchange(request), range(24)) for answer in answers]
+        assert set(seen) == {400, 503}
+        assert target.is_well()
+        assert target.eventually(lambda: target.memory() <= rest + 256 * MIB)
+        assert target.peak() <= rest + 900 * MIB

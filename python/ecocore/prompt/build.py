@@ -1,16 +1,23 @@
 """From a request to a prompt: template, token ids, and how much of the context the answer may use."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from ecocore._core import Tokenizer
 from ecocore.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from ecocore.prompt.continuation import marked, up_to_mark
 from ecocore.prompt.images.image import Image
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
-from ecocore.request import ChatRequest, Message, TextPart
+from ecocore.prompt.traits import TemplateTraits
+from ecocore.prompt.turns import turns_of
+from ecocore.request import ChatRequest
+
+# Efforts that ask for no thinking where thinking is a switch.
+_NO_EFFORT: Final = frozenset({"none", "minimal"})
 
 
 class PromptBuilder:
@@ -25,28 +32,22 @@ class PromptBuilder:
         vocab_size: int,
         image_text: str | None = None,
     ) -> None:
-        """`image_text`: what stands for an image in the prompt's text; None for a model that sees none."""
+        """`image_text`: what stands for an image where the template takes strings; None for a model that sees none."""
         self._tokenizer = tokenizer
         self._template = template
         self._context_length = context_length
         self._vocab_size = vocab_size
         self._image_text = image_text
+        self.traits: Final = TemplateTraits.of(template)
 
     def build(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
         """`images`: those of the request, or none where only the text is to be judged.
 
         Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded.
         """
-        for token_id in request.logit_bias:
-            if not 0 <= token_id < self._vocab_size:
-                raise InvalidParameter(
-                    "logit_bias", f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
-                )
-        if self._image_text is None and request.images:
-            raise UnsupportedParameter("messages", "this model reads text only; send no images")
-        _refuse_what_is_not_wired(request)
-        text = self._template.render([_turn(message.role, self._content(message)) for message in request.messages])
-        token_ids = np.asarray(self._tokenizer.encode(text), dtype=np.uint32)
+        self._check_ids("logit_bias", request.logit_bias)
+        self._check_ids("stop_token_ids", request.stop_token_ids)
+        token_ids = np.asarray(self._tokenizer.encode(self.text(request)), dtype=np.uint32)
         remaining = self._context_length - len(token_ids)
         if remaining < 1:
             raise ContextLengthExceeded(
@@ -54,34 +55,45 @@ class PromptBuilder:
                 f"these messages make {len(token_ids)} tokens, the model's context is {self._context_length} "
                 "and the answer needs at least one: shorten them",
             )
-        wanted = request.token_limit or remaining
-        return Prompt(token_ids=token_ids, max_tokens=min(wanted, remaining), image_digest=_digest(images))
+        limit = min(request.token_limit or remaining, remaining)
+        salt = (request.cache_salt or "").encode("utf-8", "surrogatepass")
+        return Prompt(token_ids=token_ids, max_tokens=limit, image_digest=_digest(images), cache_salt=salt)
 
-    def _content(self, message: Message) -> str:
-        return "\n".join(part.text if isinstance(part, TextPart) else self._image_text or "" for part in message.parts)
+    def tool_syntax(self, usual: str) -> str:
+        """How the model is told to write calls: as its template shows them, or in the text of `hermes`."""
+        calls = self.traits.calls
+        return "hermes" if calls is None or calls.tagged else usual
+
+    def text(self, request: ChatRequest) -> str:
+        """The conversation as the model reads it. Raises InvalidParameter, UnsupportedParameter."""
+        if self._image_text is None and request.images:
+            raise UnsupportedParameter("messages", "this model reads text only; send no images")
+        # Without a choice to call, a model that sees no tools calls none. `allowed_tools` leaves the prompt as it is.
+        tools = () if request.tool_choice.mode == "none" else tuple(tool.as_sent() for tool in request.tools)
+        turns = turns_of(request.messages, tools, self.traits, image_text=self._image_text or "")
+        generation = request.add_generation_prompt
+        text = self._template.render(
+            marked(turns) if request.continue_final_message else turns,
+            tools=tools if self.traits.calls is not None else None,
+            add_generation_prompt=not request.continue_final_message if generation is None else generation,
+            switches=_switches(request),
+        )
+        return up_to_mark(text, request.messages[-1].text) if request.continue_final_message else text
+
+    def _check_ids(self, field: str, ids: Mapping[int, float] | Sequence[int]) -> None:
+        for token_id in ids:
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidParameter(
+                    field, f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
+                )
 
 
 def _digest(images: Sequence[Image]) -> bytes:
     return hashlib.blake2b(b"".join(image.digest for image in images), digest_size=32).digest() if images else b""
 
 
-def _refuse_what_is_not_wired(request: ChatRequest) -> None:
-    """What the request model understands and the engine does not yet take."""
-    neutral = {
-        "n": request.n == 1,
-        "tools": not request.tools,
-        "response_format": request.response_format is None or request.response_format.type == "text",
-        "min_tokens": request.min_tokens == 0,
-        "ignore_eos": not request.ignore_eos,
-        "stop_token_ids": not request.stop_token_ids,
-        "chat_template_kwargs": not request.chat_template_kwargs,
-        "continue_final_message": not request.continue_final_message,
-    }
-    for name, is_neutral in neutral.items():
-        if not is_neutral:
-            raise UnsupportedParameter(name, "is not supported by this version")
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    # Templates of this age know no developer role; its text is the system's.
-    return {"role": "system" if role == "developer" else role, "content": content}
+def _switches(request: ChatRequest) -> dict[str, Any]:
+    switches = dict(request.chat_template_kwargs)
+    if request.reasoning_effort is not None:
+        switches.setdefault("enable_thinking", request.reasoning_effort not in _NO_EFFORT)
+    return switches
