@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from ecocore._core import EventBatch, RequestMeter, SseWriter
-from ecocore.errors import EcocoreError, EngineFailure, RuntimeClosed
+from ecocore.errors import EcocoreError, EngineFailure, InvalidRequest, RuntimeClosed
 from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
 from ecocore.server.error_table import AnswerTooSlow, ApiError, ReaderTooSlow, ShuttingDown
@@ -292,4 +292,9 @@ class Answer:
 
 
 def _engine_error(code: str, message: str) -> EcocoreError:
-    return RuntimeClosed(message) if code == "runtime_closed" else EngineFailure(code, message)
+    if code == "runtime_closed":
+        return RuntimeClosed(message)
+    if code == "grammar_too_complex":
+        # Found while drawing, and yet the fault of the request's schema: a client that retried would only see it again.
+        return InvalidRequest(None, message, "invalid_json_schema")
+    return EngineFailure(code, message)
