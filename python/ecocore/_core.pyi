@@ -503,7 +503,8 @@ class SseWriter:
 
         `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
         `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
-        prompts if they come before the answers, `echo_hidden`: leading tokens of each that are no part of its text; `prompt_only`: nothing that is drawn is told. For responses, `fields`:
+        prompts if they come before the answers; `echo_hidden`: leading tokens of each that are no part of its text;
+        `prompt_only`: nothing that is drawn is told. For responses, `fields`:
         members of the answer that the request settled, as JSON text with a comma before each.
         """
 

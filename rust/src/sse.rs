@@ -97,7 +97,7 @@ impl SseWriter {
         if options.choices == 0 {
             return Err(Error::parameter("choices", "must be at least 1"));
         }
-        if options.prompts == 0 || options.choices % options.prompts != 0 {
+        if options.prompts == 0 || !options.choices.is_multiple_of(options.prompts) {
             return Err(Error::parameter("prompts", "must divide the choices"));
         }
         self.answers.insert(request_id, Answer::new(options));
