@@ -359,6 +359,7 @@ class Runtime:
                     seed=seed,
                     grammar=form.grammar,
                     output=output,
+                    scores=prompt.scores,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),
                 )
                 for choice in range(first_choice, first_choice + n)

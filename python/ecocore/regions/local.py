@@ -53,9 +53,9 @@ class LocalRegion:
         """See `Region.prepare`."""
         return self._admission(await self._prepared(request), request)
 
-    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int], *, scores: bool) -> Admission:
         """See `Region.prepare_plain`."""
-        return self._admission(await self._work(self._runtime.plain.build, prompt, request), request)
+        return self._admission(await self._work(self._runtime.plain.build, prompt, request, scores=scores), request)
 
     def _admission(self, prompt: Prompt, request: ChatRequest) -> Admission:
         request_id = self._runtime.new_request_id()

@@ -83,6 +83,7 @@ class Told:
     service_tier: str | None = None
     prompts: int = 1
     echo: tuple[str, ...] = ()
+    echo_hidden: int = 0
     prompt_only: bool = False
     fields: str = ""
 
@@ -162,6 +163,7 @@ class Outbox:
             service_tier=told.service_tier,
             prompts=told.prompts,
             echo=told.echo,
+            echo_hidden=told.echo_hidden,
             prompt_only=told.prompt_only,
             fields=told.fields,
         )
