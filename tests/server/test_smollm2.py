@@ -103,3 +103,23 @@ def test_choices_are_drawn_apart(embedded: Live, smollm2: Runtime) -> None:
     answers = [choice.message.content for choice in client.chat.completions.create(model=smollm2.model_id, n=4, **asked).choices]
     assert len(set(answers)) == 4
     assert answers[0] == smollm2.chat(**asked).text
+
+
+def test_a_scored_prompt_has_the_log_probabilities_of_single_steps(embedded: Live, smollm2: Runtime) -> None:
+    """The second opinion draws each token after the tokens before it; the raw log-probability knows no bias."""
+    ids = smollm2.tokenizer.encode("The capital of France is Paris, and the river is the Seine.")
+    client = embedded.client()
+
+    def ask(prompt: list[int], **fields: Any) -> Any:
+        return (
+            client.completions.create(model=smollm2.model_id, prompt=prompt, temperature=0, logprobs=1, **fields)
+            .choices[0]
+            .logprobs
+        )
+
+    scored = ask(ids, echo=True, max_tokens=0)
+    assert scored.tokens == [smollm2.tokenizer.token_bytes(token).decode() for token in ids]
+    assert scored.token_logprobs[0] is None
+    for place in range(1, len(ids)):
+        single = ask(ids[:place], max_tokens=1, logit_bias={str(ids[place]): 100})
+        assert single.token_logprobs[0] == pytest.approx(scored.token_logprobs[place], abs=1e-4)
