@@ -22,6 +22,11 @@ fn writer(logprobs: bool) -> SseWriter {
             logprobs,
             form: Form::Chat,
             tells_service_tier: false,
+            prompts: 1,
+            echo: vec![],
+            echo_hidden: 0,
+            prompt_only: false,
+            fields: String::new(),
         };
         writer.open(request_id, &options).expect("each request is opened once");
     }

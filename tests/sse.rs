@@ -25,6 +25,11 @@ fn options(stream: bool, choices: u32, include_usage: bool, logprobs: bool) -> A
         logprobs,
         form: Form::Chat,
         tells_service_tier: false,
+        prompts: 1,
+        echo: vec![],
+        echo_hidden: 0,
+        prompt_only: false,
+        fields: String::new(),
     }
 }
 

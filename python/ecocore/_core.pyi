@@ -20,6 +20,7 @@ __all__ = [
     "Grammar",
     "GrammarCompiler",
     "OutputStreams",
+    "RequestMeter",
     "SampledTokens",
     "SamplerInputs",
     "SamplerParams",
@@ -234,7 +235,7 @@ class SamplerState:
         """Collects what the draws of this batch need; done while the model computes."""
 
     def sample(self, logits: Any, inputs: SamplerInputs) -> SampledTokens:
-        """One token per sampled row of the batch; `logits` is a tensor (batch.num_samples, vocab).
+        """One token per sampled row of the batch; `logits` is a tensor (batch.num_logits, vocab).
 
         Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated. The next
         masks of grammars are computed on the Rust pool from here on; this call waits for those not there yet.
@@ -280,6 +281,10 @@ class Batch:
         """Rows that draw a token."""
 
     @property
+    def num_logits(self) -> int:
+        """Length of `sample_indices`: rows that draw, and positions that score."""
+
+    @property
     def sequence_ids(self) -> NDArray[np.uint64]: ...
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -308,7 +313,10 @@ class Batch:
 
     @property
     def sample_indices(self) -> NDArray[np.int64]:
-        """Index on the token axis of the last token of each row that draws, in order."""
+        """Indices on the token axis of the positions whose logits are needed.
+
+        First the last token of each row that draws, in order; then positions that score prompt tokens, mostly none.
+        """
 
 @final
 class Scheduler:
@@ -327,9 +335,12 @@ class Scheduler:
         """`max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
         at the end of the prompt. Raises InvalidParameter."""
 
-    def submit(self, sequence_id: int, prompt: NDArray[np.uint32], max_tokens: int, salt: bytes = b"") -> None:
+    def submit(
+        self, sequence_id: int, prompt: NDArray[np.uint32], max_tokens: int, salt: bytes = b"", scores: bool = False
+    ) -> None:
         """Queues a sequence. `salt` separates tenants in the prefix cache.
 
+        `scores`: the steps ask for the log-probabilities of its prompt, of which nothing then comes from the cache.
         Raises QueueFull; ContextLengthExceeded if prompt + max_tokens never fit the pool.
         """
 
@@ -480,13 +491,25 @@ class SseWriter:
         choices: int = 1,
         include_usage: bool = False,
         logprobs: bool = False,
-        form: Literal["chat"] = "chat",
+        form: Literal["chat", "completion", "response"] = "chat",
         service_tier: str | None = None,
+        prompts: int = 1,
+        echo: Sequence[str] = (),
+        echo_hidden: int = 0,
+        prompt_only: bool = False,
+        fields: str = "",
     ) -> None:
         """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended.
 
         `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
+        `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
+        prompts if they come before the answers; `echo_hidden`: leading tokens of each that are no part of its text;
+        `prompt_only`: nothing that is drawn is told. For responses, `fields`:
+        members of the answer that the request settled, as JSON text with a comma before each.
         """
+
+    def join(self, request_id: int, into: int, first_choice: int) -> None:
+        """From now on the events of `request_id` belong to the answer of `into`, as its choices from `first_choice` on."""
 
     def close(self, request_id: int) -> None:
         """Forgets an answer and its buffer; unknown ids are ignored."""
@@ -508,6 +531,30 @@ class SseWriter:
 
     def usage(self, request_id: int) -> tuple[int, int, int, int] | None:
         """Prompt, cached, completion and reasoning tokens once the answer finished."""
+
+@final
+class RequestMeter:
+    """How long requests take and what they use, from the events of each step. The clock is the caller's."""
+
+    def __new__(cls) -> Self: ...
+    def open(self, request_id: int, choices: int, now: float) -> None:
+        """A request of `choices` choices begins at `now` (seconds)."""
+
+    def close(self, request_id: int) -> None:
+        """A request is left: what did not end counts as "abort". Unknown ids are ignored."""
+
+    def push(self, events: EventBatch, now: float) -> None:
+        """Takes the events of one step, which happened at `now`. Requests that are not open are ignored."""
+
+    def ended(self) -> dict[str, int]:
+        """How many choices ended, by "stop", "length", "tool_calls", "error" or "abort"."""
+
+    def histograms(self) -> dict[str, tuple[list[tuple[float, int]], float]]:
+        """By name: (upper bound, observations up to it) with the last bound infinite, and the sum.
+
+        time_to_first_token_seconds, inter_token_latency_seconds (between two events of a choice),
+        e2e_request_latency_seconds, request_prompt_tokens, request_generation_tokens.
+        """
 
 # --- model files ----------------------------------------------------------------------------------------
 

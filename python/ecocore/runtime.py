@@ -21,13 +21,14 @@ from typing import Any, Final, Literal, Self, Unpack
 from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
 from ecocore.completion import Completion, Told, gathered
-from ecocore.errors import EngineFailure, InvalidParameter, RuntimeClosed
+from ecocore.errors import InvalidParameter, failure
 from ecocore.events import Event, Failed, Finished
 from ecocore.loop import Model, StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
 from ecocore.prompt.images.image import Image
+from ecocore.prompt.plain import PlainPrompts
 from ecocore.prompt.prompt import AnswerForm, Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.request import MAX_CHOICES, ChatParams, ChatRequest, SamplingParams
@@ -63,6 +64,7 @@ class _Parts:
     end_ids: tuple[int, ...]
     fingerprint: str
     cores: Any
+    start_ids: tuple[int, ...] = ()
     tool_syntax: str = "hermes"
     thinks: bool = False
     image_text: str | None = None
@@ -80,12 +82,17 @@ class Runtime:
         self.tokenizer: Final = parts.tokenizer
         self._end_ids = parts.end_ids
         self.accepts_images: Final = parts.image_text is not None
+        extras = {"images": self.accepts_images, "reasoning": parts.thinks}
+        self.abilities: Final = ("text", "json", "tools", *(name for name, can in extras.items() if can))
         self._builder = PromptBuilder(
             parts.tokenizer,
             parts.template,
             context_length=parts.context_length,
             vocab_size=parts.vocab_size,
             image_text=parts.image_text,
+        )
+        self.plain: Final = PlainPrompts(
+            parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size
         )
         self._tool_syntax = self._builder.tool_syntax(parts.tool_syntax)
         self._thinks = parts.thinks
@@ -175,6 +182,7 @@ class Runtime:
                 end_ids=tuple(sorted(checkpoint.end_ids)),
                 fingerprint=_fingerprint(runner.fingerprint, checkpoint.chat_template, checkpoint.tokenizer_path),
                 cores=_CORES,
+                start_ids=checkpoint.start_ids,
                 tool_syntax=family.tool_syntax,
                 thinks=family.thinks,
             )
@@ -369,6 +377,7 @@ class Runtime:
                     seed=seed,
                     grammar=form.grammar,
                     output=output,
+                    scores=prompt.scores,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),
                 )
                 for choice in range(first_choice, first_choice + n)
@@ -443,9 +452,7 @@ def _routed_weakly(route: weakref.WeakMethod[Callable[[EventBatch], None]]) -> C
 
 def _checked(event: Event) -> Told:
     if isinstance(event, Failed):
-        if event.code == "runtime_closed":
-            raise RuntimeClosed(event.message)
-        raise EngineFailure(event.code, event.message)
+        raise failure(event.code, event.message)
     return event
 
 
