@@ -1,5 +1,7 @@
 //! Grammars followed token by token, held against llguidance's own parser and a JSON parser.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::sync::Arc;
 
 use ecocore::batch::{Batch, BatchRow};
