@@ -93,6 +93,16 @@ def test_a_full_engine_refuses_at_once() -> None:
         loop.submit(submission(3))
 
 
+def test_several_sequences_enter_together_or_not_at_all() -> None:
+    loop = make_loop(capacity=2)
+    loop.submit(submission(1))
+    with pytest.raises(QueueFull):
+        loop.submit(submission(2), submission(3))
+    assert loop.stats()["open"] == 1
+    loop.submit(submission(2))
+    assert loop.stats()["open"] == 2
+
+
 def test_a_cancelled_sequence_leaves_no_event(caplog: pytest.LogCaptureFixture) -> None:
     loop = make_loop()
     seen = collect(loop)
