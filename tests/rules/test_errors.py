@@ -131,12 +131,16 @@ FAULTS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.combinations(FAULTS, 2), ids=str)
+ONE_STEP = {("path", "method"), ("JSON", "type")}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [pair for pair in itertools.combinations(FAULTS, 2) if pair not in ONE_STEP], ids=str
+)
 def test_rule_36_the_earlier_fault_is_told(api: Api, first: str, second: str) -> None:
-    if {first, second} in ({"path", "method"}, {"JSON", "type"}):
-        pytest.skip("one step")
-    (_, status), alone = FAULTS[first], sent(api, **FAULTS[first][0])
-    both = sent(api, **{**FAULTS[second][0], **FAULTS[first][0]})
+    fault, status = FAULTS[first]
+    alone = sent(api, **fault)
+    both = sent(api, **{**FAULTS[second][0], **fault})
     assert alone.status_code == both.status_code == status
     assert envelope(alone) == envelope(both)
 
@@ -158,8 +162,8 @@ def test_rule_36_without_a_key_the_code_is_null(api: Api) -> None:
     response = httpx.post(f"{api.live.url}/v1/chat/completions", json=BODY)
     error = envelope(response)
     assert (response.status_code, error["type"], error["param"], error["code"]) == (401, "invalid_request_error", None, None)
-    with pytest.raises(openai.AuthenticationError) as raised, api.client.with_options(api_key="eco_wrong") as client:
-        client.models.list()
+    with pytest.raises(openai.AuthenticationError) as raised:
+        api.client.with_options(api_key="eco_wrong").models.list()
     assert raised.value.code == "invalid_api_key"
 
 
@@ -231,10 +235,8 @@ def test_rule_37_what_would_change_the_answer_and_cannot_be_done_is_refused_by_n
 def test_rule_38_every_answer_has_a_request_id_and_its_time(api: Api) -> None:
     ids = set()
     with api.live.http() as http:
-        for path, body in itertools.product(
-            ("/v1/chat/completions",), (BODY, {**BODY, "stream": True}, {**BODY, "temperature": 9})
-        ):
-            response = http.post(path, json=body)
+        for body in (BODY, {**BODY, "stream": True}, {**BODY, "temperature": 9}):
+            response = http.post("/v1/chat/completions", json=body)
             ids.add(response.headers["x-request-id"])
             assert int(response.headers["openai-processing-ms"]) >= 0
         ids.add(http.get("/nowhere").headers["x-request-id"])
