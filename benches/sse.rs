@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ecocore::event::{Event, EventBatch, EventKind, TokenLogprob};
-use ecocore::sse::{AnswerOptions, SseWriter};
+use ecocore::sse::{AnswerOptions, Form, SseWriter};
 
 const ANSWERS: u64 = 256;
 
@@ -20,6 +20,8 @@ fn writer(logprobs: bool) -> SseWriter {
             choices: 1,
             include_usage: true,
             logprobs,
+            form: Form::Chat,
+            tells_service_tier: false,
         };
         writer.open(request_id, &options).expect("each request is opened once");
     }

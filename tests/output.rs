@@ -132,7 +132,7 @@ fn tell(told: &mut Told, event: Event) {
             told.entries.extend(logprobs);
         }
         EventKind::Finished { reason, usage } => told.end = Some((reason, usage)),
-        EventKind::Failed { .. } => panic!("nothing fails here"),
+        other => panic!("nothing fails, thinks or calls here: {other:?}"),
     }
 }
 

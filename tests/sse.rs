@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use ecocore::event::{Event, EventBatch, EventKind, FinishReason, TokenLogprob, Usage};
-use ecocore::sse::{AnswerOptions, SseWriter};
+use ecocore::sse::{AnswerOptions, Form, SseWriter};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -23,6 +23,8 @@ fn options(stream: bool, choices: u32, include_usage: bool, logprobs: bool) -> A
         choices,
         include_usage,
         logprobs,
+        form: Form::Chat,
+        tells_service_tier: false,
     }
 }
 
@@ -52,8 +54,12 @@ fn events() -> impl Strategy<Value = (u32, Vec<Event>)> {
             |(choices, mut events, ends)| {
                 events.extend(ends.into_iter().map(|choice| {
                     let reason = if choice % 2 == 0 { FinishReason::Stop } else { FinishReason::Length };
-                    let usage =
-                        Usage { prompt_tokens: 9, cached_tokens: 4 + choice, completion_tokens: 1 + choice };
+                    let usage = Usage {
+                        prompt_tokens: 9,
+                        cached_tokens: 4 + choice,
+                        completion_tokens: 1 + choice,
+                        reasoning_tokens: choice,
+                    };
                     event(choice, EventKind::Finished { reason, usage })
                 }));
                 (choices, events)

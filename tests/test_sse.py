@@ -131,7 +131,7 @@ def test_the_rows_of_a_batch_tell_text_end_and_usage() -> None:
         ("text", "é", ""),
         ("finished", "", "stop"),
     ]
-    assert [row.usage for row in rows] == [(0, 0, 0), (0, 0, 0), (40, 0, 4)]
+    assert [row.usage for row in rows] == [(0, 0, 0, 0), (0, 0, 0, 0), (40, 0, 4, 0)]
     assert {(row.request_id, row.choice) for row in rows} == {(REQUEST, 3)}
 
 
@@ -301,7 +301,7 @@ def test_a_connection_that_is_writing_finds_several_events_at_its_next_take() ->
     data = answers.take(REQUEST)
     assert (len(data), answers.buffered(REQUEST)) == (waiting, 0)
     assert len(streamed(data)) == 5
-    assert answers.usage(REQUEST) == (40, 0, 4)
+    assert answers.usage(REQUEST) == (40, 0, 4, 0)
 
 
 def test_a_closed_answer_is_forgotten() -> None:

@@ -338,14 +338,26 @@ class EventRow:
     """One event of one choice."""
 
     @property
-    def kind(self) -> Literal["text", "finished", "failed"]: ...
+    def kind(self) -> Literal["text", "reasoning", "tool_call", "tool_arguments", "finished", "failed"]: ...
     @property
     def request_id(self) -> int: ...
     @property
     def choice(self) -> int: ...
     @property
     def text(self) -> str:
-        """Of a text event; else empty."""
+        """Of a text, reasoning or tool-arguments event; else empty."""
+
+    @property
+    def index(self) -> int:
+        """Of a tool-call or tool-arguments event: which call of the choice; else 0."""
+
+    @property
+    def id(self) -> str:
+        """Of a tool-call event: "call_" and 24 letters and digits; else empty."""
+
+    @property
+    def name(self) -> str:
+        """Of a tool-call event: the tool; else empty."""
 
     @property
     def logprobs(self) -> list[tuple[int, bytes, float, list[tuple[int, bytes, float]]]]:
@@ -353,11 +365,11 @@ class EventRow:
 
     @property
     def reason(self) -> str:
-        """Of a finished event: "stop" or "length"; else empty."""
+        """Of a finished event: "stop", "length" or "tool_calls"; else empty."""
 
     @property
-    def usage(self) -> tuple[int, int, int]:
-        """Of a finished event: prompt, cached and completion tokens; else zeros."""
+    def usage(self) -> tuple[int, int, int, int]:
+        """Of a finished event: prompt, cached, completion and reasoning tokens; else zeros."""
 
     @property
     def code(self) -> str:
@@ -387,8 +399,13 @@ class SseWriter:
         choices: int = 1,
         include_usage: bool = False,
         logprobs: bool = False,
+        form: Literal["chat"] = "chat",
+        service_tier: str | None = None,
     ) -> None:
-        """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended."""
+        """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended.
+
+        `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
+        """
 
     def close(self, request_id: int) -> None:
         """Forgets an answer and its buffer; unknown ids are ignored."""
@@ -408,8 +425,8 @@ class SseWriter:
     def failure(self, request_id: int) -> tuple[str, str] | None:
         """(code, message) of an answer that failed before any byte of it was taken; else None."""
 
-    def usage(self, request_id: int) -> tuple[int, int, int] | None:
-        """Prompt, cached and completion tokens once the answer finished."""
+    def usage(self, request_id: int) -> tuple[int, int, int, int] | None:
+        """Prompt, cached, completion and reasoning tokens once the answer finished."""
 
 # --- model files ----------------------------------------------------------------------------------------
 

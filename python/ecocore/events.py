@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens used by one choice; `cached_tokens` of the prompt came from the prefix cache."""
+    """Tokens used by one choice; `cached_tokens` of the prompt came from the prefix cache, `reasoning_tokens` of the
+    completion became reasoning."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -45,6 +47,26 @@ class TextDelta:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """The model thought aloud; no part of the answer."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """Part of the tool call number `index` of a choice. The first has `id` and `name` and no arguments; the others add a
+    piece of `arguments`, which joined are JSON text."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
     choice: int = 0
 
 
@@ -66,4 +88,4 @@ class Failed:
     choice: int = 0
 
 
-Event = TextDelta | Finished | Failed
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finished | Failed

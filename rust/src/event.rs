@@ -7,6 +7,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the context.
     Length,
+    /// The model called tools: at least one call is whole, and no limit cut the answer.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -15,6 +17,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }
@@ -28,6 +31,8 @@ pub struct Usage {
     pub cached_tokens: u32,
     /// Tokens drawn, the end token included.
     pub completion_tokens: u32,
+    /// Tokens drawn that became reasoning.
+    pub reasoning_tokens: u32,
 }
 
 /// Raw log-probabilities of one content token, resolved to bytes.
@@ -52,6 +57,27 @@ pub enum EventKind {
         text: String,
         /// One entry per content token if the choice asked for log-probabilities, else empty.
         logprobs: Vec<TokenLogprob>,
+    },
+    /// The model thought aloud; no part of the answer.
+    Reasoning {
+        /// Valid UTF-8, never empty.
+        text: String,
+    },
+    /// A tool call begins. Its arguments follow.
+    ToolCall {
+        /// Which of the choice's calls, from 0 in order.
+        index: u32,
+        /// "call_" and 24 letters and digits, unique.
+        id: String,
+        /// One of the request's tools.
+        name: String,
+    },
+    /// More of the arguments of a call that has begun.
+    ToolArguments {
+        /// The call.
+        index: u32,
+        /// A piece of JSON text, never empty.
+        text: String,
     },
     /// The choice ended; nothing follows.
     Finished {

@@ -194,7 +194,12 @@ impl Choice {
     }
 
     fn usage(&self, cached_tokens: u32) -> Usage {
-        Usage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens: self.completion_tokens }
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens,
+            completion_tokens: self.completion_tokens,
+            reasoning_tokens: 0,
+        }
     }
 
     fn event(&self, kind: EventKind) -> Event {
@@ -308,6 +313,7 @@ mod tests {
                 format!("{} {}", reason.as_str(), usage.completion_tokens)
             }
             EventKind::Failed { code, .. } => format!("failed {code}"),
+            other => panic!("no tools and no thoughts here: {other:?}"),
         };
         events.events.iter().map(tell).collect()
     }
@@ -398,7 +404,7 @@ mod tests {
         assert_eq!(tell(&events), ["A", "C", "length 1"]);
         assert_eq!(events.events.iter().map(|event| event.choice).collect::<Vec<_>>(), [2, 0, 0]);
         assert_eq!(events.finished_sequences, [1]);
-        let usage = Usage { prompt_tokens: 5, cached_tokens: 1, completion_tokens: 1 };
+        let usage = Usage { prompt_tokens: 5, cached_tokens: 1, completion_tokens: 1, reasoning_tokens: 0 };
         assert_eq!(events.events[2].kind, EventKind::Finished { reason: FinishReason::Length, usage });
         assert_eq!(tell(&step(&mut streams, &[(1, 65), (3, 66)])), ["B"]);
     }

@@ -11,6 +11,24 @@ use crate::event::{Event, EventBatch, EventKind, Usage};
 
 use answer::{Spelling, error_event};
 
+/// The endpoint whose objects an answer is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// `chat.completion` and `chat.completion.chunk`.
+    #[default]
+    Chat,
+}
+
+impl Form {
+    /// The form that Python calls `name`. Fails with `InvalidParameter("form")`.
+    pub fn from_name(name: &str) -> Result<Self, Error> {
+        match name {
+            "chat" => Ok(Self::Chat),
+            _ => Err(Error::parameter("form", "must be \"chat\"")),
+        }
+    }
+}
+
 /// What is constant in one answer.
 #[derive(Debug, Clone)]
 pub struct AnswerOptions {
@@ -30,6 +48,10 @@ pub struct AnswerOptions {
     pub include_usage: bool,
     /// Whether choices carry `logprobs`.
     pub logprobs: bool,
+    /// Which endpoint's objects.
+    pub form: Form,
+    /// Whether the answer says `service_tier`, which is "default" whatever was asked: there is one tier.
+    pub tells_service_tier: bool,
 }
 
 /// Renders the events of all open answers, one call per step.
@@ -189,6 +211,13 @@ impl Answer {
             EventKind::Text { text, logprobs } => {
                 self.spelling.text(choice, text, logprobs, &mut self.buffer)
             }
+            EventKind::Reasoning { text } => self.spelling.reasoning(choice, text, &mut self.buffer),
+            EventKind::ToolCall { index, id, name } => {
+                self.spelling.tool_call(choice, *index, id, name, &mut self.buffer)
+            }
+            EventKind::ToolArguments { index, text } => {
+                self.spelling.tool_arguments(choice, *index, text, &mut self.buffer)
+            }
             EventKind::Finished { reason, usage } => {
                 self.spelling.finish(choice, *reason, &mut self.buffer);
                 self.choices[choice as usize] = Phase::Finished;
@@ -204,6 +233,7 @@ impl Answer {
             // One choice computes what its siblings then find in the cache: the least is what was there before.
             cached_tokens: total.cached_tokens.min(usage.cached_tokens),
             completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
+            reasoning_tokens: total.reasoning_tokens.saturating_add(usage.reasoning_tokens),
         });
         self.usage = Some(total);
         if self.choices.iter().all(|phase| *phase == Phase::Finished) {
@@ -240,6 +270,8 @@ mod tests {
             choices: 1,
             include_usage: false,
             logprobs: false,
+            form: Form::Chat,
+            tells_service_tier: false,
         }
     }
 
@@ -253,8 +285,12 @@ mod tests {
     }
 
     fn finished(completion_tokens: u32) -> EventKind {
-        let usage =
-            Usage { prompt_tokens: 5, cached_tokens: 3 - completion_tokens.min(3), completion_tokens };
+        let usage = Usage {
+            prompt_tokens: 5,
+            cached_tokens: 3 - completion_tokens.min(3),
+            completion_tokens,
+            reasoning_tokens: completion_tokens / 2,
+        };
         EventKind::Finished { reason: FinishReason::Stop, usage }
     }
 
@@ -302,7 +338,7 @@ mod tests {
         let events: Vec<&str> = stream.split_terminator("\n\n").collect();
         assert!(events[..3].iter().all(|event| event.ends_with(",\"usage\":null}")));
         let usage = "],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,\"total_tokens\":7,\
-             \"prompt_tokens_details\":{\"cached_tokens\":1},\"completion_tokens_details\":{\"reasoning_tokens\":0}}}";
+             \"prompt_tokens_details\":{\"cached_tokens\":1},\"completion_tokens_details\":{\"reasoning_tokens\":1}}}";
         assert_eq!(events[3], format!("{HEAD}{usage}"));
         assert_eq!(events[4..], ["data: [DONE]"]);
     }
@@ -317,7 +353,7 @@ mod tests {
              \"system_fingerprint\":\"fp_1\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\
              \"content\":\"Hi \\\"you\\\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],\
              \"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3,\"total_tokens\":8,\
-             \"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":0}}}";
+             \"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":1}}}";
         assert_eq!(taken(&mut writer), expected);
     }
 
@@ -329,7 +365,8 @@ mod tests {
             assert!(!writer.is_finished(REQUEST));
             assert_eq!(writer.usage(REQUEST), None);
             writer.push(&batch(vec![(1, text("late")), (1, finished(1)), (0, finished(3))]));
-            let usage = Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 4 };
+            let usage =
+                Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 4, reasoning_tokens: 1 };
             assert_eq!(writer.usage(REQUEST), Some(usage));
             let bytes = taken(&mut writer);
             assert_eq!(bytes.matches("\"finish_reason\":\"stop\"").count(), 2);

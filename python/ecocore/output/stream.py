@@ -3,15 +3,38 @@
 from typing import cast
 
 from ecocore._core import EventRow
-from ecocore.events import Event, Failed, Finished, FinishReason, TextDelta, TokenLogprob, TopLogprob, Usage
+from ecocore.events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 
 
 def event_of(row: EventRow) -> Event:
     """The event that a row stands for."""
-    if row.kind == "finished":
-        return Finished(cast("FinishReason", row.reason), Usage(*row.usage), row.choice)
-    if row.kind == "failed":
-        return Failed(row.code, row.message, row.choice)
+    match row.kind:
+        case "text":
+            return _text(row)
+        case "reasoning":
+            return ReasoningDelta(row.text, row.choice)
+        case "tool_call":
+            return ToolCallDelta(row.index, row.id, row.name, "", row.choice)
+        case "tool_arguments":
+            return ToolCallDelta(row.index, None, None, row.text, row.choice)
+        case "finished":
+            return Finished(cast("FinishReason", row.reason), Usage(*row.usage), row.choice)
+        case "failed":
+            return Failed(row.code, row.message, row.choice)
+
+
+def _text(row: EventRow) -> TextDelta:
     logprobs = tuple(
         TokenLogprob(token_id, token, logprob, tuple(TopLogprob(*entry) for entry in top))
         for token_id, token, logprob, top in row.logprobs

@@ -45,6 +45,9 @@ impl PyEventRow {
     fn kind(&self) -> &'static str {
         match self.0.kind {
             EventKind::Text { .. } => "text",
+            EventKind::Reasoning { .. } => "reasoning",
+            EventKind::ToolCall { .. } => "tool_call",
+            EventKind::ToolArguments { .. } => "tool_arguments",
             EventKind::Finished { .. } => "finished",
             EventKind::Failed { .. } => "failed",
         }
@@ -63,7 +66,33 @@ impl PyEventRow {
     #[getter]
     fn text(&self) -> &str {
         match &self.0.kind {
-            EventKind::Text { text, .. } => text,
+            EventKind::Text { text, .. }
+            | EventKind::Reasoning { text }
+            | EventKind::ToolArguments { text, .. } => text,
+            _ => "",
+        }
+    }
+
+    #[getter]
+    fn index(&self) -> u32 {
+        match self.0.kind {
+            EventKind::ToolCall { index, .. } | EventKind::ToolArguments { index, .. } => index,
+            _ => 0,
+        }
+    }
+
+    #[getter]
+    fn id(&self) -> &str {
+        match &self.0.kind {
+            EventKind::ToolCall { id, .. } => id,
+            _ => "",
+        }
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        match &self.0.kind {
+            EventKind::ToolCall { name, .. } => name,
             _ => "",
         }
     }
@@ -89,10 +118,10 @@ impl PyEventRow {
     }
 
     #[getter]
-    fn usage(&self) -> (u32, u32, u32) {
+    fn usage(&self) -> UsageTuple {
         match self.0.kind {
             EventKind::Finished { usage, .. } => usage_tuple(usage),
-            _ => (0, 0, 0),
+            _ => (0, 0, 0, 0),
         }
     }
 
@@ -113,9 +142,11 @@ impl PyEventRow {
     }
 }
 
-/// Prompt, cached and completion tokens: the order in which Python gets them.
-pub(super) fn usage_tuple(usage: Usage) -> (u32, u32, u32) {
-    (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+/// Prompt, cached, completion and reasoning tokens: the order in which Python gets them.
+pub(super) type UsageTuple = (u32, u32, u32, u32);
+
+pub(super) fn usage_tuple(usage: Usage) -> UsageTuple {
+    (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens)
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

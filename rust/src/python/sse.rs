@@ -7,8 +7,8 @@ use pyo3::sync::MutexExt;
 use pyo3::types::PyBytes;
 
 use super::OrRaise;
-use super::event::{PyEventBatch, usage_tuple};
-use crate::sse::{AnswerOptions, SseWriter};
+use super::event::{PyEventBatch, UsageTuple, usage_tuple};
+use crate::sse::{AnswerOptions, Form, SseWriter};
 
 const UNBROKEN: &str = "no call panics while it holds the lock";
 
@@ -31,7 +31,7 @@ impl PySseWriter {
     }
 
     #[pyo3(signature = (request_id, *, completion_id, created, model, system_fingerprint, stream, choices=1,
-                        include_usage=false, logprobs=false))]
+                        include_usage=false, logprobs=false, form="chat", service_tier=None))]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn open(
         &self,
@@ -45,6 +45,8 @@ impl PySseWriter {
         choices: u32,
         include_usage: bool,
         logprobs: bool,
+        form: &str,
+        service_tier: Option<&str>,
     ) -> PyResult<()> {
         let options = AnswerOptions {
             completion_id,
@@ -55,6 +57,8 @@ impl PySseWriter {
             choices,
             include_usage,
             logprobs,
+            form: Form::from_name(form).or_raise(py)?,
+            tells_service_tier: service_tier.is_some(),
         };
         self.with(py, |writer| writer.open(request_id, &options)).or_raise(py)
     }
@@ -86,7 +90,7 @@ impl PySseWriter {
         })
     }
 
-    fn usage(&self, py: Python<'_>, request_id: u64) -> Option<(u32, u32, u32)> {
+    fn usage(&self, py: Python<'_>, request_id: u64) -> Option<UsageTuple> {
         self.with(py, |writer| writer.usage(request_id)).map(usage_tuple)
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::event::{FinishReason, TokenLogprob, Usage};
 
-use super::AnswerOptions;
 use super::json;
+use super::{AnswerOptions, Form};
 
 /// The two spellings of an answer. Each method appends the bytes that may be sent now.
 #[derive(Debug)]
@@ -17,7 +17,10 @@ pub(super) enum Spelling {
 
 impl Spelling {
     pub(super) fn new(options: &AnswerOptions) -> Self {
-        if options.stream { Self::Stream(Stream::new(options)) } else { Self::Plain(Plain::new(options)) }
+        match (options.form, options.stream) {
+            (Form::Chat, true) => Self::Stream(Stream::new(options)),
+            (Form::Chat, false) => Self::Plain(Plain::new(options)),
+        }
     }
 
     /// The first event of a choice has come.
@@ -37,6 +40,53 @@ impl Spelling {
         match self {
             Self::Stream(stream) => stream.text(choice, text, entries, out),
             Self::Plain(plain) => plain.text(choice, text, entries),
+        }
+    }
+
+    /// The model thought aloud.
+    pub(super) fn reasoning(&mut self, choice: u32, text: &str, out: &mut Vec<u8>) {
+        match self {
+            Self::Stream(stream) => stream.delta(choice, out, |out| {
+                out.extend_from_slice(br#""reasoning_content":"#);
+                json::string(text, out);
+            }),
+            Self::Plain(plain) => json::escape(text, &mut plain.choices[choice as usize].reasoning),
+        }
+    }
+
+    /// A tool call began.
+    pub(super) fn tool_call(&mut self, choice: u32, index: u32, id: &str, name: &str, out: &mut Vec<u8>) {
+        match self {
+            Self::Stream(stream) => stream.delta(choice, out, |out| {
+                out.extend_from_slice(br#""tool_calls":[{"index":"#);
+                json::integer(index, out);
+                out.push(b',');
+                call_header(id, name, out);
+                out.extend_from_slice(br#""}}]"#);
+            }),
+            Self::Plain(plain) => {
+                let mut call = Vec::new();
+                call_header(id, name, &mut call);
+                plain.choices[choice as usize].calls.push(call);
+            }
+        }
+    }
+
+    /// More of the arguments of the call with this index.
+    pub(super) fn tool_arguments(&mut self, choice: u32, index: u32, text: &str, out: &mut Vec<u8>) {
+        match self {
+            Self::Stream(stream) => stream.delta(choice, out, |out| {
+                out.extend_from_slice(br#""tool_calls":[{"index":"#);
+                json::integer(index, out);
+                out.extend_from_slice(br#","function":{"arguments":"#);
+                json::string(text, out);
+                out.extend_from_slice(br#"}}]"#);
+            }),
+            Self::Plain(plain) => {
+                if let Some(call) = plain.choices[choice as usize].calls.get_mut(index as usize) {
+                    json::escape(text, call);
+                }
+            }
         }
     }
 
@@ -69,6 +119,15 @@ pub(super) fn error_event(code: &str, message: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}}\n\n");
 }
 
+/// Appends what a call says before its arguments; the string of the arguments stays open.
+fn call_header(id: &str, name: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#""id":"#);
+    json::string(id, out);
+    out.extend_from_slice(br#","type":"function","function":{"name":"#);
+    json::string(name, out);
+    out.extend_from_slice(br#","arguments":""#);
+}
+
 /// Appends what both spellings begin with, up to the choices.
 fn begin(object: &str, options: &AnswerOptions, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"id":"#);
@@ -79,6 +138,9 @@ fn begin(object: &str, options: &AnswerOptions, out: &mut Vec<u8>) {
     json::integer(options.created, out);
     out.extend_from_slice(br#","model":"#);
     json::string(&options.model, out);
+    if options.tells_service_tier {
+        out.extend_from_slice(br#","service_tier":"default""#);
+    }
     out.extend_from_slice(br#","system_fingerprint":"#);
     json::string(&options.system_fingerprint, out);
     out.extend_from_slice(br#","choices":["#);
@@ -109,6 +171,15 @@ impl Stream {
         rest(out);
         let end: &[u8] = if self.include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" };
         out.extend_from_slice(end);
+    }
+
+    /// A chunk of what is no text; `member` writes the delta's only member.
+    fn delta(&self, choice: u32, out: &mut Vec<u8>, member: impl FnOnce(&mut Vec<u8>)) {
+        self.chunk(choice, out, |out| {
+            out.push(b'{');
+            member(out);
+            out.extend_from_slice(br#"},"logprobs":null,"finish_reason":null"#);
+        });
     }
 
     fn text(&self, choice: u32, text: &str, entries: &[TokenLogprob], out: &mut Vec<u8>) {
@@ -152,6 +223,10 @@ pub(super) struct Plain {
 struct Message {
     /// What stands between the quotes of `content`.
     content: Vec<u8>,
+    /// What stands between the quotes of `reasoning_content`; no such member if there is nothing.
+    reasoning: Vec<u8>,
+    /// The tool calls, each up to the quote that ends its arguments.
+    calls: Vec<Vec<u8>>,
     /// What stands between the brackets of `logprobs.content`.
     entries: Vec<u8>,
     /// Empty until the choice ended.
@@ -177,8 +252,7 @@ impl Plain {
     }
 
     fn end(&mut self, usage: Usage, out: &mut Vec<u8>) {
-        let size: usize =
-            self.choices.iter().map(|message| message.content.len() + message.entries.len() + 160).sum();
+        let size: usize = self.choices.iter().map(Message::size).sum();
         out.reserve_exact(self.head.len() + size + 256);
         out.append(&mut self.head);
         for (index, message) in self.choices.iter_mut().enumerate() {
@@ -187,9 +261,9 @@ impl Plain {
             }
             out.extend_from_slice(br#"{"index":"#);
             json::integer(index as i64, out);
-            out.extend_from_slice(br#","message":{"role":"assistant","content":""#);
-            out.append(&mut message.content);
-            out.extend_from_slice(br#"","refusal":null},"logprobs":"#);
+            out.extend_from_slice(br#","message":"#);
+            message.write(out);
+            out.extend_from_slice(br#","logprobs":"#);
             if self.logprobs {
                 out.extend_from_slice(br#"{"content":["#);
                 out.append(&mut message.entries);
@@ -204,5 +278,39 @@ impl Plain {
         out.extend_from_slice(br#"],"usage":"#);
         json::usage(usage, out);
         out.push(b'}');
+    }
+}
+
+impl Message {
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        let calls: usize = self.calls.iter().map(|call| call.len() + 8).sum();
+        self.content.len() + self.reasoning.len() + calls + self.entries.len() + 224
+    }
+
+    /// Appends the message object. What has been written is gone, so that two copies never live together.
+    fn write(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#"{"role":"assistant","content":"#);
+        if self.content.is_empty() && !self.calls.is_empty() {
+            out.extend_from_slice(b"null");
+        } else {
+            out.push(b'"');
+            out.append(&mut self.content);
+            out.push(b'"');
+        }
+        if !self.reasoning.is_empty() {
+            out.extend_from_slice(br#","reasoning_content":""#);
+            out.append(&mut self.reasoning);
+            out.push(b'"');
+        }
+        for (index, call) in self.calls.iter_mut().enumerate() {
+            let opening: &[u8] = if index == 0 { br#","tool_calls":[{"# } else { br#",{"# };
+            out.extend_from_slice(opening);
+            out.append(call);
+            out.extend_from_slice(br#""}}"#);
+        }
+        let ending: &[u8] =
+            if self.calls.is_empty() { br#","refusal":null}"# } else { br#"],"refusal":null}"# };
+        out.extend_from_slice(ending);
     }
 }

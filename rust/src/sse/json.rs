@@ -106,13 +106,13 @@ pub(super) fn logprob_entries(entries: &[TokenLogprob], out: &mut Vec<u8>) {
 
 /// Appends a usage object.
 pub(super) fn usage(usage: Usage, out: &mut Vec<u8>) {
-    let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+    let Usage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } = usage;
     let total_tokens = u64::from(prompt_tokens) + u64::from(completion_tokens);
     write!(
         out,
         "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\
          \"total_tokens\":{total_tokens},\"prompt_tokens_details\":{{\"cached_tokens\":{cached_tokens}}},\
-         \"completion_tokens_details\":{{\"reasoning_tokens\":0}}}}"
+         \"completion_tokens_details\":{{\"reasoning_tokens\":{reasoning_tokens}}}}}"
     )
     .expect("a Vec takes every byte");
 }

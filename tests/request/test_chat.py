@@ -28,11 +28,6 @@ def test_the_newer_limit_wins() -> None:
     assert parse(max_tokens=5, max_completion_tokens=7).sampling().max_tokens == 7
 
 
-def test_text_parts_are_joined_by_a_newline() -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert parse(messages=[{"role": "user", "content": parts}]).messages[0].content == "a\nb"
-
-
 def test_logit_bias_takes_the_ids_that_json_spells_as_strings() -> None:
     assert parse(logit_bias={"42": -100, "7": 0.5}).logit_bias == {42: -100.0, 7: 0.5}
 
@@ -70,11 +65,31 @@ def test_one_stop_string_is_a_list_of_one() -> None:
         ({"stream_options": {}}, "stream_options", "invalid_value"),
         ({"messages": []}, "messages", "empty_array"),
         ({"messages": "hi"}, "messages", "invalid_type"),
-        ({"messages": [{"role": "king", "content": "x"}]}, "messages", "invalid_value"),
-        ({"messages": [{"role": "user"}]}, "messages", "missing_required_parameter"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages", "invalid_type"),
+        ({"messages": [BASE["messages"][0]] * 4097}, "messages", "array_above_max_length"),
         ({"model": 5}, "model", "invalid_type"),
+        ({"n": 0}, "n", "integer_below_min_value"),
         ({"n": 9}, "n", "integer_above_max_value"),
+        ({"n": 10**9}, "n", "integer_above_max_value"),
+        ({"top_k": -1}, "top_k", "integer_below_min_value"),
+        ({"min_p": 1.5}, "min_p", "decimal_above_max_value"),
+        ({"typical_p": 0.0}, "typical_p", "decimal_below_min_value"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty", "decimal_below_min_value"),
+        ({"min_tokens": -1}, "min_tokens", "integer_below_min_value"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens", "invalid_value"),
+        ({"ignore_eos": 1}, "ignore_eos", "invalid_type"),
+        ({"stop_token_ids": 5}, "stop_token_ids", "invalid_type"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids", "integer_below_min_value"),
+        ({"stop_token_ids": [0] * 65}, "stop_token_ids", "array_above_max_length"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs", "invalid_type"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "unknown_parameter"),
+        ({"chat_template_kwargs": {"enable_thinking": 1}}, "chat_template_kwargs", "invalid_type"),
+        ({"chat_template_kwargs": {"date_string": "x" * 65}}, "chat_template_kwargs", "string_above_max_length"),
+        ({"cache_salt": ""}, "cache_salt", "invalid_value"),
+        ({"continue_final_message": True}, "continue_final_message", "invalid_value"),
+        ({"add_generation_prompt": "no"}, "add_generation_prompt", "invalid_type"),
+        ({"metadata": {"a": 1}}, "metadata", "invalid_type"),
+        ({"store": "yes"}, "store", "invalid_type"),
+        ({"prediction": {"a": float("inf")}}, "prediction", "invalid_value"),
     ],
 )
 def test_bad_values_name_their_field(fields: dict[str, Any], param: str, code: str) -> None:
@@ -86,22 +101,63 @@ def test_bad_values_name_their_field(fields: dict[str, Any], param: str, code: s
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"audio": {"voice": "alloy"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )
-def test_what_this_version_cannot_answer_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_answered_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(UnsupportedParameter) as raised:
         parse(**fields)
-    assert raised.value.param == param
+    assert (raised.value.param, raised.value.code) == (param, "unsupported_parameter")
 
 
-def test_neutral_forms_of_unsupported_fields_pass() -> None:
-    assert parse(n=1, tools=[], tool_choice="none", response_format={"type": "text"}, vendor_extra=1) == parse()
+def test_neutral_forms_and_unknown_fields_pass() -> None:
+    neutral = {"n": 1, "tools": [], "modalities": ["text"], "functions": [], "function_call": "none", "vendor_extra": 1}
+    assert parse(**neutral) == parse()
+
+
+def test_hints_and_bookkeeping_are_accepted() -> None:
+    parse(
+        store=True,
+        metadata={"a": "b"},
+        user="u",
+        safety_identifier="s",
+        prompt_cache_key="k",
+        prompt_cache_retention="24h",
+        service_tier="default",
+        prediction={"type": "content", "content": "x"},
+        verbosity="low",
+        reasoning_effort="high",
+        moderation={"input": False},
+    )
+
+
+def test_a_continuation_needs_text_of_the_assistant_at_the_end() -> None:
+    turns = [*BASE["messages"], {"role": "assistant", "content": "The"}]
+    assert parse(messages=turns, continue_final_message=True).continue_final_message
+    with pytest.raises(InvalidParameter, match="add_generation_prompt"):
+        parse(messages=turns, continue_final_message=True, add_generation_prompt=True)
+
+
+def test_an_error_says_where_and_what_in_the_words_of_the_api() -> None:
+    with pytest.raises(InvalidParameter) as raised:
+        parse(messages=[*BASE["messages"], {"role": "user", "content": [{"type": "text", "text": 5}]}])
+    assert str(raised.value) == "messages: 1.content.0.text: must be a string"
+
+
+@pytest.mark.parametrize("field", sorted(ChatRequest.model_json_schema()["properties"]))
+def test_an_error_quotes_little(field: str) -> None:
+    for value in ({"x" * 5000: {"y" * 5000: "{z}" * 5000}}, ["x" * 100_000], "x" * 100_000, 10**400):
+        said = ""
+        try:
+            parse(**{field: value})
+        except InvalidRequest as error:
+            said = str(error)
+        assert len(said) < 400
+        assert "x" * 201 not in said
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
