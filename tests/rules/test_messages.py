@@ -111,7 +111,6 @@ def test_rule_32_odd_text_is_heard_as_it_is(model: Listener) -> None:
     [
         None,
         7,
-        [],
         [{"type": "text"}],
         [{"type": "text", "text": 7}],
         [{"text": "x"}],
