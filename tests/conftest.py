@@ -10,7 +10,6 @@ import pytest
 
 from ecocore.runtime import Runtime
 
-
 NODE_CLIENT = Path(__file__).parent / "node" / "node_modules" / "openai" / "package.json"
 # What CI brings along: with ECOCORE_CI=1 nothing that needs these may skip.
 NEVER_ABSENT_IN_CI = {"weights", "node"}
