@@ -14,7 +14,8 @@ const STEPS: u64 = 64;
 
 fn commit(scheduler: &mut Scheduler, batch: &Batch) {
     let sequence_ids: Vec<u64> = batch.sampled_rows().map(|row| row.sequence_id).collect();
-    let tokens = SampledTokens { token_ids: vec![7; sequence_ids.len()], sequence_ids, logprobs: Vec::new() };
+    let tokens =
+        SampledTokens { token_ids: vec![7; sequence_ids.len()], sequence_ids, ..SampledTokens::default() };
     scheduler.commit(batch.ticket, &tokens, &[]).expect("steps are committed in their order");
 }
 

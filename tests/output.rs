@@ -83,6 +83,7 @@ fn step(streams: &mut OutputStreams, scripts: &[Script], drawing: &[(usize, usiz
         sequence_ids: drawing.iter().map(|&(sequence, _)| sequence as u64).collect(),
         logprobs: drawing.iter().zip(&token_ids).map(asked).collect(),
         token_ids,
+        failed: Vec::new(),
     };
     streams.push(&batch, &tokens, |_| 2).unwrap()
 }

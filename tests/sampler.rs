@@ -2,7 +2,7 @@
 
 use ecocore::penalties::{History, Penalties};
 use ecocore::rng::{Purpose, random_bits};
-use ecocore::sampler::{Draw, Logits, Row, Sampled, SamplingParams, Scratch, sample_row, sample_rows};
+use ecocore::sampler::{Draw, Logits, Mask, Row, Sampled, SamplingParams, Scratch, sample_row, sample_rows};
 use proptest::prelude::*;
 
 /// floor(2^31 e^x), step by step as the contract in rust/src/sampler/weights.rs has it.
@@ -144,7 +144,7 @@ proptest! {
             row.iter().zip(&allowed).map(|(&logit, &ok)| if ok { logit } else { f32::NEG_INFINITY }).collect();
         prop_assume!(possible(&masked));
         let history = History::default();
-        let drawn = Row { logits: Logits::F32(&row), params: &params, history: &history, mask: Some(&allowed), draw };
+        let drawn = Row { logits: Logits::F32(&row), params: &params, history: &history, mask: Some(Mask::Bools(&allowed)), draw };
         prop_assert_eq!(sample_row(&drawn, &mut Scratch::default()).id, sorted_choice(&masked, &params, draw));
     }
 
@@ -263,7 +263,13 @@ fn a_row_without_a_possible_token_is_told_and_stays_in_the_mask() {
         (SamplingParams { top_logprobs: Some(2), ..SamplingParams::default() }, History::default());
     let draw = Draw { seed: 1, position: 0, choice: 0 };
     let check = |logits: &[f32], mask: Option<&[bool]>, id| {
-        let row = Row { logits: Logits::F32(logits), params: &params, history: &history, mask, draw };
+        let row = Row {
+            logits: Logits::F32(logits),
+            params: &params,
+            history: &history,
+            mask: mask.map(Mask::Bools),
+            draw,
+        };
         let sampled = sample_row(&row, &mut Scratch::default());
         assert_eq!((sampled.id, sampled.possible), (id, false));
         assert!(sampled.logprobs.unwrap().chosen.is_finite());

@@ -17,6 +17,8 @@ __all__ = [
     "EventBatch",
     "EventRow",
     "GgufFile",
+    "Grammar",
+    "GrammarCompiler",
     "OutputStreams",
     "SampledTokens",
     "SamplerInputs",
@@ -158,12 +160,70 @@ def sample_rows(
     """
 
 @final
+class GrammarCompiler:
+    """Makes grammars for one model. Takes a moment: it builds a trie of the vocabulary."""
+
+    def __new__(cls, tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]) -> Self:
+        """`vocab_size`: columns of the logits. `end_ids`: the tokens that end an answer, at least one.
+
+        Raises InvalidParameter.
+        """
+
+    def json_object(self) -> Grammar:
+        """Any JSON object, on one line."""
+
+    def json_schema(self, schema: str, *, strict: bool = False) -> Grammar:
+        """JSON that fits `schema`, with its keys in that order. `strict`: every object is closed.
+
+        Raises InvalidParameter("response_format", ..., "invalid_json_schema") for a schema that is wrong, takes
+        more than 2 s, or asks for what no grammar can keep; QueueFull while too many grammars are compiled.
+        """
+
+    def tool_calls(
+        self,
+        syntax: str,
+        tools: Sequence[tuple[str, str, bool]],
+        *,
+        mode: Literal["required", "named", "auto"],
+        max_calls: int,
+    ) -> Grammar:
+        """An answer that calls tools, each a name, the JSON schema of its arguments ("" for none) and `strict`.
+
+        `syntax`: llama, hermes or gemma. `mode`: required, 1 to `max_calls` calls and nothing else; named, one call
+        and nothing else; auto, any text, and a call that has begun must fit.
+        Raises InvalidParameter("tools", ..., "invalid_json_schema") as `json_schema` does.
+        """
+
+@final
+class Grammar:
+    """What an answer may be. Immutable, and shared by all sequences that follow it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """About how much memory it holds."""
+
+@final
 class SamplerState:
     """What the sampler remembers of each running sequence: parameters, seed, counts of drawn tokens."""
 
     def __new__(cls, vocab_size: int) -> Self: ...
-    def open(self, sequence_id: int, params: SamplerParams, seed: int, choice: int, prompt: NDArray[np.uint32]) -> None:
-        """Starts a sequence. Raises InvalidParameter("logit_bias", ...) for an id outside the vocabulary."""
+    def open(
+        self,
+        sequence_id: int,
+        params: SamplerParams,
+        seed: int,
+        choice: int,
+        prompt: NDArray[np.uint32],
+        *,
+        grammar: Grammar | None = None,
+        end_ids: Sequence[int] = (),
+        min_tokens: int = 0,
+    ) -> None:
+        """Starts a sequence. `end_ids` are not drawn before `min_tokens` others, unless a grammar allows nothing else.
+
+        Raises InvalidParameter for an id outside the vocabulary ("logit_bias", "prompt", "end_ids") and for a
+        grammar of another vocabulary.
+        """
 
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence; unknown ids are ignored."""
@@ -174,7 +234,8 @@ class SamplerState:
     def sample(self, logits: Any, inputs: SamplerInputs) -> SampledTokens:
         """One token per sampled row of the batch; `logits` is a tensor (batch.num_samples, vocab).
 
-        Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated.
+        Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated. The next
+        masks of grammars are computed on the Rust pool from here on; this call waits for those not there yet.
         """
 
 @final
@@ -189,6 +250,10 @@ class SampledTokens:
     def sequence_ids(self) -> NDArray[np.uint64]: ...
     @property
     def token_ids(self) -> NDArray[np.int64]: ...
+    @property
+    def failed(self) -> list[int]:
+        """Sequences whose grammar could not be followed any further; `OutputStreams.push` ends them."""
+
     def logprobs(self, row: int) -> tuple[float, list[tuple[int, float]]] | None:
         """Raw log-probability of the row's token and the likeliest tokens, or None if not asked for."""
 
@@ -307,8 +372,22 @@ class OutputStreams:
         stop: Sequence[str] = (),
         end_ids: Sequence[int] = (),
         logprobs: bool = False,
+        min_tokens: int = 0,
+        tool_syntax: Literal["llama", "hermes", "gemma"] | None = None,
+        tool_names: Sequence[str] = (),
+        forced_tool: bool = False,
+        max_tool_calls: int | None = None,
+        reasoning: bool = False,
     ) -> None:
-        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens. Raises InvalidParameter."""
+        """Starts a choice. `end_ids` end it and are no text, but count as completion tokens.
+
+        `min_tokens`: stop strings are looked for in the text that becomes final after so many tokens.
+        `tool_syntax`: how the model writes calls of `tool_names`; None looks for none. `forced_tool`: the answer is a
+        call from its first character. `max_tool_calls`: the call after so many ends the answer, untold.
+        `reasoning`: whether a thought before the answer is told as such; else it is text.
+
+        Raises InvalidParameter.
+        """
 
     def close(self, sequence_id: int) -> None:
         """Forgets a choice without an event; unknown ids are ignored."""

@@ -12,6 +12,14 @@ pub enum Error {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// A JSON schema is wrong or asks for what no grammar can promise (`InvalidParameter` with the code
+    /// "invalid_json_schema").
+    InvalidSchema {
+        /// The parameter that holds the schema.
+        name: String,
+        /// What is wrong, and where in the schema.
+        message: String,
+    },
     /// A model file is truncated, altered or of an unsupported kind (`InvalidModelFile`).
     InvalidModelFile {
         /// Where in the file or which entry, e.g. "tensor blk.3.attn_q.weight".
@@ -41,6 +49,11 @@ impl Error {
         Self::InvalidParameter { name: name.into(), message: message.into() }
     }
 
+    /// An [`Error::InvalidSchema`] from its two parts.
+    pub fn schema(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::InvalidSchema { name: name.into(), message: message.into() }
+    }
+
     /// An [`Error::InvalidModelFile`] from its two parts.
     pub fn file(place: impl Into<String>, message: impl Into<String>) -> Self {
         Self::InvalidModelFile { place: place.into(), message: message.into() }
@@ -50,7 +63,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidParameter { name, message } => write!(f, "{name} {message}"),
+            Self::InvalidParameter { name, message } | Self::InvalidSchema { name, message } => {
+                write!(f, "{name} {message}")
+            }
             Self::InvalidModelFile { place, message } => write!(f, "{place}: {message}"),
             Self::QueueFull { limit } => write!(f, "{limit} requests are waiting already; retry in a moment"),
             Self::ContextLengthExceeded { needed, available } => {

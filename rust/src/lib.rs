@@ -1,5 +1,5 @@
-//! The fast parts of ecocore: text (tokenize, detokenize, stop), choice (penalties, top-k/p, seeded
-//! draw) and bookkeeping (scheduler, KV blocks, prefix cache).
+//! The fast parts of ecocore: text (tokenize, detokenize, stop), choice (penalties, grammars,
+//! top-k/p, seeded draw) and bookkeeping (scheduler, KV blocks, prefix cache).
 //!
 //! The core is plain Rust and knows no Python, no tensors and no clock; `python/` binds it behind the
 //! `python` feature. Three small values travel between the parts: [`batch::Batch`] (what the model
@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod gguf;
 pub mod gguf_vocab;
+pub mod grammar;
 pub mod mock;
 pub mod output;
 pub mod penalties;
@@ -26,6 +27,7 @@ pub mod stop;
 pub mod text_stream;
 pub mod tokenizer;
 pub mod tokenizer_json;
+pub mod tool_calls;
 pub mod vocab;
 
 #[cfg(feature = "python")]

@@ -1,21 +1,32 @@
 //! Tokens to events: takes the tokens drawn in one step, gives what each choice has to tell. Text and stop
-//! strings are `text_stream`'s; how an event is spelled on a wire is `sse`'s.
+//! strings are `text_stream`'s, calls and thoughts `tool_calls`'; how an event is spelled on a wire is `sse`'s.
 
-use std::collections::VecDeque;
+mod logprobs;
+mod parsed;
+
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::event::{Event, EventBatch, EventKind, FinishReason, TokenLogprob, Usage};
+use crate::event::{Event, EventBatch, EventKind, FinishReason, Usage};
 use crate::sampled::{Logprobs, SampledTokens};
 use crate::stop::StopCache;
-use crate::text_stream::{TextStream, content};
+use crate::text_stream::{StoppingText, content};
+use crate::tool_calls::ToolOptions;
 use crate::vocab::Vocab;
+
+use logprobs::{LogprobQueue, entry};
+use parsed::Parsed;
 
 /// Special tokens are never text of an answer.
 const SKIP_SPECIAL_TOKENS: bool = true;
+
+/// Code and message of a sequence whose text outgrew the limits of its grammar.
+const GRAMMAR_LOST: (&str, &str) =
+    ("grammar_too_complex", "the answer became too complex for its grammar; simplify the schema");
 
 /// What one choice asks of its output.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +45,10 @@ pub struct ChoiceOptions {
     pub end_ids: Vec<u32>,
     /// Whether text events carry log-probabilities.
     pub logprobs: bool,
+    /// Stop strings are looked for in the text that becomes final after so many tokens.
+    pub min_tokens: u32,
+    /// Tool calls and thoughts.
+    pub tools: ToolOptions,
 }
 
 /// The output of every running sequence. One call per step; its cost is that of the new tokens.
@@ -42,17 +57,19 @@ pub struct OutputStreams {
     vocab: Arc<Vocab>,
     stops: StopCache,
     choices: FxHashMap<u64, Choice>,
+    /// Makes call ids that nobody guesses and no other process repeats.
+    id_key: RandomState,
 }
 
 impl OutputStreams {
     /// No sequence yet.
     pub fn new(vocab: Arc<Vocab>) -> Self {
-        Self { vocab, stops: StopCache::default(), choices: FxHashMap::default() }
+        Self { vocab, stops: StopCache::default(), choices: FxHashMap::default(), id_key: RandomState::new() }
     }
 
     /// Starts a choice.
     ///
-    /// Fails with `InvalidParameter` for unusable stop strings or `max_tokens` 0, and with `Internal` if
+    /// Fails with `InvalidParameter` for unusable stop strings, `max_tokens` 0 or a limit of no calls, and with `Internal` if
     /// the sequence is open already.
     pub fn open(&mut self, sequence_id: u64, options: ChoiceOptions) -> Result<(), Error> {
         if self.choices.contains_key(&sequence_id) {
@@ -61,9 +78,15 @@ impl OutputStreams {
         if options.max_tokens == 0 {
             return Err(Error::parameter("max_tokens", "must be at least 1"));
         }
+        if options.tools.max_calls == Some(0) {
+            return Err(Error::parameter("max_tool_calls", "must be at least 1"));
+        }
         let stops = self.stops.get(&options.stop)?;
-        let text = TextStream::new(Arc::clone(&self.vocab), stops, SKIP_SPECIAL_TOKENS);
-        self.choices.insert(sequence_id, Choice::new(text, options));
+        let parsed = (options.tools.syntax.is_some() || options.tools.reasoning)
+            .then(|| Box::new(Parsed::new(sequence_id, &self.id_key, &options.tools)));
+        let logprobs = options.logprobs.then(LogprobQueue::default);
+        let content = Content { text: StoppingText::new(stops), logprobs };
+        self.choices.insert(sequence_id, Choice::new(content, parsed, options));
         Ok(())
     }
 
@@ -73,7 +96,8 @@ impl OutputStreams {
     }
 
     /// The events of one step. `cached` tells how many prompt tokens a sequence found in the prefix cache.
-    /// Finished choices are forgotten; tokens of sequences that are not open are ignored.
+    /// Finished choices are forgotten; tokens of sequences that are not open are ignored. A sequence that lost
+    /// its grammar fails alone.
     ///
     /// Fails with `Internal`, before anything has changed, if the tokens are not those of the batch or lack
     /// log-probabilities that a choice asked for.
@@ -84,8 +108,8 @@ impl OutputStreams {
         cached: impl Fn(u64) -> u32,
     ) -> Result<EventBatch, Error> {
         self.check(batch, tokens)?;
-        let mut events =
-            EventBatch { events: Vec::with_capacity(tokens.token_ids.len()), ..EventBatch::default() };
+        let mut events = self.fail(&tokens.failed, GRAMMAR_LOST.0, GRAMMAR_LOST.1);
+        events.events.reserve(tokens.token_ids.len());
         let draws = tokens.token_ids.iter().zip(&tokens.logprobs);
         for (&sequence_id, (&token_id, logprobs)) in tokens.sequence_ids.iter().zip(draws) {
             let Some(choice) = self.choices.get_mut(&sequence_id) else { continue };
@@ -120,8 +144,8 @@ impl OutputStreams {
             return Err(Error::Internal(message));
         }
         let drawn = tokens.sequence_ids.iter().zip(&tokens.logprobs).filter(|(_, drawn)| drawn.is_none());
-        for (sequence_id, _) in drawn {
-            if self.choices.get(sequence_id).is_some_and(|choice| choice.logprobs.is_some()) {
+        for (sequence_id, _) in drawn.filter(|(sequence_id, _)| !tokens.failed.contains(sequence_id)) {
+            if self.choices.get(sequence_id).is_some_and(|choice| choice.content.logprobs.is_some()) {
                 let message =
                     format!("sequence {sequence_id} asked for log-probabilities, but none were taken");
                 return Err(Error::Internal(message));
@@ -138,28 +162,58 @@ struct Choice {
     choice: u32,
     prompt_tokens: u32,
     max_tokens: u32,
+    min_tokens: u32,
     completion_tokens: u32,
     end_ids: Vec<u32>,
-    text: TextStream,
+    content: Content,
+    /// None unless calls or thoughts are looked for.
+    parsed: Option<Box<Parsed>>,
+}
+
+/// The text of a choice.
+#[derive(Debug)]
+struct Content {
+    text: StoppingText,
     /// None unless log-probabilities were asked for.
     logprobs: Option<LogprobQueue>,
 }
 
+impl Content {
+    /// Takes the next bytes of the text; unless it `may_stop`, they are outside of every stop string.
+    fn push(&mut self, bytes: &[u8], may_stop: bool, out: &mut String) {
+        if may_stop {
+            self.text.push(bytes, out);
+        } else {
+            self.text.push_unstoppable(bytes, out);
+        }
+    }
+}
+
+/// What one token told, ready to become events.
+#[derive(Debug, Default)]
+struct Told {
+    text: String,
+    reasoning: String,
+    /// Calls and their arguments, in order.
+    calls: Vec<EventKind>,
+}
+
 impl Choice {
-    fn new(text: TextStream, options: ChoiceOptions) -> Self {
+    fn new(content: Content, parsed: Option<Box<Parsed>>, options: ChoiceOptions) -> Self {
         Self {
             request_id: options.request_id,
             choice: options.choice,
             prompt_tokens: options.prompt_tokens,
             max_tokens: options.max_tokens,
+            min_tokens: options.min_tokens,
             completion_tokens: 0,
             end_ids: options.end_ids,
-            text,
-            logprobs: options.logprobs.then(LogprobQueue::default),
+            content,
+            parsed,
         }
     }
 
-    /// Takes one token, adds a text event if text became final, and says whether the choice has ended.
+    /// Takes one token, adds the events of what became final, and says whether the choice has ended.
     fn push(
         &mut self,
         vocab: &Vocab,
@@ -168,29 +222,58 @@ impl Choice {
         events: &mut EventBatch,
     ) -> Option<FinishReason> {
         self.completion_tokens += 1;
-        let mut text = String::new();
-        let stopped = self.end_ids.contains(&token_id) || {
-            if let (Some(queue), Some(logprobs)) = (&mut self.logprobs, logprobs) {
-                queue.push(vocab, token_id, logprobs);
+        let mut told = Told::default();
+        let stopped = self.end_ids.contains(&token_id) || self.read(vocab, token_id, logprobs, &mut told);
+        let ended = stopped || self.completion_tokens >= self.max_tokens;
+        if ended {
+            if let Some(parsed) = &mut self.parsed {
+                parsed.finish(&mut self.content, &mut told);
             }
-            self.text.push(token_id, &mut text).stopped
-        };
-        let finished = match (stopped, self.completion_tokens >= self.max_tokens) {
+            self.content.text.finish(&mut told.text);
+        }
+        self.tell(told, ended, events);
+        let called = || self.parsed.as_ref().is_some_and(|parsed| parsed.has_called());
+        match (stopped, ended) {
+            (true, _) if called() => Some(FinishReason::ToolCalls),
             (true, _) => Some(FinishReason::Stop),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
-        };
-        if finished.is_some() {
-            self.text.finish(&mut text);
         }
-        let logprobs = match &mut self.logprobs {
-            Some(queue) => queue.release(self.text.settled(), finished.is_some()),
+    }
+
+    /// Reads one token that is no end token, and says whether it ends the choice nevertheless.
+    fn read(&mut self, vocab: &Vocab, token_id: u32, logprobs: Option<&Logprobs>, told: &mut Told) -> bool {
+        let may_stop = self.completion_tokens > self.min_tokens;
+        if let Some(parsed) = &mut self.parsed {
+            let logprobs = logprobs.filter(|_| self.content.logprobs.is_some());
+            return parsed.push(vocab, token_id, logprobs, &mut self.content, may_stop, told);
+        }
+        let bytes = content(vocab, token_id, SKIP_SPECIAL_TOKENS);
+        if let (Some(queue), Some(logprobs)) = (&mut self.content.logprobs, logprobs) {
+            queue.push(entry(vocab, token_id, bytes, logprobs));
+        }
+        self.content.push(bytes, may_stop, &mut told.text);
+        self.content.text.is_stopped()
+    }
+
+    /// Adds the events of what was told.
+    fn tell(&mut self, told: Told, ended: bool, events: &mut EventBatch) {
+        let Told { text, reasoning, calls } = told;
+        let logprobs = match &mut self.content.logprobs {
+            Some(queue) => queue.release(self.content.text.settled(), ended),
             None => Vec::new(),
         };
+        if !reasoning.is_empty() {
+            events.events.push(self.event(EventKind::Reasoning { text: reasoning }));
+        }
         if !text.is_empty() || !logprobs.is_empty() {
             events.events.push(self.event(EventKind::Text { text, logprobs }));
         }
-        finished
+        for kind in calls {
+            if !matches!(&kind, EventKind::ToolArguments { text, .. } if text.is_empty()) {
+                events.events.push(self.event(kind));
+            }
+        }
     }
 
     fn usage(&self, cached_tokens: u32) -> Usage {
@@ -198,7 +281,7 @@ impl Choice {
             prompt_tokens: self.prompt_tokens,
             cached_tokens,
             completion_tokens: self.completion_tokens,
-            reasoning_tokens: 0,
+            reasoning_tokens: self.parsed.as_ref().map_or(0, |parsed| parsed.reasoning_tokens()),
         }
     }
 
@@ -207,58 +290,11 @@ impl Choice {
     }
 }
 
-/// Log-probabilities of tokens whose bytes are not all text yet.
-///
-/// Text never waits for its entry: an entry leaves with the event in which its token's last byte became
-/// text, so the bytes of all entries so far are the bytes of the text so far, but for less than one token.
-/// At the end both are equal: a token that a stop string cuts off keeps no entry, one that it cuts in two
-/// keeps the part that is text.
-#[derive(Debug, Default)]
-struct LogprobQueue {
-    /// Bytes of all entries released.
-    released: u64,
-    waiting: VecDeque<TokenLogprob>,
-}
-
-impl LogprobQueue {
-    /// Queues the entry of one token. Tokens without bytes, such as skipped special ones, are no content.
-    fn push(&mut self, vocab: &Vocab, token_id: u32, logprobs: &Logprobs) {
-        let bytes = content(vocab, token_id, SKIP_SPECIAL_TOKENS);
-        if bytes.is_empty() {
-            return;
-        }
-        let spell = |&(id, logprob): &(u32, f64)| (id, vocab.bytes(id).unwrap_or_default().to_vec(), logprob);
-        self.waiting.push_back(TokenLogprob {
-            token_id,
-            bytes: bytes.to_vec(),
-            logprob: logprobs.chosen,
-            top: logprobs.top.iter().map(spell).collect(),
-        });
-    }
-
-    /// The entries of the tokens that are text up to byte `settled`; at the end of the text also the part
-    /// of a token that was cut there.
-    fn release(&mut self, settled: u64, ended: bool) -> Vec<TokenLogprob> {
-        let mut entries = Vec::new();
-        while let Some(entry) = self.waiting.front_mut() {
-            let open = settled - self.released;
-            if open < entry.bytes.len() as u64 {
-                if !ended || open == 0 {
-                    break;
-                }
-                entry.bytes.truncate(open as usize);
-            }
-            self.released += entry.bytes.len() as u64;
-            entries.extend(self.waiting.pop_front());
-        }
-        entries
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::batch::BatchRow;
+    use crate::event::TokenLogprob;
 
     const END: u32 = 256;
 
@@ -297,6 +333,7 @@ mod tests {
             sequence_ids: draws.iter().map(|draw| draw.0).collect(),
             token_ids: draws.iter().map(|draw| draw.1).collect(),
             logprobs: draws.iter().map(|draw| Some(logprobs(draw.1))).collect(),
+            failed: Vec::new(),
         };
         streams.push(&batch, &tokens, |sequence_id| sequence_id as u32 % 4).unwrap()
     }
@@ -430,10 +467,37 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_lost_its_grammar_fails_alone() {
+        let mut streams = streams(&[]);
+        streams.open(1, ChoiceOptions { logprobs: true, ..options() }).unwrap();
+        streams.open(2, options()).unwrap();
+        let row = |sequence_id| BatchRow {
+            sequence_id,
+            start: 0,
+            length: 1,
+            prompt_length: 1,
+            samples: true,
+            output_index: 0,
+        };
+        let batch = Batch { rows: vec![row(1), row(2)], ..Batch::default() };
+        let (token_ids, logprobs) = (vec![0, 65], vec![None, None]);
+        let tokens = SampledTokens { sequence_ids: vec![1, 2], token_ids, logprobs, failed: vec![1] };
+        let events = streams.push(&batch, &tokens, |_| 0).unwrap();
+        assert_eq!(tell(&events), ["failed grammar_too_complex", "A"]);
+        assert_eq!(events.finished_sequences, [1]);
+        assert!(streams.push(&batch, &tokens, |_| 0).is_ok(), "a failed sequence is forgotten");
+    }
+
+    #[test]
     fn tokens_of_another_step_are_refused_and_change_nothing() {
         let mut streams = streams(&[]);
         streams.open(1, ChoiceOptions { max_tokens: 1, logprobs: true, ..options() }).unwrap();
-        let tokens = SampledTokens { sequence_ids: vec![1], token_ids: vec![65], logprobs: vec![None] };
+        let tokens = SampledTokens {
+            sequence_ids: vec![1],
+            token_ids: vec![65],
+            logprobs: vec![None],
+            failed: vec![],
+        };
         let row = BatchRow {
             sequence_id: 1,
             start: 0,

@@ -18,4 +18,6 @@ pub struct SampledTokens {
     pub token_ids: Vec<u32>,
     /// Log-probabilities where the row asked for them, parallel to `sequence_ids`.
     pub logprobs: Vec<Option<Logprobs>>,
+    /// Sequences whose grammar could not be followed any further: their tokens mean nothing.
+    pub failed: Vec<u64>,
 }

@@ -11,6 +11,7 @@
 mod blocks;
 mod candidates;
 mod logprobs;
+mod mask;
 mod nucleus;
 mod weights;
 
@@ -27,6 +28,7 @@ use crate::sampled::Logprobs;
 use blocks::{BlockStore, Blocks};
 use candidates::{Candidates, part_of};
 use logprobs::RawDistribution;
+pub use mask::Mask;
 use nucleus::BlockMass;
 use weights::{ONE, Scale};
 
@@ -173,8 +175,8 @@ pub struct Row<'a> {
     pub params: &'a SamplingParams,
     /// What the sequence has seen; all ids are of the vocabulary.
     pub history: &'a History,
-    /// Tokens that may be drawn, one flag for each; `None`: all.
-    pub mask: Option<&'a [bool]>,
+    /// Tokens that may be drawn; `None`: all.
+    pub mask: Option<Mask<'a>>,
     /// The name of the draw.
     pub draw: Draw,
 }
@@ -232,9 +234,7 @@ pub fn sample_row(row: &Row<'_>, scratch: &mut Scratch) -> Sampled {
     }
 
     let chosen = selection.choose(&blocks, row.params, row.draw, bounds);
-    let lowest_allowed =
-        || row.mask.and_then(|mask| mask.iter().position(|&allowed| allowed)).unwrap_or(0) as u32;
-    let id = chosen.unwrap_or_else(lowest_allowed);
+    let id = chosen.unwrap_or_else(|| row.mask.and_then(Mask::lowest).unwrap_or(0));
     let logprobs = raw.map(|raw| raw.of(logits[id as usize]));
     Sampled { id, logprobs, possible: chosen.is_some() }
 }

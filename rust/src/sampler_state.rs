@@ -1,7 +1,7 @@
 //! What the sampler remembers between the steps of an engine: one entry per running sequence.
 //!
 //! Takes batches and logits, gives drawn tokens. Which sequences run, and where their logits come from, is
-//! the business of others.
+//! the business of others. A sequence with a grammar starts on its next mask as soon as its token is drawn.
 
 use std::sync::Arc;
 
@@ -9,11 +9,23 @@ use rustc_hash::FxHashMap;
 
 use crate::batch::Batch;
 use crate::error::Error;
+use crate::grammar::{Grammar, Guide};
 use crate::penalties::History;
 use crate::sampled::SampledTokens;
-use crate::sampler::{Draw, Logits, Row, SamplingParams, sample_rows};
+use crate::sampler::{Draw, Logits, Mask, Row, SamplingParams, sample_rows};
 
-/// Parameters, seed and history of each running sequence.
+/// What may be drawn for one sequence. The default is every token at any time.
+#[derive(Debug, Clone, Default)]
+pub struct Constraints {
+    /// What the answer has to be.
+    pub grammar: Option<Arc<Grammar>>,
+    /// Tokens that end the answer: not drawn before `min_tokens` others, unless a grammar allows nothing else.
+    pub end_ids: Vec<u32>,
+    /// How many tokens come before an end token.
+    pub min_tokens: u32,
+}
+
+/// Parameters, seed, history and grammar of each running sequence.
 #[derive(Debug)]
 pub struct SamplerState {
     vocab_size: usize,
@@ -26,6 +38,9 @@ struct Sequence {
     seed: u64,
     choice: u32,
     history: History,
+    guide: Option<Guide>,
+    end_ids: Vec<u32>,
+    min_tokens: u32,
 }
 
 /// The draws of one batch, in the order of its sampled rows.
@@ -76,12 +91,20 @@ impl SamplerState {
         seed: u64,
         choice: u32,
         prompt: &[u32],
+        constraints: Constraints,
     ) -> Result<(), Error> {
         params.validate()?;
         params.validate_vocab(self.vocab_size)?;
         check_ids("prompt", prompt, self.vocab_size)?;
+        check_ids("end_ids", &constraints.end_ids, self.vocab_size)?;
+        let Constraints { grammar, end_ids, min_tokens } = constraints;
+        if grammar.as_ref().is_some_and(|grammar| grammar.vocab_size() != self.vocab_size) {
+            return Err(Error::parameter("grammar", "was compiled for a vocabulary of another size"));
+        }
         let history = History::new(&params.penalties, prompt, &[]);
-        self.sequences.insert(sequence_id, Sequence { params, seed, choice, history });
+        let guide = grammar.map(Guide::new);
+        let sequence = Sequence { params, seed, choice, history, guide, end_ids, min_tokens };
+        self.sequences.insert(sequence_id, sequence);
         Ok(())
     }
 
@@ -105,7 +128,8 @@ impl SamplerState {
     }
 
     /// Draws one token for each row and notes it in the sequence's history. A row whose sequence was closed
-    /// meanwhile gets token 0. A row without a possible token gets the lowest id: the engine goes on.
+    /// meanwhile gets token 0. A row without a possible token gets the lowest id: the engine goes on. So it
+    /// does without a sequence whose grammar is lost: that one gets token 0 and is told in `failed`.
     pub fn sample(&mut self, logits: &[Logits<'_>], inputs: &SamplerInputs) -> Result<SampledTokens, Error> {
         if logits.len() != inputs.len() {
             let (rows, drawn) = (logits.len(), inputs.len());
@@ -121,18 +145,27 @@ impl SamplerState {
                 format!("has {found} columns, the vocabulary {wanted} tokens"),
             ));
         }
-        let open = inputs.rows.iter().zip(logits).enumerate().filter_map(|(index, (input, &logits))| {
+        let masks: Vec<RowMask> = inputs.rows.iter().map(|row| self.settle(row)).collect();
+        let open = inputs.rows.iter().zip(logits).zip(&masks).enumerate();
+        let open = open.filter_map(|(index, ((input, &logits), mask))| {
             let (params, draw) = input.drawing.as_ref()?;
-            let history = &self.sequences.get(&input.sequence_id)?.history;
-            Some((index, Row { logits, params, history, mask: None, draw: *draw }))
+            let Sequence { history, guide, .. } = self.sequences.get(&input.sequence_id)?;
+            let mask = match mask {
+                RowMask::Lost => return None,
+                RowMask::Changed(words) => Some(words.as_slice()),
+                RowMask::OfTheGuide => guide.as_ref().and_then(Guide::mask),
+            };
+            Some((index, Row { logits, params, history, mask: mask.map(Mask::Bits), draw: *draw }))
         });
         let (places, rows): (Vec<usize>, Vec<Row<'_>>) = open.unzip();
         let drawn = sample_rows(&rows);
 
+        let lost = inputs.rows.iter().zip(&masks).filter(|(_, mask)| matches!(mask, RowMask::Lost));
         let mut tokens = SampledTokens {
             sequence_ids: inputs.rows.iter().map(|row| row.sequence_id).collect(),
             token_ids: vec![0; inputs.len()],
             logprobs: vec![None; inputs.len()],
+            failed: lost.map(|(row, _)| row.sequence_id).collect(),
         };
         for (place, drawn) in places.into_iter().zip(drawn) {
             self.note(tokens.sequence_ids[place], drawn.id);
@@ -142,12 +175,50 @@ impl SamplerState {
         Ok(tokens)
     }
 
+    /// Waits for the mask of a row's grammar, and takes the end tokens out of it while it is too early for them.
+    fn settle(&mut self, row: &InputRow) -> RowMask {
+        let vocab_size = self.vocab_size;
+        let Some((sequence, (_, draw))) = self.sequences.get_mut(&row.sequence_id).zip(row.drawing.as_ref())
+        else {
+            return RowMask::OfTheGuide;
+        };
+        if let Some(guide) = &mut sequence.guide {
+            // A grammar takes in each token once: a draw out of turn cannot be answered.
+            if guide.settle().is_err() || guide.drawn() != draw.position {
+                return RowMask::Lost;
+            }
+        }
+        if draw.position >= sequence.min_tokens || sequence.end_ids.is_empty() {
+            return RowMask::OfTheGuide;
+        }
+        let allowed = sequence.guide.as_ref().and_then(Guide::mask);
+        let mut words = allowed.map_or_else(|| vec![u32::MAX; vocab_size.div_ceil(32)], <[u32]>::to_vec);
+        for &id in &sequence.end_ids {
+            words[id as usize / 32] &= !(1 << (id % 32));
+        }
+        let complete = words.iter().all(|&word| word == 0);
+        if complete { RowMask::OfTheGuide } else { RowMask::Changed(words) }
+    }
+
     fn note(&mut self, sequence_id: u64, id: u32) {
-        let looking_back = |sequence: &&mut Sequence| sequence.params.penalties.look_back();
-        if let Some(sequence) = self.sequences.get_mut(&sequence_id).filter(looking_back) {
+        let Some(sequence) = self.sequences.get_mut(&sequence_id) else { return };
+        if sequence.params.penalties.look_back() {
             sequence.history.push(id);
         }
+        if let Some(guide) = &mut sequence.guide {
+            guide.advance(id);
+        }
     }
+}
+
+/// Where the mask of a row comes from.
+enum RowMask {
+    /// From its grammar, if it has one.
+    OfTheGuide,
+    /// From here, one bit for each token.
+    Changed(Vec<u32>),
+    /// The grammar gives none any more.
+    Lost,
 }
 
 /// Token ids are 32 bits wide, and a row needs at least one.
@@ -188,7 +259,7 @@ mod tests {
     fn state(sequences: &[(u64, SamplingParams)]) -> SamplerState {
         let mut state = SamplerState::new(VOCAB).unwrap();
         for (id, params) in sequences {
-            state.open(*id, Arc::new(params.clone()), 7 + id, 0, &[1, 2]).unwrap();
+            state.open(*id, Arc::new(params.clone()), 7 + id, 0, &[1, 2], Constraints::default()).unwrap();
         }
         state
     }
@@ -253,10 +324,16 @@ mod tests {
         let mut state = state(&[]);
         let bias = Penalties { bias: vec![(8, 1.0)], ..Penalties::default() };
         let name = |error: Error| error.to_string().split(' ').next().map(str::to_owned).unwrap();
-        assert_eq!(name(state.open(1, Arc::new(greedy(bias)), 0, 0, &[]).unwrap_err()), "logit_bias");
+        assert_eq!(
+            name(state.open(1, Arc::new(greedy(bias)), 0, 0, &[], Constraints::default()).unwrap_err()),
+            "logit_bias"
+        );
         let plain = Arc::new(SamplingParams::default());
-        assert_eq!(name(state.open(1, Arc::clone(&plain), 0, 0, &[8]).unwrap_err()), "prompt");
-        state.open(1, plain, 0, 0, &[7]).unwrap();
+        assert_eq!(
+            name(state.open(1, Arc::clone(&plain), 0, 0, &[8], Constraints::default()).unwrap_err()),
+            "prompt"
+        );
+        state.open(1, plain, 0, 0, &[7], Constraints::default()).unwrap();
         let inputs = state.prepare(&batch(vec![row(1, 0, true)]));
         assert_eq!(name(state.sample(&[], &inputs).unwrap_err()), "logits");
         assert_eq!(name(state.sample(&[Logits::F32(&[0.0; 7])], &inputs).unwrap_err()), "logits");

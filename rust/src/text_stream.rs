@@ -93,37 +93,25 @@ pub struct Pushed {
     pub stopped: bool,
 }
 
-/// The text of one sequence. Holds back what may become a stop string or a character, and no more.
+/// Bytes to text up to a stop string. Holds back what may become a stop string or a character, and no more.
 #[derive(Debug, Clone)]
-pub struct TextStream {
-    vocab: Arc<Vocab>,
+pub struct StoppingText {
     stops: Arc<StopSet>,
     matcher: StopMatcher,
     utf8: Utf8Stream,
-    skip_special_tokens: bool,
     stopped: bool,
     released: u64,
 }
 
-impl TextStream {
-    /// A stream at the start of its text. With `skip_special_tokens` special tokens are no text: they
-    /// appear nowhere and take no part in a stop string.
-    pub fn new(vocab: Arc<Vocab>, stops: Arc<StopSet>, skip_special_tokens: bool) -> Self {
-        Self {
-            vocab,
-            stops,
-            matcher: StopMatcher::default(),
-            utf8: Utf8Stream::new(),
-            skip_special_tokens,
-            stopped: false,
-            released: 0,
-        }
+impl StoppingText {
+    /// At the start of a text.
+    pub fn new(stops: Arc<StopSet>) -> Self {
+        Self { stops, matcher: StopMatcher::default(), utf8: Utf8Stream::new(), stopped: false, released: 0 }
     }
 
-    /// Takes the next token and appends the text that became final. After a stop it changes nothing.
-    pub fn push(&mut self, id: u32, out: &mut String) -> Pushed {
+    /// Takes the next bytes and appends the text that became final. After a stop it changes nothing.
+    pub fn push(&mut self, bytes: &[u8], out: &mut String) -> Pushed {
         if !self.stopped {
-            let bytes = content(&self.vocab, id, self.skip_special_tokens);
             let Released { held, fresh, stopped } = self.matcher.push(&self.stops, bytes);
             self.released += (held.len() + fresh.len()) as u64;
             if !held.is_empty() {
@@ -138,6 +126,12 @@ impl TextStream {
         Pushed { stopped: self.stopped }
     }
 
+    /// Takes bytes at the start of the text that take part in no stop string.
+    pub fn push_unstoppable(&mut self, bytes: &[u8], out: &mut String) {
+        self.released += bytes.len() as u64;
+        self.utf8.push(bytes, out);
+    }
+
     /// Ends the text and appends what was held. After a stop string there is nothing.
     pub fn finish(&mut self, out: &mut String) {
         let held = self.matcher.finish(&self.stops);
@@ -146,9 +140,45 @@ impl TextStream {
         self.utf8.finish(out);
     }
 
-    /// How many bytes of the tokens so far have become text. The others are held, or were cut by a stop.
+    /// Whether a stop string has ended the text.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// How many bytes so far have become text. The others are held, or were cut by a stop.
     pub fn settled(&self) -> u64 {
         self.released - self.utf8.pending() as u64
+    }
+}
+
+/// The text of one sequence: [`StoppingText`] of its tokens.
+#[derive(Debug, Clone)]
+pub struct TextStream {
+    vocab: Arc<Vocab>,
+    skip_special_tokens: bool,
+    text: StoppingText,
+}
+
+impl TextStream {
+    /// A stream at the start of its text. With `skip_special_tokens` special tokens are no text: they
+    /// appear nowhere and take no part in a stop string.
+    pub fn new(vocab: Arc<Vocab>, stops: Arc<StopSet>, skip_special_tokens: bool) -> Self {
+        Self { vocab, skip_special_tokens, text: StoppingText::new(stops) }
+    }
+
+    /// Takes the next token and appends the text that became final. After a stop it changes nothing.
+    pub fn push(&mut self, id: u32, out: &mut String) -> Pushed {
+        self.text.push(content(&self.vocab, id, self.skip_special_tokens), out)
+    }
+
+    /// Ends the text and appends what was held. After a stop string there is nothing.
+    pub fn finish(&mut self, out: &mut String) {
+        self.text.finish(out);
+    }
+
+    /// How many bytes of the tokens so far have become text. The others are held, or were cut by a stop.
+    pub fn settled(&self) -> u64 {
+        self.text.settled()
     }
 }
 

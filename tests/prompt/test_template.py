@@ -1,6 +1,7 @@
-"""Chat templates: the same text as jinja2 set up the way transformers does, in a sandbox with bounded work."""
+"""Chat templates: the same text as transformers' jinja2, in a sandbox with bounded work."""
 
-import json
+import itertools
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,63 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tests.prompt.templates import CHATML, CONVERSATIONS, ONE_CALL, PARTS, SWITCHES, TOOLS, TRICKY
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from ecocore.errors import InvalidModelFile, InvalidParameter
 from ecocore.prompt.template import ChatTemplate
 
-CHATML = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-TRICKY = """{{- bos_token }}
-{%- set ns = namespace(found=false) %}
-{%- for message in messages %}
-    {%- if message.role == 'system' and not ns.found %}{% set ns.found = true %}{% endif %}
-    {% if loop.last %}last:{% endif %}
-  {{ message['content'] | trim }}|{{ message | tojson }}|{{ message.content.split(' ') | length }}
-{%- endfor %}
-{{ 'found' if ns.found else 'none' }}{{ tools is none }}{{ undefined_name is defined }}
-"""
-TEMPLATES = Path(__file__).parents[3] / "shared" / "chat_templates"
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+# Where the models' own templates are, if anywhere: none is part of this project.
+FOLDER = Path(os.environ.get("ECOCORE_CHAT_TEMPLATES", Path(__file__).parents[3] / "shared" / "chat_templates"))
+MODELS_OWN = sorted(FOLDER.glob("*.jinja"))
+
+
+def by_transformers(source: str, turns: list[dict[str, Any]], **options: Any) -> str | None:
+    """The text, or None where the template refuses."""
+    try:
+        (text,), _ = render_jinja_template([turns], chat_template=source, **SPECIAL, **options)
+    except Exception:  # noqa: BLE001
+        return None
+    return str(text)
+
+
+def by_us(template: ChatTemplate, turns: list[dict[str, Any]], **options: Any) -> str | None:
+    try:
+        return template.render(turns, **options)
+    except InvalidParameter:
+        return None
+
+
+def check_all(source: str) -> int:
+    """Every conversation with and without tools, with every switch, open and closed. Gives how many were rendered."""
+    template = ChatTemplate(source, SPECIAL)
+    rendered = 0
+    cases = itertools.product(CONVERSATIONS.items(), (None, TOOLS), SWITCHES, (True, False))
+    for (name, turns), tools, switches, generation in cases:
+        theirs = by_transformers(source, turns, tools=tools, add_generation_prompt=generation, **switches)
+        ours = by_us(template, turns, tools=tools, add_generation_prompt=generation, switches=switches)
+        if theirs is None and ours is not None:
+            # jinja2 fails to walk through a null content that the other engine passes by. The template knows no calls:
+            # they are told in the text and never given to it.
+            assert "tool_calls" not in source
+            assert any(turn["content"] is None for turn in turns)
+            continue
+        assert ours == theirs, (name, switches, generation)
+        rendered += theirs is not None
+    return rendered
+
+
+@pytest.mark.parametrize("source", [CHATML, TRICKY, ONE_CALL, PARTS], ids=["chatml", "tricky", "one call", "parts"])
+def test_every_conversation_is_rendered_as_transformers_does(source: str) -> None:
+    assert check_all(source) >= 48
+
+
+@pytest.mark.skipif(not MODELS_OWN, reason="set ECOCORE_CHAT_TEMPLATES to a folder of *.jinja files")
+@pytest.mark.parametrize("path", MODELS_OWN, ids=lambda path: path.name)
+def test_the_models_own_templates_are_rendered_as_transformers_does(path: Path) -> None:
+    assert check_all(path.read_text("utf-8")) >= 48
+
 
 conversations = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=40)}),
@@ -37,36 +74,34 @@ conversations = st.lists(
 )
 
 
-def by_jinja2(source: str, messages: list[dict[str, Any]], special_tokens: dict[str, str]) -> str:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    template = environment.from_string(source)
-    return template.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **special_tokens)
-
-
 @settings(max_examples=60, deadline=None)
 @given(conversations)
-@pytest.mark.parametrize("source", [CHATML, TRICKY])
-def test_renders_what_jinja2_renders(source: str, messages: list[dict[str, Any]]) -> None:
-    special = {"bos_token": "<s>", "eos_token": "</s>"}
-    assert ChatTemplate(source, special).render(messages) == by_jinja2(source, messages, special)
+@pytest.mark.parametrize("source", [CHATML, TRICKY, ONE_CALL, PARTS])
+def test_any_text_is_rendered_as_transformers_does(source: str, turns: list[dict[str, Any]]) -> None:
+    theirs = by_transformers(source, turns, add_generation_prompt=True)
+    assert by_us(ChatTemplate(source, SPECIAL), turns) == theirs
 
 
-@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the models' own templates are not beside the checkout")
-@pytest.mark.parametrize("path", sorted(TEMPLATES.glob("*.jinja")) if TEMPLATES.is_dir() else [], ids=lambda path: path.name)
-def test_renders_the_models_own_templates(path: Path) -> None:
-    source = path.read_text("utf-8")
-    special = {"bos_token": "<bos>", "eos_token": "<eos>"}
-    for messages in (
-        [{"role": "user", "content": 'Hi <b> & "x"'}],
-        [
-            {"role": "system", "content": " s "},
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "é"},
-            {"role": "user", "content": "b"},
-        ],
-    ):
-        assert ChatTemplate(source, special).render(messages) == by_jinja2(source, messages, special)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abAB_", min_size=1, max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text("abcXYZ", min_size=1, max_size=4), json_values, max_size=4))
+@pytest.mark.parametrize("source", [ONE_CALL, PARTS])
+def test_any_arguments_are_rendered_as_transformers_does(source: str, arguments: dict[str, Any]) -> None:
+    function = {"name": "f", "arguments": arguments}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "a", "content": "y"},
+    ]
+    theirs = by_transformers(source, turns, add_generation_prompt=True)
+    assert theirs is not None
+    assert by_us(ChatTemplate(source, SPECIAL), turns) == theirs
 
 
 def test_a_templates_own_refusal_is_the_clients_error() -> None:
@@ -74,6 +109,12 @@ def test_a_templates_own_refusal_is_the_clients_error() -> None:
     with pytest.raises(InvalidParameter, match="user first") as raised:
         template.render([{"role": "assistant", "content": "x"}])
     assert raised.value.param == "messages"
+
+
+def test_switches_cannot_take_the_place_of_messages() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}", SPECIAL)
+    hostile = {"messages": [{"content": "other"}], "bos_token": "other"}
+    assert template.render([{"role": "user", "content": "x"}], switches=hostile) == "<s>x"
 
 
 @pytest.mark.parametrize(
@@ -84,15 +125,28 @@ def test_a_templates_own_refusal_is_the_clients_error() -> None:
         "{{ ''.__class__.__bases__[0].__subclasses__() }}",
         "{{ raise_exception.__globals__ }}",
         "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ messages[0].tool_calls[0].function.arguments.x.value.__class__ }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'x' * 1000000000 }}",
+        "{% include 'chat' %}",
+        "{% import '/etc/passwd' as x %}",
     ],
 )
 def test_a_hostile_template_ends_and_reaches_nothing(hostile: str) -> None:
+    number = {"function": {"name": "f", "arguments": {"x": 1e300}}}
     try:
-        rendered = ChatTemplate(hostile, {}).render([{"role": "user", "content": "x"}])
+        rendered = ChatTemplate(hostile, {}).render([{"role": "user", "content": "x", "tool_calls": [number]}])
     except (InvalidParameter, InvalidModelFile):
         return
     assert rendered.strip() == ""
+
+
+def test_a_conversation_that_needs_too_much_work_is_told_so() -> None:
+    squared = "{% for a in messages %}{% for b in messages %}{% set x = a.content ~ b.content %}{% endfor %}{% endfor %}"
+    turns = [{"role": "user", "content": "x"}] * 4096
+    with pytest.raises(InvalidParameter, match="send fewer"):
+        ChatTemplate(squared, {}).render(turns)
+    assert ChatTemplate(CHATML, {}).render(turns).count("<|im_start|>user") == 4096
 
 
 def test_a_template_that_cannot_be_compiled_says_so() -> None:

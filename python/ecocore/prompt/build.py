@@ -1,12 +1,22 @@
 """From a request to a prompt: template, token ids, and how much of the context the answer may use."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ecocore._core import Tokenizer
-from ecocore.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from ecocore.errors import ContextLengthExceeded, InvalidParameter
+from ecocore.prompt.continuation import marked, up_to_mark
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
+from ecocore.prompt.traits import TemplateTraits
+from ecocore.prompt.turns import turns_of
 from ecocore.request import ChatRequest
+
+# Efforts that ask for no thinking where thinking is a switch.
+_NO_EFFORT: Final = frozenset({"none", "minimal"})
 
 
 class PromptBuilder:
@@ -17,17 +27,16 @@ class PromptBuilder:
         self._template = template
         self._context_length = context_length
         self._vocab_size = vocab_size
+        self.traits: Final = TemplateTraits.of(template)
 
-    def build(self, request: ChatRequest) -> Prompt:
-        """Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded."""
-        for token_id in request.logit_bias:
-            if not 0 <= token_id < self._vocab_size:
-                raise InvalidParameter(
-                    "logit_bias", f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
-                )
-        _refuse_what_is_not_wired(request)
-        text = self._template.render([_turn(message.role, message.text) for message in request.messages])
-        token_ids = np.asarray(self._tokenizer.encode(text), dtype=np.uint32)
+    def build(self, request: ChatRequest, images: Sequence[NDArray[np.uint8]] = ()) -> Prompt:
+        """`images`: one for each image part of the messages, in their order.
+
+        Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded.
+        """
+        self._check_ids("logit_bias", request.logit_bias)
+        self._check_ids("stop_token_ids", request.stop_token_ids)
+        token_ids = np.asarray(self._tokenizer.encode(self.text(request)), dtype=np.uint32)
         remaining = self._context_length - len(token_ids)
         if remaining < 1:
             raise ContextLengthExceeded(
@@ -35,29 +44,32 @@ class PromptBuilder:
                 f"these messages make {len(token_ids)} tokens, the model's context is {self._context_length} "
                 "and the answer needs at least one: shorten them",
             )
-        wanted = request.token_limit or remaining
-        return Prompt(token_ids=token_ids, max_tokens=min(wanted, remaining))
+        return Prompt(token_ids=token_ids, max_tokens=min(request.token_limit or remaining, remaining), images=tuple(images))
+
+    def text(self, request: ChatRequest) -> str:
+        """The conversation as the model reads it. Raises InvalidParameter."""
+        # Without a choice to call, a model that sees no tools calls none. `allowed_tools` leaves the prompt as it is.
+        tools = () if request.tool_choice.mode == "none" else tuple(tool.as_sent() for tool in request.tools)
+        turns = turns_of(request.messages, tools, self.traits)
+        generation = request.add_generation_prompt
+        text = self._template.render(
+            marked(turns) if request.continue_final_message else turns,
+            tools=tools if self.traits.calls is not None else None,
+            add_generation_prompt=not request.continue_final_message if generation is None else generation,
+            switches=_switches(request),
+        )
+        return up_to_mark(text, request.messages[-1].text) if request.continue_final_message else text
+
+    def _check_ids(self, field: str, ids: Mapping[int, float] | Sequence[int]) -> None:
+        for token_id in ids:
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidParameter(
+                    field, f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
+                )
 
 
-def _refuse_what_is_not_wired(request: ChatRequest) -> None:
-    """What the request model understands and the engine does not yet take."""
-    if any(message.images for message in request.messages):
-        raise UnsupportedParameter("messages", "this model reads text only; send no images")
-    neutral = {
-        "n": request.n == 1,
-        "tools": not request.tools,
-        "response_format": request.response_format is None or request.response_format.type == "text",
-        "min_tokens": request.min_tokens == 0,
-        "ignore_eos": not request.ignore_eos,
-        "stop_token_ids": not request.stop_token_ids,
-        "chat_template_kwargs": not request.chat_template_kwargs,
-        "continue_final_message": not request.continue_final_message,
-    }
-    for name, is_neutral in neutral.items():
-        if not is_neutral:
-            raise UnsupportedParameter(name, "is not supported by this version")
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    # Templates of this age know no developer role; its text is the system's.
-    return {"role": "system" if role == "developer" else role, "content": content}
+def _switches(request: ChatRequest) -> dict[str, Any]:
+    switches = dict(request.chat_template_kwargs)
+    if request.reasoning_effort is not None:
+        switches.setdefault("enable_thinking", request.reasoning_effort not in _NO_EFFORT)
+    return switches

@@ -96,12 +96,28 @@ class BatchSampler:
         """`vocab_size`: columns of the logits, 1 to 2^31. Raises InvalidParameter."""
         self._state = _core.SamplerState(vocab_size)
 
-    def open(self, sequence_id: int, params: SamplingParams, seed: int, choice: int, prompt: NDArray[np.uint32]) -> None:
+    def open(
+        self,
+        sequence_id: int,
+        params: SamplingParams,
+        seed: int,
+        choice: int,
+        prompt: NDArray[np.uint32],
+        *,
+        grammar: _core.Grammar | None = None,
+        end_ids: Sequence[int] = (),
+        min_tokens: int = 0,
+    ) -> None:
         """Starts a sequence. `seed` is taken modulo 2^64; `prompt` counts for the repetition penalty only.
 
-        Raises InvalidParameter for an id of `prompt` or `params.logit_bias` outside the vocabulary.
+        `grammar`: what the answer has to be. `end_ids` are not drawn before `min_tokens` other tokens, unless the
+        grammar allows nothing else.
+        Raises InvalidParameter for an id of `prompt`, `end_ids` or `params.logit_bias` outside the vocabulary.
         """
-        self._state.open(sequence_id, _core_params(params, tell_logprobs=params.logprobs), seed, choice, prompt)
+        core_params = _core_params(params, tell_logprobs=params.logprobs)
+        self._state.open(
+            sequence_id, core_params, seed, choice, prompt, grammar=grammar, end_ids=end_ids, min_tokens=min_tokens
+        )
 
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence; unknown ids are ignored."""

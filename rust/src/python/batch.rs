@@ -94,6 +94,10 @@ impl PySampledTokens {
     fn token_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
         PyArray1::from_iter(py, self.0.token_ids.iter().map(|&id| i64::from(id)))
     }
+    #[getter]
+    fn failed(&self) -> Vec<u64> {
+        self.0.failed.clone()
+    }
     fn logprobs(&self, py: Python<'_>, row: usize) -> PyResult<Option<RowLogprobs>> {
         let Some(logprobs) = self.0.logprobs.get(row) else {
             let message = format!("must be below {}", self.0.logprobs.len());

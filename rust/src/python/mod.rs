@@ -4,6 +4,7 @@
 mod batch;
 mod buffer;
 mod event;
+mod grammar;
 mod mock;
 mod output;
 mod sampler;
@@ -23,6 +24,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     batch::register(module)?;
     event::register(module)?;
+    grammar::register(module)?;
     mock::register(module)?;
     output::register(module)?;
     sampler::register(module)?;
@@ -44,6 +46,9 @@ fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>>
     let errors = py.import("ecocore.errors")?;
     match error {
         Error::InvalidParameter { name, message } => errors.call_method1("InvalidParameter", (name, message)),
+        Error::InvalidSchema { name, message } => {
+            errors.call_method1("InvalidParameter", (name, message, "invalid_json_schema"))
+        }
         Error::InvalidModelFile { .. } => errors.call_method1("InvalidModelFile", (error.to_string(),)),
         Error::QueueFull { .. } => errors.call_method1("QueueFull", (error.to_string(),)),
         Error::ContextLengthExceeded { .. } => {

@@ -14,6 +14,7 @@ use super::{OrRaise, to_python};
 use crate::error::Error;
 use crate::output::{ChoiceOptions, OutputStreams};
 use crate::text_stream::TextStreams;
+use crate::tool_calls::{Syntax, ToolOptions};
 
 const UNBROKEN: &str = "no call panics while it holds the lock";
 
@@ -74,10 +75,12 @@ impl PyOutputStreams {
     #[pyo3(
         signature = (
             sequence_id, *, request_id, choice, prompt_tokens, max_tokens, stop=Vec::new(), end_ids=Vec::new(),
-            logprobs=false
+            logprobs=false, min_tokens=0, tool_syntax=None, tool_names=Vec::new(), forced_tool=false,
+            max_tool_calls=None, reasoning=false
         ),
         text_signature = "($self, sequence_id, *, request_id, choice, prompt_tokens, max_tokens, stop=(), \
-                          end_ids=(), logprobs=False)"
+                          end_ids=(), logprobs=False, min_tokens=0, tool_syntax=None, tool_names=(), \
+                          forced_tool=False, max_tool_calls=None, reasoning=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn open(
@@ -91,10 +94,31 @@ impl PyOutputStreams {
         stop: Vec<Bound<'_, PyString>>,
         end_ids: Vec<u32>,
         logprobs: bool,
+        min_tokens: u32,
+        tool_syntax: Option<&str>,
+        tool_names: Vec<String>,
+        forced_tool: bool,
+        max_tool_calls: Option<u32>,
+        reasoning: bool,
     ) -> PyResult<()> {
-        let stop = stop_strings(py, &stop)?;
-        let options =
-            ChoiceOptions { request_id, choice, prompt_tokens, max_tokens, stop, end_ids, logprobs };
+        let tools = ToolOptions {
+            syntax: tool_syntax.map(Syntax::from_name).transpose().or_raise(py)?,
+            names: tool_names,
+            forced: forced_tool,
+            max_calls: max_tool_calls,
+            reasoning,
+        };
+        let options = ChoiceOptions {
+            request_id,
+            choice,
+            prompt_tokens,
+            max_tokens,
+            stop: stop_strings(py, &stop)?,
+            end_ids,
+            logprobs,
+            min_tokens,
+            tools,
+        };
         py.detach(|| self.0.lock().expect(UNBROKEN).open(sequence_id, options)).or_raise(py)
     }
 

@@ -10,11 +10,12 @@ use pyo3::types::PyInt;
 use super::OrRaise;
 use super::batch::{PyBatch, PySampledTokens};
 use super::buffer::FloatRows;
+use super::grammar::PyGrammar;
 use crate::error::Error;
 use crate::penalties::{History, Penalties};
 use crate::sampled::SampledTokens;
-use crate::sampler::{Draw, Logits, Row, SamplingParams, sample_rows as sample};
-use crate::sampler_state::{SamplerInputs, SamplerState, check_ids};
+use crate::sampler::{Draw, Logits, Mask, Row, SamplingParams, sample_rows as sample};
+use crate::sampler_state::{Constraints, SamplerInputs, SamplerState, check_ids};
 
 /// See `_core.pyi`.
 #[pyclass(name = "SamplerParams", module = "ecocore._core", frozen)]
@@ -123,7 +124,7 @@ fn draw_rows(
         logits: logits[index],
         params: params[index],
         history: &histories[index],
-        mask: masks[index],
+        mask: masks[index].map(Mask::Bools),
         draw: draws[index],
     };
     let sampled = sample(&(0..logits.len()).map(row).collect::<Vec<_>>());
@@ -135,6 +136,7 @@ fn draw_rows(
         sequence_ids: (0..sampled.len() as u64).collect(),
         token_ids: sampled.iter().map(|sampled| sampled.id).collect(),
         logprobs: sampled.into_iter().map(|sampled| sampled.logprobs).collect(),
+        failed: Vec::new(),
     })
 }
 
@@ -217,6 +219,8 @@ impl PySamplerState {
         Ok(Self(Mutex::new(SamplerState::new(vocab_size).or_raise(py)?)))
     }
 
+    #[pyo3(signature = (sequence_id, params, seed, choice, prompt, *, grammar=None, end_ids=vec![], min_tokens=0))]
+    #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
         py: Python<'_>,
@@ -225,6 +229,9 @@ impl PySamplerState {
         seed: &Bound<'_, PyAny>,
         choice: u32,
         prompt: PyReadonlyArray1<'_, u32>,
+        grammar: Option<&PyGrammar>,
+        end_ids: Vec<u32>,
+        min_tokens: u32,
     ) -> PyResult<()> {
         let seed = modulo_2_64(seed)?;
         let params = Arc::clone(&params.0);
@@ -232,7 +239,10 @@ impl PySamplerState {
             return Err(Error::parameter("prompt", "must be a contiguous array")).or_raise(py);
         }
         let prompt = prompt.as_slice()?;
-        py.detach(|| self.with(|state| state.open(sequence_id, params, seed, choice, prompt))).or_raise(py)
+        let grammar = grammar.map(|grammar| Arc::clone(&grammar.0));
+        let constraints = Constraints { grammar, end_ids, min_tokens };
+        py.detach(|| self.with(|state| state.open(sequence_id, params, seed, choice, prompt, constraints)))
+            .or_raise(py)
     }
 
     fn close(&self, py: Python<'_>, sequence_id: u64) {

@@ -4,6 +4,8 @@
 //! row, are copied and changed there. The maxima are what makes the rest fast: they tell which blocks a
 //! search may skip. NaN never wins a comparison and so counts as impossible, as -inf does.
 
+use super::mask::Mask;
+
 /// What +inf counts as.
 const MAX_LOGIT: f32 = f32::MAX;
 
@@ -59,13 +61,29 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Makes every id impossible that `allowed` does not hold.
-    pub fn mask(&mut self, allowed: &[bool]) {
-        self.change_all(|start, logits| {
-            for (logit, &allowed) in logits.iter_mut().zip(&allowed[start..]) {
-                *logit = if allowed { *logit } else { f32::NEG_INFINITY };
+    /// Makes every id impossible that `allowed` does not hold. Comes last: blocks without an allowed id,
+    /// which a grammar leaves nearly all of, then share one copy.
+    pub fn mask(&mut self, allowed: Mask<'_>) {
+        let mut impossible = None;
+        for index in 0..self.len() {
+            match allowed.word(index) {
+                u64::MAX => continue,
+                0 => {
+                    let store = &mut *self.store;
+                    self.store.moved[index] = *impossible.get_or_insert_with(|| {
+                        store.copies.push([f32::NEG_INFINITY; BLOCK]);
+                        store.copies.len() as u32
+                    });
+                    self.store.maxima[index] = f32::NEG_INFINITY;
+                }
+                word => {
+                    for (place, logit) in self.own(index).iter_mut().enumerate() {
+                        *logit = if word >> place & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+                    }
+                    self.store.maxima[index] = maximum(self.get(index));
+                }
             }
-        });
+        }
     }
 
     /// Number of blocks.
@@ -198,7 +216,7 @@ mod tests {
         blocks.patch(&[(3, 500.0), (70, f32::INFINITY), (149, 600.0)]);
         assert_eq!(blocks.maxima(), [500.0, MAX_LOGIT, 600.0]);
         let allowed: Vec<bool> = (0..150).map(|id| id == 5 || id == 149).collect();
-        blocks.mask(&allowed);
+        blocks.mask(Mask::Bools(&allowed));
         assert_eq!(blocks.maxima(), [row[5], f32::NEG_INFINITY, 600.0]);
         assert_eq!((blocks.logit(3), blocks.logit(5)), (f32::NEG_INFINITY, row[5]));
     }

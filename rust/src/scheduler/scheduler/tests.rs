@@ -28,7 +28,7 @@ fn next(scheduler: &mut Scheduler) -> Batch {
 fn commit(scheduler: &mut Scheduler, batch: &Batch, finished: &[u64]) {
     let sequence_ids: Vec<u64> = batch.sampled_rows().map(|row| row.sequence_id).collect();
     let token_ids = vec![7; sequence_ids.len()];
-    let tokens = SampledTokens { sequence_ids, token_ids, logprobs: Vec::new() };
+    let tokens = SampledTokens { sequence_ids, token_ids, logprobs: vec![], failed: vec![] };
     scheduler.commit(batch.ticket, &tokens, finished).unwrap();
     scheduler.check_integrity().unwrap();
 }
@@ -220,7 +220,8 @@ fn a_commit_out_of_turn_or_with_foreign_tokens_changes_nothing() {
     let of = |sequence_ids: &[u64]| SampledTokens {
         sequence_ids: sequence_ids.to_vec(),
         token_ids: vec![7; sequence_ids.len()],
-        logprobs: Vec::new(),
+        logprobs: vec![],
+        failed: vec![],
     };
     assert!(matches!(scheduler.commit(0, &of(&[]), &[]), Err(Error::Internal(_))));
     scheduler.submit(1, prompt(4), 9, b"").unwrap();

@@ -1,0 +1,227 @@
+//! What an answer may be: takes a JSON schema or tools, gives an immutable grammar, and follows running
+//! sequences through it. Which token is drawn among the allowed ones is the sampler's.
+//!
+//! Parsing is llguidance's. Here is what surrounds it: the vocabulary, what a schema may ask for, the
+//! syntaxes of tool calls, bounds on time and size, and masks that are computed beside the model.
+
+mod compile;
+mod gemma;
+mod guide;
+mod lark;
+mod schema;
+mod tool_calls;
+mod trie;
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{InferenceCapabilities, SimpleVob};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::vocab::Vocab;
+pub use guide::{Guide, Lost};
+use lark::SpecialTokens;
+use tool_calls::Callable;
+pub use tool_calls::{Mode, Syntax};
+
+/// Where schemas for answers come from, as errors name it.
+const RESPONSE_FORMAT: &str = "response_format";
+/// Where schemas for calls come from.
+const TOOLS: &str = "tools";
+/// The schema of a tool that takes nothing.
+const NO_ARGUMENTS: &str = r#"{"type": "object", "properties": {}}"#;
+/// How many tools an answer may choose from.
+const MAX_TOOLS: usize = 128;
+/// Bytes of all their schemas.
+const MAX_TOOLS_BYTES: usize = 256 << 10;
+/// The longest name of a tool.
+const MAX_NAME_BYTES: usize = 256;
+
+/// What one grammar, one mask or one sequence may cost. llguidance's defaults but for memory: a sequence
+/// keeps 1 to 2 kB for each state of its lexer.
+fn limits() -> ParserLimits {
+    ParserLimits { max_lexer_states: 50_000, verbose_errors: false, ..ParserLimits::default() }
+}
+
+/// Makes grammars for one model.
+pub struct GrammarCompiler {
+    factory: Arc<ParserFactory>,
+    special: SpecialTokens,
+}
+
+/// A tool that an answer may call.
+#[derive(Debug, Clone, Copy)]
+pub struct Tool<'a> {
+    /// What calls name it.
+    pub name: &'a str,
+    /// The JSON schema of its arguments, which describes an object. Empty: no arguments.
+    pub parameters: &'a str,
+    /// Whether every object is closed, as OpenAI has it.
+    pub strict: bool,
+}
+
+impl GrammarCompiler {
+    /// Takes a moment: it builds a trie of the vocabulary. `vocab_size`: columns of the logits. `end_ids`:
+    /// the tokens that end an answer, at least one; they alone are allowed once a grammar is complete.
+    pub fn new(vocab: &Vocab, vocab_size: usize, end_ids: &[u32]) -> Result<Self, Error> {
+        let environment = trie::token_environment(vocab, vocab_size, end_ids)?;
+        let factory = ParserFactory::new(
+            &environment,
+            InferenceCapabilities::default(),
+            &llguidance::earley::SlicedBiasComputer::json_slices(),
+        );
+        let mut factory = factory.map_err(|error| Error::Internal(format!("no token trie: {error}")))?;
+        *factory.limits_mut() = limits();
+        factory.quiet();
+        let special = SpecialTokens::of(vocab, vocab_size, end_ids);
+        Ok(Self { factory: Arc::new(factory), special })
+    }
+
+    /// Any JSON object, on one line with at most one space after each comma and colon.
+    pub fn json_object(&self) -> Result<Arc<Grammar>, Error> {
+        self.compile_schema(json!({"type": "object"}), 0)
+    }
+
+    /// JSON that fits `schema`, with its keys in the schema's order. docs/structured-output.md tells what a
+    /// schema may hold; what it may not is an `InvalidSchema`. `strict`: objects are closed, as OpenAI has it.
+    pub fn json_schema(&self, schema: &str, strict: bool) -> Result<Arc<Grammar>, Error> {
+        let value = schema::read(schema, strict, schema::Root::Any)
+            .map_err(|message| Error::schema(RESPONSE_FORMAT, message))?;
+        self.compile_schema(value, schema.len())
+    }
+
+    /// Answers with 1 to `max_calls` calls of the tools (0 to `max_calls` and any text if `mode` is `Auto`). One
+    /// tool and one call: that tool and nothing else.
+    pub fn tool_calls(
+        &self,
+        syntax: Syntax,
+        tools: &[Tool<'_>],
+        mode: Mode,
+        max_calls: u32,
+    ) -> Result<Arc<Grammar>, Error> {
+        let size = tools.iter().map(|tool| tool.name.len() + tool.parameters.len()).sum();
+        if !(1..=MAX_TOOLS).contains(&tools.len()) || size > MAX_TOOLS_BYTES {
+            let message = format!(
+                "must be 1 to {MAX_TOOLS} tools, their schemas together at most {MAX_TOOLS_BYTES} bytes"
+            );
+            return Err(Error::parameter(TOOLS, message));
+        }
+        if max_calls == 0 {
+            return Err(Error::parameter("max_calls", "must be at least 1"));
+        }
+        let tools: Vec<Callable> = tools.iter().map(callable).collect::<Result<_, _>>()?;
+        let compile = |tools: &[Callable]| self.compile_calls(syntax, tools, mode, max_calls, size);
+        let error = match compile(&tools) {
+            Err(Error::InvalidSchema { message, .. }) => message,
+            result => return result,
+        };
+        // The error names the tool that fails alone as well, if that is soon found.
+        let deadline = Instant::now() + compile::DEADLINE;
+        for tool in tools.iter().take_while(|_| Instant::now() < deadline) {
+            if let Err(Error::InvalidSchema { message, .. }) = compile(std::slice::from_ref(tool)) {
+                return Err(of_tool(&tool.name, &message));
+            }
+        }
+        Err(Error::schema(TOOLS, error))
+    }
+
+    fn compile_calls(
+        &self,
+        syntax: Syntax,
+        tools: &[Callable],
+        mode: Mode,
+        max_calls: u32,
+        size: usize,
+    ) -> Result<Arc<Grammar>, Error> {
+        let grammar = |syntax| {
+            tool_calls::grammar(syntax, tools, mode, max_calls, &self.special)
+                .map(TopLevelGrammar::from_lark)
+                .map_err(|message| Error::schema(TOOLS, message))
+        };
+        if syntax == Syntax::Gemma {
+            // What no grammar of JSON can keep is refused here, as for every other family.
+            self.compile(TOOLS, grammar(Syntax::Hermes)?, size)?;
+        }
+        self.compile(TOOLS, grammar(syntax)?, size)
+    }
+
+    fn compile_schema(&self, schema: Value, size: usize) -> Result<Arc<Grammar>, Error> {
+        let grammar = TopLevelGrammar::from_json_schema(schema::with_layout(schema));
+        self.compile(RESPONSE_FORMAT, grammar, size)
+    }
+
+    /// `name`: the parameter to blame. `size`: bytes that the grammar was made from.
+    fn compile(&self, name: &str, grammar: TopLevelGrammar, size: usize) -> Result<Arc<Grammar>, Error> {
+        let (factory, blamed) = (Arc::clone(&self.factory), name.to_owned());
+        compile::within_deadline(name, move || {
+            let parser = factory.create_parser(grammar);
+            let parser = parser.map_err(|error| Error::schema(&blamed, reason(&error.to_string())))?;
+            let lexer_bytes = parser.parser.lexer_stats().num_bytes;
+            let mut start = Matcher::new(Ok(parser));
+            let first =
+                start.compute_mask().map_err(|error| Error::schema(&blamed, reason(&error.to_string())))?;
+            let num_bytes = lexer_bytes + 4 * first.as_slice().len() + 32 * size;
+            Ok(Arc::new(Grammar { start: Mutex::new(start), first, num_bytes }))
+        })
+    }
+}
+
+fn callable(tool: &Tool<'_>) -> Result<Callable, Error> {
+    if tool.name.is_empty() || tool.name.len() > MAX_NAME_BYTES {
+        return Err(Error::parameter(TOOLS, format!("must have names of 1 to {MAX_NAME_BYTES} bytes")));
+    }
+    let schema = if tool.parameters.is_empty() { NO_ARGUMENTS } else { tool.parameters };
+    let parameters = schema::read(schema, tool.strict, schema::Root::Object);
+    let parameters = parameters.map_err(|message| of_tool(tool.name, &message))?;
+    Ok(Callable { name: tool.name.to_owned(), parameters })
+}
+
+fn of_tool(name: &str, message: &str) -> Error {
+    const MAX_SHOWN: usize = 64;
+    let name: String = name.chars().take(MAX_SHOWN).collect();
+    Error::schema(TOOLS, format!("parameters of `{name}`: {message}"))
+}
+
+/// What llguidance says, in one short line: it may quote the schema.
+fn reason(error: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    let line = error.lines().next().unwrap_or_default();
+    // Where in the grammar that we wrote ourselves is nobody's business.
+    let line = line.rsplit("failed to compile JSON schema: ").next().unwrap_or_default();
+    if line.starts_with("panic") {
+        return "cannot be compiled; simplify the schema".into();
+    }
+    format!("cannot be followed by a grammar: {}", line.chars().take(MAX_CHARS).collect::<String>())
+}
+
+/// A compiled grammar, shared by all sequences that follow it.
+pub struct Grammar {
+    /// At the start; only ever cloned.
+    start: Mutex<Matcher>,
+    /// The mask of the first token.
+    first: SimpleVob,
+    num_bytes: usize,
+}
+
+impl Grammar {
+    /// Number of tokens that it was compiled for.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.first.len()
+    }
+
+    /// About how much memory it holds.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        self.num_bytes
+    }
+}
+
+impl std::fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Grammar({} bytes)", self.num_bytes)
+    }
+}

@@ -1,0 +1,115 @@
+//! A grammar's place in one running sequence: takes the drawn tokens, gives the mask of the next one.
+//!
+//! The next mask is computed on a thread of the pool as soon as a token is drawn, while the model computes
+//! the next step; whoever asks for it waits only if it is not there yet.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, PoisonError};
+
+use llguidance::Matcher;
+use toktrie::SimpleVob;
+
+use super::Grammar;
+
+/// Follows one sequence through its grammar.
+#[derive(Debug)]
+pub struct Guide {
+    state: State,
+    drawn: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was drawn. Every sequence of a grammar shares its first mask.
+    Fresh(Arc<Grammar>),
+    /// A thread is taking in the last token.
+    Computing(Receiver<Option<Box<Place>>>),
+    /// The mask is there.
+    Ready(Box<Place>),
+    /// The grammar could not be followed any further.
+    Lost,
+}
+
+struct Place {
+    matcher: Matcher,
+    mask: SimpleVob,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} allowed tokens", self.mask.num_set())
+    }
+}
+
+/// The text outgrew the limits of its grammar, or left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+impl Guide {
+    /// At the start of `grammar`.
+    #[must_use]
+    pub fn new(grammar: Arc<Grammar>) -> Self {
+        Self { state: State::Fresh(grammar), drawn: 0 }
+    }
+
+    /// How many tokens were taken in.
+    #[must_use]
+    pub fn drawn(&self) -> u32 {
+        self.drawn
+    }
+
+    /// Waits until the next mask is there.
+    pub fn settle(&mut self) -> Result<(), Lost> {
+        if let State::Computing(place) = &self.state {
+            // A thread that panicked sends nothing.
+            let place = place.recv().ok().flatten();
+            self.state = place.map_or(State::Lost, State::Ready);
+        }
+        match self.state {
+            State::Lost => Err(Lost),
+            _ => Ok(()),
+        }
+    }
+
+    /// The tokens that may be drawn next, one bit for each; `None` before [`Guide::settle`] has succeeded.
+    #[must_use]
+    pub fn mask(&self) -> Option<&[u32]> {
+        match &self.state {
+            State::Fresh(grammar) => Some(grammar.first.as_slice()),
+            State::Ready(place) => Some(place.mask.as_slice()),
+            State::Computing(_) | State::Lost => None,
+        }
+    }
+
+    /// Takes in the token that was drawn and returns at once.
+    pub fn advance(&mut self, token: u32) {
+        self.drawn += 1;
+        let state = std::mem::replace(&mut self.state, State::Lost);
+        let (send, receive) = sync_channel(1);
+        match state {
+            State::Fresh(grammar) => rayon::spawn(move || {
+                // Nobody receives if the sequence was closed meanwhile.
+                let _ = send.send(step(grammar.matcher(), token));
+            }),
+            State::Ready(place) => rayon::spawn(move || {
+                let _ = send.send(step(place.matcher, token));
+            }),
+            State::Computing(_) | State::Lost => return,
+        }
+        self.state = State::Computing(receive);
+    }
+}
+
+/// Whoever holds one ends with it, so what a panic left behind is never looked at.
+fn step(mut matcher: Matcher, token: u32) -> Option<Box<Place>> {
+    matcher.consume_token(token).ok()?;
+    let mask = matcher.compute_mask_or_eos().ok()?;
+    Some(Box::new(Place { matcher, mask }))
+}
+
+impl Grammar {
+    /// A matcher of its own for one sequence: no sequence meets the limits sooner because of another.
+    fn matcher(&self) -> Matcher {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner).deep_clone()
+    }
+}

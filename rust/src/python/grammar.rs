@@ -1,0 +1,68 @@
+//! `GrammarCompiler` and `Grammar` as Python sees them.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::OrRaise;
+use super::tokenizer::PyTokenizer;
+use crate::error::Error;
+use crate::grammar::{Grammar, GrammarCompiler, Mode, Syntax, Tool};
+
+/// See `_core.pyi`.
+#[pyclass(name = "GrammarCompiler", module = "ecocore._core", frozen)]
+struct PyGrammarCompiler(GrammarCompiler);
+
+#[pymethods]
+impl PyGrammarCompiler {
+    #[new]
+    fn new(py: Python<'_>, tokenizer: &PyTokenizer, vocab_size: usize, end_ids: Vec<u32>) -> PyResult<Self> {
+        let tokenizer = Arc::clone(&tokenizer.0);
+        py.detach(|| GrammarCompiler::new(tokenizer.vocab(), vocab_size, &end_ids)).map(Self).or_raise(py)
+    }
+    fn json_object(&self, py: Python<'_>) -> PyResult<PyGrammar> {
+        py.detach(|| self.0.json_object()).map(PyGrammar).or_raise(py)
+    }
+    #[pyo3(signature = (schema, *, strict = false))]
+    fn json_schema(&self, py: Python<'_>, schema: &str, strict: bool) -> PyResult<PyGrammar> {
+        py.detach(|| self.0.json_schema(schema, strict)).map(PyGrammar).or_raise(py)
+    }
+    #[pyo3(signature = (syntax, tools, *, mode, max_calls))]
+    fn tool_calls(
+        &self,
+        py: Python<'_>,
+        syntax: &str,
+        tools: Vec<(String, String, bool)>,
+        mode: &str,
+        max_calls: u32,
+    ) -> PyResult<PyGrammar> {
+        let known = "must be llama, hermes or gemma";
+        let syntax = Syntax::named(syntax).ok_or_else(|| Error::parameter("syntax", known)).or_raise(py)?;
+        let (mode, max_calls) = match mode {
+            "required" => (Mode::Required, max_calls),
+            "named" => (Mode::Required, 1),
+            "auto" => (Mode::Auto, max_calls),
+            _ => return Err(Error::parameter("mode", "must be required, named or auto")).or_raise(py),
+        };
+        let tools = tools.iter().map(|(name, parameters, strict)| Tool { name, parameters, strict: *strict });
+        let tools: Vec<Tool<'_>> = tools.collect();
+        py.detach(|| self.0.tool_calls(syntax, &tools, mode, max_calls)).map(PyGrammar).or_raise(py)
+    }
+}
+
+/// See `_core.pyi`.
+#[pyclass(name = "Grammar", module = "ecocore._core", frozen)]
+pub struct PyGrammar(pub Arc<Grammar>);
+
+#[pymethods]
+impl PyGrammar {
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.0.num_bytes()
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyGrammarCompiler>()?;
+    module.add_class::<PyGrammar>()
+}
