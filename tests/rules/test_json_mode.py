@@ -66,7 +66,9 @@ def test_rule_01_the_grammar_comes_before_top_k_and_temperature(api: Api, speake
     """The model's own choice is forbidden at every step; were it counted, top_k 1 would leave nothing to draw."""
     speaker.says = b"<" * 400
     for fields in ({"top_k": 1, "temperature": 1}, {"top_p": 0.01, "temperature": 1}, {"min_p": 1, "temperature": 1}, {}):
-        content = api.chat(response_format=schema_format(SCHEMAS["numbers"]), max_tokens=2000, **fields).choices[0].message.content
+        content = (
+            api.chat(response_format=schema_format(SCHEMAS["numbers"]), max_tokens=2000, **fields).choices[0].message.content
+        )
         jsonschema.validate(json.loads(content or ""), SCHEMAS["numbers"])
 
 
