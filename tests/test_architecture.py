@@ -18,7 +18,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "progress": (set(), {"rich"}),
     "request": ({"errors"}, {"pydantic", "pydantic_core", "numpy"}),
     "families": ({"errors"}, set()),
-    "prompt": ({"request", "errors", "_core"}, {"numpy", "minijinja"}),
+    "prompt": ({"request", "errors", "_core"}, {"numpy", "minijinja", "aiohttp", "yarl", "PIL"}),
     "weights": ({"errors", "_core"}, {"torch", "safetensors"}),
     "kernels": ({"errors", "_core"}, {"torch"}),
     "model": ({"_core", "weights", "kernels", "errors"}, {"torch", "numpy"}),
@@ -49,7 +49,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"starlette", "hypercorn", "h11", "h2"},
     ),
     "cli": (
-        {"config", "runtime", "server", "accounts", "regions", "weights", "events", "errors", "progress"},
+        {"config", "runtime", "server", "accounts", "regions", "prompt", "weights", "events", "errors", "progress"},
         {"typer", "rich", "click"},
     ),
 }

@@ -11,7 +11,18 @@ from ecocore.errors import InvalidConfiguration
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOST", "PORT", "HOME", "DATABASE", "MODEL", "PRECISION", "DEVICE", "KV_CACHE_MB"):
+    for name in (
+        "HOST",
+        "PORT",
+        "HOME",
+        "DATABASE",
+        "MODEL",
+        "PRECISION",
+        "DEVICE",
+        "KV_CACHE_MB",
+        "ALLOW_IMAGE_ORIGIN",
+        "NO_REMOTE_IMAGES",
+    ):
         monkeypatch.delenv(f"ECOCORE_{name}", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
@@ -28,6 +39,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
     monkeypatch.setenv("ECOCORE_HOST", "::1")
     config = ServerConfig.read({"port": 9001, "host": None})
     assert (config.port, config.host) == (9001, "::1")
+
+
+def test_image_origins_may_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServerConfig.read({"allow_image_origin": ["http://a"]}).allow_image_origin == ("http://a",)
+    monkeypatch.setenv("ECOCORE_ALLOW_IMAGE_ORIGIN", "http://a:1, https://b")
+    monkeypatch.setenv("ECOCORE_NO_REMOTE_IMAGES", "true")
+    config = ServerConfig.read({})
+    assert (config.allow_image_origin, config.no_remote_images) == (("http://a:1", "https://b"), True)
 
 
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,11 +186,13 @@ class GrammarCompiler:
         *,
         mode: Literal["required", "named", "auto"],
         max_calls: int,
+        answer: tuple[str | None, bool] = (None, False),
     ) -> Grammar:
         """An answer that calls tools, each a name, the JSON schema of its arguments ("" for none) and `strict`.
 
         `syntax`: llama, hermes or gemma. `mode`: required, 1 to `max_calls` calls and nothing else; named, one call
-        and nothing else; auto, any text, and a call that has begun must fit.
+        of the one tool and nothing else; auto, any text, and a call that has begun must fit. `answer`: a schema
+        ("": any object) and `strict`; under auto an answer is then calls or such JSON.
         Raises InvalidParameter("tools", ..., "invalid_json_schema") as `json_schema` does.
         """
 

@@ -67,6 +67,10 @@ def serve(
     device: Device = None,
     kv_cache_mb: KvCache = None,
     database: Database = None,
+    allow_image_origin: Annotated[
+        list[str] | None, typer.Option(help="Images may come from here, also without https; may be given several times.")
+    ] = None,
+    no_remote_images: Annotated[bool, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = False,
 ) -> None:
     """Serve models over HTTP: the embedded one, and those of --model beside it.
 
@@ -74,19 +78,30 @@ def serve(
     """
     from ecocore.config import RuntimeConfig, ServerConfig
 
-    server = ServerConfig.read({"host": host, "port": port, "database": database})
+    server = ServerConfig.read(
+        {
+            "host": host,
+            "port": port,
+            "database": database,
+            "allow_image_origin": allow_image_origin,
+            "no_remote_images": no_remote_images or None,
+        }
+    )
     config = RuntimeConfig.read({"model": model, "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
 
+    from ecocore.prompt.images.loader import ImageLoader
     from ecocore.regions.local import LocalRegion
     from ecocore.server import serve as serving
 
     with ExitStack() as stack:
+        images = ImageLoader(allowed_origins=server.allow_image_origin, remote=not server.no_remote_images)
+        stack.callback(images.close)
         # What can be refused at once is, before seconds go into loading.
         listening = stack.enter_context(serving.bind(server.host, server.port))
         _check_database(server.database_url)
         regions = []
         for choice in _choices(config):
-            region = LocalRegion(stack.enter_context(_load(choice, config)))
+            region = LocalRegion(stack.enter_context(_load(choice, config)), images)
             stack.callback(region.close)
             regions.append(region)
         serving.serve(regions, server.database_url, listening, _welcome)

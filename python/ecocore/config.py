@@ -51,6 +51,11 @@ def _choices(value: Any) -> Any:
     return tuple(ModelChoice.parse(text.strip()) if isinstance(text, str) else text for text in texts)
 
 
+def _listed(value: Any) -> Any:
+    """The environment spells several values with commas between them."""
+    return tuple(text.strip() for text in value.split(",")) if isinstance(value, str) else tuple(value)
+
+
 def _device(value: str) -> str:
     kind, _, number = value.partition(":")
     if value in {"auto", "cpu", "cuda"} or (kind == "cuda" and number.isascii() and number.isdigit()):
@@ -87,6 +92,8 @@ class ServerConfig(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     home: Path = Field(default_factory=_data_folder)
     database: str | None = None
+    allow_image_origin: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    no_remote_images: bool = False
 
     @classmethod
     def read(cls, flags: Mapping[str, Any]) -> Self:

@@ -23,6 +23,7 @@ from ecocore.loop import Model, StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
+from ecocore.prompt.images.image import Image
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.request import ChatParams, ChatRequest, SamplingParams
@@ -68,6 +69,7 @@ class _Parts:
     end_ids: tuple[int, ...]
     fingerprint: str
     cores: Any
+    image_text: str | None = None
 
 
 class Runtime:
@@ -81,8 +83,13 @@ class Runtime:
         self.fingerprint: Final = parts.fingerprint
         self.tokenizer: Final = parts.tokenizer
         self._end_ids = parts.end_ids
+        self.accepts_images: Final = parts.image_text is not None
         self._builder = PromptBuilder(
-            parts.tokenizer, parts.template, context_length=parts.context_length, vocab_size=parts.vocab_size
+            parts.tokenizer,
+            parts.template,
+            context_length=parts.context_length,
+            vocab_size=parts.vocab_size,
+            image_text=parts.image_text,
         )
         self._loop = StepLoop(
             Scheduler(
@@ -156,10 +163,13 @@ class Runtime:
         )
 
     @classmethod
-    def mock(cls, model_id: str = "mock", *, tokens_per_second: float = 0.0, context_length: int = 8192) -> Self:
+    def mock(
+        cls, model_id: str = "mock", *, tokens_per_second: float = 0.0, context_length: int = 8192, images: bool = True
+    ) -> Self:
         """An engine without weights: a byte tokenizer and an endless readable text.
 
-        It obeys every parameter, so the whole server can be tried and measured without torch.
+        It obeys every parameter, so the whole server can be tried and measured without torch. Unless `images` is
+        False it takes images too: they are checked, and what they show is ignored.
         """
         from ecocore.model.mock import MockModel
 
@@ -177,6 +187,7 @@ class Runtime:
                 end_ids=(tokenizer.vocab_size - 1,),
                 fingerprint=f"fp_mock_{__version__}",
                 cores=nullcontext(),
+                image_text="<image>" if images else None,
             )
         )
 
@@ -193,7 +204,7 @@ class Runtime:
     def stream(self, messages: Messages, **params: Unpack[ChatParams]) -> Iterator[TextDelta | Finished]:
         """Events of the answer as they happen, the last one `Finished`. Closing the iterator stops the work."""
         request = self._request(messages, params)
-        return self._events(self.prepare(request), request.sampling())
+        return self._events(self._prepare_whole(request), request.sampling())
 
     async def achat(self, messages: Messages, **params: Unpack[ChatParams]) -> Completion:
         """`chat` for asyncio. Cancelling the task stops the work."""
@@ -202,7 +213,7 @@ class Runtime:
     async def astream(self, messages: Messages, **params: Unpack[ChatParams]) -> AsyncIterator[TextDelta | Finished]:
         """`stream` for asyncio."""
         request = self._request(messages, params)
-        prompt = await asyncio.to_thread(self.prepare, request)
+        prompt = await asyncio.to_thread(self._prepare_whole, request)
         loop = asyncio.get_running_loop()
         mailbox: asyncio.Queue[Event] = asyncio.Queue()
         request_id = self._post(prompt, request.sampling(), lambda event: _post_to(loop, mailbox, event))
@@ -234,6 +245,15 @@ class Runtime:
         turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         return ChatRequest.parse({"model": self.model_id, "messages": turns, **params})
 
+    def _prepare_whole(self, request: ChatRequest) -> Prompt:
+        prompt = self.prepare(request)
+        if not request.images:
+            return prompt
+        # Half of the packages that this brings in are for fetching, which a text model never needs.
+        from ecocore.prompt.images.loader import load_images
+
+        return self.prepare(request, load_images(request.images))
+
     def _post(self, prompt: Prompt, params: SamplingParams, mailbox: Callable[[Event], None]) -> int:
         request_id = self.new_request_id()
         self._mailboxes[request_id] = mailbox
@@ -263,9 +283,13 @@ class Runtime:
         """A number that no other request of this runtime has."""
         return next(self._request_ids)
 
-    def prepare(self, request: ChatRequest) -> Prompt:
-        """Template and token ids. Costs CPU time with the prompt's length; any thread. Raises InvalidRequest kinds."""
-        return self._builder.build(request)
+    def prepare(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
+        """Template and token ids. Costs CPU time with the prompt's length; any thread. Raises InvalidRequest kinds.
+
+        `images`: those of the request in order, as `ImageLoader` gives them; without them the text alone is judged,
+        and the prompt is not for `submit`.
+        """
+        return self._builder.build(request, images)
 
     def submit(self, prompt: Prompt, params: SamplingParams, *, request_id: int, salt: bytes = b"") -> None:
         """Starts a prepared request; its events go to the subscribers. Raises Overloaded, RuntimeClosed.
@@ -285,7 +309,7 @@ class Runtime:
                 logprobs=params.logprobs,
                 params=params,
                 seed=seed,
-                salt=salt,
+                salt=salt + prompt.image_digest,
             )
         )
 

@@ -24,8 +24,8 @@ use crate::error::Error;
 use crate::vocab::Vocab;
 pub use guide::{Guide, Lost};
 use lark::SpecialTokens;
-use tool_calls::Callable;
-pub use tool_calls::{Mode, Syntax};
+pub use tool_calls::{Answer, Mode, Syntax};
+use tool_calls::{Callable, Otherwise, Shape};
 
 /// Where schemas for answers come from, as errors name it.
 const RESPONSE_FORMAT: &str = "response_format";
@@ -93,13 +93,12 @@ impl GrammarCompiler {
         self.compile_schema(value, schema.len())
     }
 
-    /// Answers with 1 to `max_calls` calls of the tools (0 to `max_calls` and any text if `mode` is `Auto`). One
-    /// tool and one call: that tool and nothing else.
+    /// Answers that call the tools, at most `max_calls` times. For one named tool pass that tool alone, and 1.
     pub fn tool_calls(
         &self,
         syntax: Syntax,
         tools: &[Tool<'_>],
-        mode: Mode,
+        mode: Mode<'_>,
         max_calls: u32,
     ) -> Result<Arc<Grammar>, Error> {
         let size = tools.iter().map(|tool| tool.name.len() + tool.parameters.len()).sum();
@@ -113,7 +112,13 @@ impl GrammarCompiler {
             return Err(Error::parameter("max_calls", "must be at least 1"));
         }
         let tools: Vec<Callable> = tools.iter().map(callable).collect::<Result<_, _>>()?;
-        let compile = |tools: &[Callable]| self.compile_calls(syntax, tools, mode, max_calls, size);
+        let otherwise = match mode {
+            Mode::Required => Otherwise::Nothing,
+            Mode::Auto => Otherwise::AnyText,
+            Mode::CallsOr(Answer { schema, strict }) => Otherwise::Json(self.answer(schema, strict)?),
+        };
+        let shape = Shape { syntax, otherwise, max_calls };
+        let compile = |tools: &[Callable]| self.compile_calls(&shape, tools, size);
         let error = match compile(&tools) {
             Err(Error::InvalidSchema { message, .. }) => message,
             result => return result,
@@ -128,24 +133,27 @@ impl GrammarCompiler {
         Err(Error::schema(TOOLS, error))
     }
 
-    fn compile_calls(
-        &self,
-        syntax: Syntax,
-        tools: &[Callable],
-        mode: Mode,
-        max_calls: u32,
-        size: usize,
-    ) -> Result<Arc<Grammar>, Error> {
+    fn compile_calls(&self, shape: &Shape, tools: &[Callable], size: usize) -> Result<Arc<Grammar>, Error> {
         let grammar = |syntax| {
-            tool_calls::grammar(syntax, tools, mode, max_calls, &self.special)
+            tool_calls::grammar(syntax, tools, shape, &self.special)
                 .map(TopLevelGrammar::from_lark)
                 .map_err(|message| Error::schema(TOOLS, message))
         };
-        if syntax == Syntax::Gemma {
+        if shape.syntax == Syntax::Gemma {
             // What no grammar of JSON can keep is refused here, as for every other family.
             self.compile(TOOLS, grammar(Syntax::Hermes)?, size)?;
         }
-        self.compile(TOOLS, grammar(syntax)?, size)
+        self.compile(TOOLS, grammar(shape.syntax)?, size)
+    }
+
+    /// The schema of an answer without calls, known to be one that a grammar can keep.
+    fn answer(&self, text: &str, strict: bool) -> Result<Value, Error> {
+        if text.is_empty() {
+            return Ok(json!({"type": "object"}));
+        }
+        self.json_schema(text, strict)?;
+        schema::read(text, strict, schema::Root::Any)
+            .map_err(|message| Error::schema(RESPONSE_FORMAT, message))
     }
 
     fn compile_schema(&self, schema: Value, size: usize) -> Result<Arc<Grammar>, Error> {

@@ -12,7 +12,7 @@ from tests.prompt.test_traits import FIRST_SYSTEM, NO_SYSTEM, TEXT_ARGUMENTS
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ecocore._core import Tokenizer
-from ecocore.errors import ContextLengthExceeded, InvalidParameter, InvalidRequest
+from ecocore.errors import ContextLengthExceeded, InvalidParameter, InvalidRequest, UnsupportedParameter
 from ecocore.prompt.build import PromptBuilder
 from ecocore.prompt.template import ChatTemplate
 from ecocore.prompt.turns import decoded
@@ -23,7 +23,9 @@ SPECIAL = {"bos_token": "<s>"}
 
 def builder(source: str, context_length: int = 4096) -> PromptBuilder:
     template = ChatTemplate(source, SPECIAL)
-    return PromptBuilder(Tokenizer.bytes_only(), template, context_length=context_length, vocab_size=257)
+    return PromptBuilder(
+        Tokenizer.bytes_only(), template, context_length=context_length, vocab_size=257, image_text="(image)"
+    )
 
 
 def request(*messages: dict[str, Any], **fields: Any) -> ChatRequest:
@@ -155,10 +157,23 @@ def test_images_keep_their_place_among_the_text() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     content = [*parts("a"), image, *parts("b"), image]
     assert "<user>a<image 1>b<image 2><" in text(PARTS, {"role": "user", "content": content})
-    with pytest.raises(InvalidParameter, match="no images in messages of role user"):
-        text(CHATML, {"role": "user", "content": content})
-    with pytest.raises(InvalidParameter, match="no images in messages of role tool"):
-        text(PARTS, *map(wire, CALLED[:2]), {"role": "tool", "tool_call_id": "c1", "content": content})
+    assert "user\na\n(image)\nb\n(image)<" in text(CHATML, {"role": "user", "content": content})
+
+
+def test_an_image_in_a_result_keeps_its_place() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    seen = [*map(wire, CALLED[:2]), {"role": "tool", "tool_call_id": "c1", "content": [*parts("see"), image]}]
+    assert "<tool_response>\nsee\n(image)\n</tool_response>" in text(CHATML, *seen)
+    no_calls = PARTS.replace("message.get('tool_calls')", "none").replace("{%- if tools -%}", "{%- if false -%}")
+    assert "<user><tool_response>\nsee<image 1>\n</tool_response></resu>" in text(no_calls, *seen)
+
+
+def test_a_model_that_sees_nothing_refuses_images() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    blind = PromptBuilder(Tokenizer.bytes_only(), ChatTemplate(CHATML, SPECIAL), context_length=99, vocab_size=257)
+    with pytest.raises(UnsupportedParameter, match="text only") as raised:
+        blind.build(request({"role": "user", "content": [image]}))
+    assert raised.value.param == "messages"
 
 
 def test_switches_reach_the_template_and_effort_is_one() -> None:

@@ -114,6 +114,8 @@ def test_calls_and_results_belong_together(messages: list[Any]) -> None:
         ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, "invalid_type"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": ""}}]}, "invalid_value"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "huge"}}]}, "invalid_value"),
+        ({"role": "system", "content": [PIXEL]}, "invalid_value"),
+        ({"role": "assistant", "content": [PIXEL]}, "invalid_value"),
         ({"role": "tool", "content": "x"}, "missing_required_parameter"),
         ({"role": "tool", "content": "x", "tool_call_id": 5}, "invalid_type"),
         ({"role": "user", "content": "x", "tool_calls": [call("a")]}, "invalid_value"),

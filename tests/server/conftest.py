@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message
 
 from ecocore.accounts.database import Database
 from ecocore.accounts.keys import KeyStore
+from ecocore.prompt.images.loader import ImageLoader
 from ecocore.regions.local import LocalRegion
 from ecocore.runtime import Runtime
 from ecocore.server.guard import Limits
@@ -94,7 +95,13 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 
 @contextmanager
 def serving(
-    folder: Path, *, tokens_per_second: float = 0.0, context_length: int = 8192, model: Runtime | None = None, **settings: Any
+    folder: Path,
+    *,
+    tokens_per_second: float = 0.0,
+    context_length: int = 8192,
+    model: Runtime | None = None,
+    images: ImageLoader | None = None,
+    **settings: Any,
 ) -> Iterator[Live]:
     """A live server in a thread of its own, over a mock engine or `model`. Afterwards the engine must have nothing left to do."""
     database_url = f"sqlite:///{folder / 'ecocore.db'}"
@@ -112,7 +119,7 @@ def serving(
         runtime = model or rooms.enter_context(
             Runtime.mock(MODEL, tokens_per_second=tokens_per_second, context_length=context_length)
         )
-        region = LocalRegion(runtime)
+        region = LocalRegion(runtime, images)
 
         async def run() -> None:
             loops.append(asyncio.get_running_loop())

@@ -206,8 +206,8 @@ def test_routing_errors_carry_the_envelope(live: Any, method: str, path: str, st
 
 def test_a_body_too_large_is_told_though_it_is_still_being_sent(live: Any) -> None:
     with live.http() as http:
-        declared = http.post("/v1/chat/completions", content=b"x" * (8 * 2**20))
-        counted = http.post("/v1/chat/completions", content=(b"x" * 2**16 for _ in range(128)))
+        declared = http.post("/v1/chat/completions", content=b"x" * (20 * 2**20))
+        counted = http.post("/v1/chat/completions", content=(b"x" * 2**16 for _ in range(320)))
     for response in (declared, counted):
         assert response.status_code == 413
         envelope(response)

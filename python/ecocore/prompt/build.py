@@ -1,14 +1,15 @@
 """From a request to a prompt: template, token ids, and how much of the context the answer may use."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecocore._core import Tokenizer
-from ecocore.errors import ContextLengthExceeded, InvalidParameter
+from ecocore.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
 from ecocore.prompt.continuation import marked, up_to_mark
+from ecocore.prompt.images.image import Image
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.prompt.traits import TemplateTraits
@@ -22,15 +23,25 @@ _NO_EFFORT: Final = frozenset({"none", "minimal"})
 class PromptBuilder:
     """Builds prompts for one model. Holds no state of a request; safe to call from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, *, context_length: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        *,
+        context_length: int,
+        vocab_size: int,
+        image_text: str | None = None,
+    ) -> None:
+        """`image_text`: what stands for an image where the template takes strings; None for a model that sees none."""
         self._tokenizer = tokenizer
         self._template = template
         self._context_length = context_length
         self._vocab_size = vocab_size
+        self._image_text = image_text
         self.traits: Final = TemplateTraits.of(template)
 
-    def build(self, request: ChatRequest, images: Sequence[NDArray[np.uint8]] = ()) -> Prompt:
-        """`images`: one for each image part of the messages, in their order.
+    def build(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
+        """`images`: those of the request, or none where only the text is to be judged.
 
         Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded.
         """
@@ -44,13 +55,16 @@ class PromptBuilder:
                 f"these messages make {len(token_ids)} tokens, the model's context is {self._context_length} "
                 "and the answer needs at least one: shorten them",
             )
-        return Prompt(token_ids=token_ids, max_tokens=min(request.token_limit or remaining, remaining), images=tuple(images))
+        limit = min(request.token_limit or remaining, remaining)
+        return Prompt(token_ids=token_ids, max_tokens=limit, image_digest=_digest(images))
 
     def text(self, request: ChatRequest) -> str:
-        """The conversation as the model reads it. Raises InvalidParameter."""
+        """The conversation as the model reads it. Raises InvalidParameter, UnsupportedParameter."""
+        if self._image_text is None and request.images:
+            raise UnsupportedParameter("messages", "this model reads text only; send no images")
         # Without a choice to call, a model that sees no tools calls none. `allowed_tools` leaves the prompt as it is.
         tools = () if request.tool_choice.mode == "none" else tuple(tool.as_sent() for tool in request.tools)
-        turns = turns_of(request.messages, tools, self.traits)
+        turns = turns_of(request.messages, tools, self.traits, image_text=self._image_text or "")
         generation = request.add_generation_prompt
         text = self._template.render(
             marked(turns) if request.continue_final_message else turns,
@@ -66,6 +80,10 @@ class PromptBuilder:
                 raise InvalidParameter(
                     field, f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
                 )
+
+
+def _digest(images: Sequence[Image]) -> bytes:
+    return hashlib.blake2b(b"".join(image.digest for image in images), digest_size=32).digest() if images else b""
 
 
 def _switches(request: ChatRequest) -> dict[str, Any]:

@@ -5,9 +5,11 @@ This is the form that many models have seen most of, and the one that `output` r
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ecocore.prompt.template import Turn
+
+Content: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 def in_text(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> list[Turn]:
@@ -21,7 +23,7 @@ def in_text(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> list[T
     return [{"role": "system", "content": _instructions(tools)}, *told]
 
 
-def text_of(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+def text_of(content: Content | None) -> str:
     """The text of a content that may be parts."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -40,13 +42,13 @@ def _instructions(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _told(turns: Sequence[Turn]) -> Iterator[Turn]:
-    results: list[str] = []
+    results: list[Content] = []
     for turn in turns:
         if turn["role"] == "tool":
-            results.append(f"<tool_response>\n{text_of(turn['content'])}\n</tool_response>")
+            results.append(_result(turn["content"]))
             continue
         if results:
-            yield {"role": "user", "content": "\n".join(results)}
+            yield {"role": "user", "content": _joined(results)}
             results = []
         if calls := turn.get("tool_calls"):
             said = text_of(turn["content"])
@@ -54,7 +56,26 @@ def _told(turns: Sequence[Turn]) -> Iterator[Turn]:
         else:
             yield turn
     if results:
-        yield {"role": "user", "content": "\n".join(results)}
+        yield {"role": "user", "content": _joined(results)}
+
+
+def _result(content: Content) -> Content:
+    before, after = "<tool_response>\n", "\n</tool_response>"
+    if isinstance(content, str):
+        return f"{before}{content}{after}"
+    # Parts keep their images in their places.
+    return [{"type": "text", "text": before}, *content, {"type": "text", "text": after}]
+
+
+def _joined(results: Sequence[Content]) -> Content:
+    texts = [one for one in results if isinstance(one, str)]
+    if len(texts) == len(results):
+        return "\n".join(texts)
+    parts: list[Mapping[str, Any]] = []
+    for number, one in enumerate(results):
+        parts += [{"type": "text", "text": "\n"}] if number else []
+        parts += [{"type": "text", "text": one}] if isinstance(one, str) else one
+    return parts
 
 
 def _call(call: Mapping[str, Any]) -> str:

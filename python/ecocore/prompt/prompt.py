@@ -1,6 +1,6 @@
 """The value that leaves this room: what the engine is asked to continue."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 class Prompt:
     """Token ids (uint32, at least one) and how many tokens the answer may have.
 
-    `max_tokens` is already clamped to what remains of the context. `images`: uint8 arrays (height, width, 3) in the order
-    in which the text refers to them.
+    `max_tokens` is already clamped to what remains of the context. `image_digest` changes with the images that the
+    token ids stand for, so that a prefix cache never takes one picture for another; empty without images.
     """
 
     token_ids: NDArray[np.uint32]
     max_tokens: int
-    images: tuple[NDArray[np.uint8], ...] = field(default=())
+    image_digest: bytes = b""

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from ecocore.errors import InvalidParameter
 from ecocore.prompt.hermes import in_text, text_of
 from ecocore.prompt.template import Turn
 from ecocore.prompt.traits import CallForm, TemplateTraits
@@ -13,12 +12,14 @@ from ecocore.request import Message, TextPart, ToolCall
 MAX_ARGUMENT_DEPTH: Final = 64
 
 
-def turns_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], traits: TemplateTraits) -> list[Turn]:
-    """The turns to render. Raises InvalidParameter("messages") for an image where the template shows none.
+def turns_of(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], traits: TemplateTraits, *, image_text: str
+) -> list[Turn]:
+    """The turns to render. `image_text` stands for an image where the template takes strings.
 
     Where the template shows no tools, `tools` are told in the turns; else the template gets them beside.
     """
-    turns: list[Turn] = [_turn(message, traits) for message in messages]
+    turns: list[Turn] = [_turn(message, traits, image_text) for message in messages]
     if traits.calls is None:
         turns = in_text(turns, tools)
     else:
@@ -28,8 +29,8 @@ def turns_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], tr
     return turns if traits.systems == "any" else _with_one_system(turns, traits)
 
 
-def _turn(message: Message, traits: TemplateTraits) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": _content(message, traits)}
+def _turn(message: Message, traits: TemplateTraits, image_text: str) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": _content(message, traits, image_text)}
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls:
@@ -42,17 +43,16 @@ def _turn(message: Message, traits: TemplateTraits) -> dict[str, Any]:
     return turn
 
 
-def _content(message: Message, traits: TemplateTraits) -> str | list[dict[str, str]] | None:
+def _content(message: Message, traits: TemplateTraits, image_text: str) -> str | list[dict[str, str]] | None:
     if message.content is None or isinstance(message.content, str):
         return message.content
-    role = "system" if message.role == "developer" else message.role
+    # Who speaks for whom where the template lacks a role.
+    role = {"developer": "system", "tool": "user" if traits.calls is None else "tool"}.get(message.role, message.role)
     if role in traits.part_roles:
         return [
             {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"} for part in message.parts
         ]
-    if message.images:
-        raise InvalidParameter("messages", f"this model takes no images in messages of role {message.role}", "invalid_value")
-    return message.text
+    return "\n".join(part.text if isinstance(part, TextPart) else image_text for part in message.parts)
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 from ecocore._core import EventBatch
 from ecocore.errors import RuntimeClosed
+from ecocore.prompt.images.loader import ImageLoader
+from ecocore.prompt.prompt import Prompt
 from ecocore.regions.region import Admission
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
@@ -15,26 +18,27 @@ from ecocore.runtime import Runtime
 # short one; more would only take cores from the engine.
 PREPARE_WORKERS: Final = 2
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 
 class LocalRegion:
     """Runs requests on a runtime, which stays its owner's to close."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Takes the name and facts of its model from `runtime`."""
+    def __init__(self, runtime: Runtime, images: ImageLoader | None = None) -> None:
+        """Takes the name and facts of its model from `runtime`. `images`: shared by all regions of a process."""
         self.model_id: Final = runtime.model_id
         self.created: Final = runtime.created
         self.context_length: Final = runtime.context_length
+        self.accepts_images: Final = runtime.accepts_images
         self.fingerprint: Final = runtime.fingerprint
         self._runtime = runtime
+        self._images = images or ImageLoader()
         self._workers = ThreadPoolExecutor(PREPARE_WORKERS, thread_name_prefix=f"prepare {runtime.model_id}")
 
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
-        try:
-            working = asyncio.get_running_loop().run_in_executor(self._workers, self._runtime.prepare, request)
-        except RuntimeError:
-            raise RuntimeClosed("this region was closed") from None
-        prompt = await working
+        prompt = await self._prepared(request)
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 
@@ -42,6 +46,21 @@ class LocalRegion:
             self._runtime.submit(prompt, params, request_id=request_id, salt=salt)
 
         return Admission(request_id, start)
+
+    async def _prepared(self, request: ChatRequest) -> Prompt:
+        """The text is judged first: nothing is fetched for a request that would be refused anyway."""
+        prompt = await self._work(self._runtime.prepare, request)
+        if not request.images:
+            return prompt
+        async with self._images.load(request.images) as images:
+            return await self._work(self._runtime.prepare, request, images)
+
+    async def _work(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            working = asyncio.get_running_loop().run_in_executor(self._workers, partial(work, *args, **kwargs))
+        except RuntimeError:
+            raise RuntimeClosed("this region was closed") from None
+        return await working
 
     def cancel(self, request_id: int) -> None:
         """See `Region.cancel`."""

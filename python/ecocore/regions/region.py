@@ -36,11 +36,15 @@ class Region(Protocol):
         """Tokens of prompt and answer together."""
 
     @property
+    def accepts_images(self) -> bool:
+        """Whether messages may hold images."""
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the weights and with the build."""
 
     async def prepare(self, request: ChatRequest) -> Admission:
-        """Judges a request: template, tokens, context. Raises InvalidRequest kinds, RuntimeClosed."""
+        """Judges a request: template, tokens, context, images. Raises InvalidRequest kinds, Overloaded, RuntimeClosed."""
 
     def cancel(self, request_id: int) -> None:
         """Stops a request without an event; an unknown or ended one is ignored. Quick, from any thread."""

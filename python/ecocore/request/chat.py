@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.request.faults import fault, named_errors
 from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, present
-from ecocore.request.messages import MAX_MESSAGES, Message, check_history
+from ecocore.request.messages import MAX_MESSAGES, ImagePart, Message, check_history
 from ecocore.request.response_format import ResponseFormat
 from ecocore.request.sampling import (
     Count,
@@ -205,6 +205,11 @@ class ChatRequest(JsonObject):
         """The tools that may be called; none where `tool_choice` is "none"."""
         names = set(self.tool_choice.names)
         return tuple(tool for tool in self.tools if tool.name in names)
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images of all messages, in their order."""
+        return tuple(image for message in self.messages for image in message.images)
 
     @property
     def token_limit(self) -> int | None:

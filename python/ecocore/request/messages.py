@@ -145,6 +145,8 @@ class Message(JsonObject):
             raise fault("missing_required_parameter", "content is required")
         if self.tool_calls and self.role != "assistant":
             raise fault("invalid_value", f"tool_calls belong to messages of role assistant, not {self.role}")
+        if self.images and self.role not in ("user", "tool"):
+            raise fault("invalid_value", f"images belong to messages of role user and tool, not {self.role}")
         if self.role == "tool" and self.tool_call_id is None:
             raise fault("missing_required_parameter", "tool_call_id is required in messages of role tool")
         return self

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,6 +51,11 @@ class Limits:
     """All larger bodies together."""
     linger_seconds: float = 2.0
     """How long an answered client may go on sending, so that it gets to read the answer."""
+
+    @classmethod
+    def for_models(cls, *, images: bool) -> Self:
+        """The defaults; `images`: whether any model looks at them, which makes requests larger."""
+        return cls(body_bytes=16 * 2**20) if images else cls()
 
 
 class Guard:

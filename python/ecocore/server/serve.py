@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ async def serve_until(
             first_key = await keys.create("first") if await keys.is_empty() else None
             announce(Welcome(_url(listening), tuple(region.model_id for region in service.models), first_key))
 
-        await _run_hypercorn(create_app(service, limits or Limits()), listening, opened, stop, lambda: service.drain(grace))
+        app = create_app(service, limits or Limits.for_models(images=any(region.accepts_images for region in service.models)))
+        await _run_hypercorn(app, listening, opened, stop, lambda: service.drain(grace))
     finally:
         await database.close()
 
@@ -313,6 +315,8 @@ class _Redacted(logging.Formatter):
 
 
 def _log_to_stderr() -> None:
+    # What Pillow remarks about strangers' files is of no use to whoever reads the log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -28,12 +28,39 @@ impl Syntax {
 }
 
 /// Whether an answer has to call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+#[derive(Debug, Clone, Copy)]
+pub enum Mode<'a> {
     /// Calls and nothing else, at least one.
     Required,
     /// Text, calls, or both. Where a call has begun it must fit.
     Auto,
+    /// Calls and nothing else, or this.
+    CallsOr(Answer<'a>),
+}
+
+/// What an answer without calls has to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// A JSON schema; empty: any object.
+    pub schema: &'a str,
+    /// Whether every object is closed.
+    pub strict: bool,
+}
+
+/// What an answer looks like as a whole.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub syntax: Syntax,
+    pub otherwise: Otherwise,
+    pub max_calls: u32,
+}
+
+/// What an answer may be instead of calls alone.
+#[derive(Debug, PartialEq)]
+pub(super) enum Otherwise {
+    Nothing,
+    AnyText,
+    Json(Value),
 }
 
 /// One tool whose schema was checked.
@@ -47,80 +74,78 @@ const HERMES_OPEN: &str = "<tool_call>";
 const HERMES_CLOSE: &str = "</tool_call>";
 const LLAMA_TAG: &str = "<|python_tag|>";
 
-/// The grammar of an answer with at most `max_calls` calls. Fails with a sentence for the client.
+/// The grammar of an answer in `syntax`. Fails with a sentence for the client.
 pub(super) fn grammar(
     syntax: Syntax,
     tools: &[Callable],
-    mode: Mode,
-    max_calls: u32,
+    shape: &Shape,
     special: &SpecialTokens,
 ) -> Result<String, String> {
-    let rules = match syntax {
-        Syntax::Llama => llama(tools, mode, max_calls, special),
-        Syntax::Hermes => hermes(tools, mode, max_calls, special),
-        Syntax::Gemma => {
-            let calls = gemma::calls(tools, special)?;
-            let around = around(gemma::OPEN, "called", "", mode, max_calls, special);
-            format!("{around}call: {} called\n{calls}", special.tag(gemma::OPEN))
+    match syntax {
+        Syntax::Llama => Ok(llama(tools, shape, special)),
+        Syntax::Hermes => {
+            let start = |name: &str| format!("\n{{\"name\": {}, \"arguments\": ", Value::from(name));
+            let bodies = bodies(tools, |name| lark::text(&start(name)));
+            let close = special.tag(HERMES_CLOSE);
+            let around = around(HERMES_OPEN, "\"\\n\"", shape, special);
+            Ok(format!("{around}called: body \"}}\\n\" {close}\n{bodies}"))
         }
-    };
-    Ok(rules)
+        Syntax::Gemma => {
+            let called = gemma::calls(tools, special)?;
+            Ok(around(gemma::OPEN, "", shape, special) + &called)
+        }
+    }
 }
 
-fn hermes(tools: &[Callable], mode: Mode, max_calls: u32, special: &SpecialTokens) -> String {
-    let around = around(HERMES_OPEN, "called", "\\n", mode, max_calls, special);
-    let start = |name: &str| format!("\n{{\"name\": {}, \"arguments\": ", Value::from(name));
-    let bodies = bodies(tools, |name| lark::text(&start(name)));
-    let (open, close) = (special.tag(HERMES_OPEN), special.tag(HERMES_CLOSE));
-    format!("{around}call: {open} called\ncalled: body \"}}\\n\" {close}\n{bodies}")
-}
-
-/// The rules `start` and what it needs around `call`, which is the tag `open` and then the rule `called`.
-fn around(
-    open: &str,
-    called: &str,
-    separator: &str,
-    mode: Mode,
-    max_calls: u32,
-    special: &SpecialTokens,
-) -> String {
-    let separator = if separator.is_empty() { String::new() } else { format!("\"{separator}\"") };
-    if mode == Mode::Required {
-        return format!("start: {}\n", lark::repeated("call", &separator, max_calls));
+/// The rule `start` and what it needs. A call is the tag `open` and then the rule `called`.
+fn around(open: &str, separator: &str, shape: &Shape, special: &SpecialTokens) -> String {
+    let call = format!("call: {} called\n", special.tag(open));
+    if let Some(start) = without_text(separator, shape) {
+        return start + &call;
     }
     // Text may hold any special token but the one that opens a call.
-    let other = special.others(open);
-    let pieces = |text: &str| other.as_ref().map_or_else(String::new, |other| format!("({text}? {other})*"));
-    let start = format!("start: segment{{0,{max_calls}}} {} TEXT?\n", pieces("TEXT"));
+    let free = special.others(open).map_or_else(String::new, |other| format!("(TEXT? {other})*"));
+    let start = format!("start: segment{{0,{}}} {free} TEXT?\n", shape.max_calls);
     if special.get(open).is_some() {
-        let pieces = pieces("TEXT");
-        return format!("{start}segment: {pieces} TEXT? call\nTEXT: /(?s:.+)/\n");
+        return format!("{start}segment: {free} TEXT? call\n{call}TEXT: /(?s:.+)/\n");
     }
     // Lazy: the first tag ends the text before it.
     let tag = lark::text(open);
     format!(
-        "{start}segment: {} until_call {called}\nuntil_call[suffix={tag}]: /(?s:.*)/\n\
-         TEXT: /(?s:.+)/ & ~/(?s:.*){open}(?s:.*)/\n",
-        pieces("TEXT")
+        "{start}segment: {free} until_call called\nuntil_call[suffix={tag}]: /(?s:.*)/\n\
+         TEXT: /(?s:.+)/ & ~/(?s:.*){}(?s:.*)/\n",
+        escaped(open)
     )
 }
 
-fn llama(tools: &[Callable], mode: Mode, max_calls: u32, special: &SpecialTokens) -> String {
+/// The rule `start` of an answer that is calls or JSON; `None` if it may be any text.
+fn without_text(separator: &str, shape: &Shape) -> Option<String> {
+    let calls = lark::repeated("call", separator, shape.max_calls);
+    match &shape.otherwise {
+        Otherwise::AnyText => None,
+        Otherwise::Nothing => Some(format!("start: {calls}\n")),
+        Otherwise::Json(schema) => {
+            Some(format!("start: {calls} | answer\nanswer: {}\n", lark::json(schema.clone())))
+        }
+    }
+}
+
+fn llama(tools: &[Callable], shape: &Shape, special: &SpecialTokens) -> String {
     let start = |name: &str| format!("{{\"name\": {}, \"parameters\": ", Value::from(name));
     let bodies = bodies(tools, |name| lark::text(&start(name)));
-    let call = "call: body \"}\"\n";
-    if mode == Mode::Required {
-        return format!("start: {}\n{call}{bodies}", lark::repeated("call", "\"; \"", max_calls));
+    let call = format!("call: body \"}}\"\n{bodies}");
+    if let Some(start) = without_text("\"; \"", shape) {
+        return start + &call;
     }
     // A call has no tag to begin with, so an answer counts as one once it has named a tool as a call does.
     let names: Vec<String> =
         tools.iter().map(|tool| escaped(&Value::from(&*tool.name).to_string())).collect();
     let named = format!("\\{{\"name\": ({})", names.join("|"));
-    let more = if max_calls > 1 { format!("(\"; \" call){{0,{}}}", max_calls - 1) } else { String::new() };
+    let calls = lark::repeated("call", "\"; \"", shape.max_calls);
     let tag = special.get(LLAMA_TAG).map_or_else(String::new, |id| format!("{}? ", lark::tokens(&[id])));
     let rest = special.others(LLAMA_TAG).map_or_else(String::new, |other| format!("({other} TEXT?)*"));
     format!(
-        "start: {tag}(call {more} | FREE? {rest})\n{call}{bodies}\
+        "start: {tag}({calls} | FREE? {rest})\n{call}\
          FREE: /(?s:.+)/ & ~/{named}(?s:.*)/\nTEXT: /(?s:.+)/\n"
     )
 }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use super::OrRaise;
 use super::tokenizer::PyTokenizer;
 use crate::error::Error;
-use crate::grammar::{Grammar, GrammarCompiler, Mode, Syntax, Tool};
+use crate::grammar::{Answer, Grammar, GrammarCompiler, Mode, Syntax, Tool};
 
 /// See `_core.pyi`.
 #[pyclass(name = "GrammarCompiler", module = "ecocore._core", frozen)]
@@ -27,7 +27,8 @@ impl PyGrammarCompiler {
     fn json_schema(&self, py: Python<'_>, schema: &str, strict: bool) -> PyResult<PyGrammar> {
         py.detach(|| self.0.json_schema(schema, strict)).map(PyGrammar).or_raise(py)
     }
-    #[pyo3(signature = (syntax, tools, *, mode, max_calls))]
+    #[pyo3(signature = (syntax, tools, *, mode, max_calls, answer=(None, false)))]
+    #[allow(clippy::too_many_arguments)]
     fn tool_calls(
         &self,
         py: Python<'_>,
@@ -35,13 +36,17 @@ impl PyGrammarCompiler {
         tools: Vec<(String, String, bool)>,
         mode: &str,
         max_calls: u32,
+        answer: (Option<String>, bool),
     ) -> PyResult<PyGrammar> {
         let known = "must be llama, hermes or gemma";
         let syntax = Syntax::named(syntax).ok_or_else(|| Error::parameter("syntax", known)).or_raise(py)?;
+        let (schema, strict) = &answer;
+        let answer = schema.as_deref().map(|schema| Answer { schema, strict: *strict });
         let (mode, max_calls) = match mode {
             "required" => (Mode::Required, max_calls),
-            "named" => (Mode::Required, 1),
-            "auto" => (Mode::Auto, max_calls),
+            "named" if tools.len() == 1 => (Mode::Required, 1),
+            "named" => return Err(Error::parameter("tools", "must be the one that is named")).or_raise(py),
+            "auto" => (answer.map_or(Mode::Auto, Mode::CallsOr), max_calls),
             _ => return Err(Error::parameter("mode", "must be required, named or auto")).or_raise(py),
         };
         let tools = tools.iter().map(|(name, parameters, strict)| Tool { name, parameters, strict: *strict });
