@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[dict[str, Any], int]] = {
     "path": ({"path": "/v1/nowhere"}, 404),
     "method": ({"method": "DELETE"}, 405),
     "key": ({"key": new_key()}, 401),
-    "size": ({"padding": 5 * 2**20}, 413),
+    "size": ({"padding": 17 * 2**20}, 413),
     "JSON": ({"broken": True}, 400),
     "type": ({"temperature": "hot"}, 400),
     "model": ({"model": "nobody"}, 404),
