@@ -40,6 +40,7 @@ struct Told {
 }
 
 /// Draws the tokens one per step and then, unless the choice is over, the end token.
+#[allow(clippy::needless_update, reason = "what a draw tells may grow")]
 fn run(tokens: &[Token], options: &ChoiceOptions) -> Told {
     let end = tokens.len() as u32;
     let entries = tokens.iter().cloned().chain([special("<|end|>")]).collect();
@@ -57,8 +58,12 @@ fn run(tokens: &[Token], options: &ChoiceOptions) -> Told {
         };
         let batch = Batch { rows: vec![row], ..Batch::default() };
         let logprobs = options.logprobs.then(|| Logprobs { chosen: -1.0, top: vec![] });
-        let tokens =
-            SampledTokens { sequence_ids: vec![1], token_ids: vec![token_id], logprobs: vec![logprobs] };
+        let tokens = SampledTokens {
+            sequence_ids: vec![1],
+            token_ids: vec![token_id],
+            logprobs: vec![logprobs],
+            ..SampledTokens::default()
+        };
         for event in streams.push(&batch, &tokens, |_| 0).unwrap().events {
             assert_eq!(told.reason, None, "nothing follows the end");
             match event.kind {

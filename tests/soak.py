@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ecocore.completion import Told
 from ecocore.events import Finished, TextDelta
 from ecocore.runtime import Runtime
 
@@ -109,7 +110,7 @@ def alone(runtime: Runtime, asks: list[Ask]) -> Iterator[Answer]:
         yield Answer(_joined(deltas), end.reason, end.usage.completion_tokens, len(deltas))
 
 
-def _joined(events: list[TextDelta | Finished]) -> str:
+def _joined(events: list[Told]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
@@ -148,6 +149,7 @@ def _live(runtime: Runtime, ask: Ask, answer: Answer, leave_after: int | None, t
         if isinstance(event, Finished):
             end = event
             break
+        assert isinstance(event, TextDelta)
         text += event.text
         events += 1
         if leave_after is not None and events > leave_after:

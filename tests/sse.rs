@@ -44,13 +44,38 @@ fn entry() -> impl Strategy<Value = TokenLogprob> {
     })
 }
 
-/// The events of all choices, interleaved: (choice, text, entries), then an end for each.
+/// A piece of an answer; arguments continue the last call of their choice.
+fn told() -> impl Strategy<Value = EventKind> {
+    let text = || ".{0,8}".prop_map(String::from);
+    prop_oneof![
+        3 => (text(), vec(entry(), 0..3)).prop_map(|(text, logprobs)| EventKind::Text { text, logprobs }),
+        1 => text().prop_map(|text| EventKind::Reasoning { text }),
+        1 => (text(), text()).prop_map(|(id, name)| EventKind::ToolCall { index: 0, id, name }),
+        2 => text().prop_map(|text| EventKind::ToolArguments { index: 0, text }),
+    ]
+}
+
+/// Numbers the calls of each choice and drops arguments before the first.
+fn number_calls(events: Vec<Event>) -> Vec<Event> {
+    let mut calls = HashMap::new();
+    let number = |mut event: Event| {
+        let calls = calls.entry(event.choice).or_insert(0);
+        match &mut event.kind {
+            EventKind::ToolCall { index, .. } => (*index, *calls) = (*calls, *calls + 1),
+            EventKind::ToolArguments { index, .. } => *index = calls.checked_sub(1)?,
+            _ => {}
+        }
+        Some(event)
+    };
+    events.into_iter().filter_map(number).collect()
+}
+
+/// The events of all choices, interleaved: text, reasoning and calls, then an end for each.
 fn events() -> impl Strategy<Value = (u32, Vec<Event>)> {
     (1u32..4).prop_flat_map(|choices| {
-        let text = (0..choices, ".{0,8}", vec(entry(), 0..3))
-            .prop_map(|(choice, text, logprobs)| event(choice, EventKind::Text { text, logprobs }));
+        let told = (0..choices, told()).prop_map(|(choice, kind)| event(choice, kind));
         let ends: Vec<u32> = (0..choices).collect();
-        (Just(choices), vec(text, 0..12), Just(ends).prop_shuffle()).prop_map(
+        (Just(choices), vec(told, 0..16).prop_map(number_calls), Just(ends).prop_shuffle()).prop_map(
             |(choices, mut events, ends)| {
                 events.extend(ends.into_iter().map(|choice| {
                     let reason = if choice % 2 == 0 { FinishReason::Stop } else { FinishReason::Length };
@@ -72,6 +97,9 @@ fn events() -> impl Strategy<Value = (u32, Vec<Event>)> {
 #[derive(Debug, Default, PartialEq)]
 struct Read {
     content: String,
+    reasoning: String,
+    /// Id, name and arguments.
+    calls: Vec<[String; 3]>,
     entries: Vec<Value>,
     reason: Option<String>,
 }
@@ -91,6 +119,10 @@ fn read_entries(logprobs: &Value, into: &mut Vec<Value>) {
     }
 }
 
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
 fn read_stream(stream: &str, include_usage: bool) -> (HashMap<u64, Read>, Option<Value>) {
     let mut data = data(stream);
     assert_eq!(data.pop(), Some("[DONE]"));
@@ -104,12 +136,29 @@ fn read_stream(stream: &str, include_usage: bool) -> (HashMap<u64, Read>, Option
             usage = Some(chunk["usage"].clone());
             continue;
         };
-        let first = !choices.contains_key(&choice["index"].as_u64().unwrap());
-        let read = choices.entry(choice["index"].as_u64().unwrap()).or_default();
+        let index = choice["index"].as_u64().unwrap();
+        let first = !choices.contains_key(&index);
+        assert!(index == 0 || choices.contains_key(&(index - 1)), "choices appear in order");
+        let read = choices.entry(index).or_default();
         let delta = choice["delta"].as_object().unwrap();
         assert_eq!(delta.get("role").is_some(), first);
         assert_eq!(read.reason, None, "nothing follows the reason");
         read.content.push_str(delta.get("content").map_or("", |content| content.as_str().unwrap()));
+        read.reasoning.push_str(delta.get("reasoning_content").map_or("", |text| text.as_str().unwrap()));
+        for call in delta.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+            assert_eq!(delta.len(), 1);
+            let arguments = call["function"]["arguments"].as_str().unwrap();
+            if call.get("id").is_some() {
+                assert_eq!((call["index"].as_u64(), arguments), (Some(read.calls.len() as u64), ""));
+                assert_eq!(call["type"], "function");
+                read.calls.push(
+                    [&call["id"], &call["function"]["name"], &call["function"]["arguments"]].map(text_of),
+                );
+            } else {
+                assert_eq!(call.as_object().unwrap().len(), 2);
+                read.calls[call["index"].as_u64().unwrap() as usize][2].push_str(arguments);
+            }
+        }
         read_entries(&choice["logprobs"], &mut read.entries);
         read.reason = choice["finish_reason"].as_str().map(str::to_owned);
         assert_eq!(read.reason.is_some(), delta.is_empty());
@@ -121,8 +170,21 @@ fn read_plain(body: &str) -> (HashMap<u64, Read>, Value) {
     let answer: Value = serde_json::from_str(body).expect("the answer is JSON");
     assert_eq!(answer["object"], "chat.completion");
     let choice = |choice: &Value| {
+        let message = choice["message"].as_object().unwrap();
+        let calls = message.get("tool_calls").map(|calls| calls.as_array().unwrap());
+        assert!(calls.is_none_or(|calls| !calls.is_empty()));
+        assert!(message.get("reasoning_content").is_none_or(|text| !text_of(text).is_empty()));
+        assert!(message["content"].is_string() || calls.is_some());
+        assert!(message["refusal"].is_null());
+        let call = |call: &Value| {
+            let function = &call["function"];
+            assert_eq!(call["type"], "function");
+            [&call["id"], &function["name"], &function["arguments"]].map(text_of)
+        };
         let mut read = Read {
-            content: choice["message"]["content"].as_str().unwrap().to_owned(),
+            content: message["content"].as_str().unwrap_or_default().to_owned(),
+            reasoning: message.get("reasoning_content").map(text_of).unwrap_or_default(),
+            calls: calls.into_iter().flatten().map(call).collect(),
             reason: choice["finish_reason"].as_str().map(str::to_owned),
             ..Read::default()
         };
@@ -181,14 +243,20 @@ proptest! {
 
         for (index, read) in whole {
             let own = events.iter().filter(|event| u64::from(event.choice) == index);
-            let (mut text, mut tokens) = (String::new(), Vec::new());
+            let (mut text, mut thought, mut calls, mut tokens) = (String::new(), String::new(), vec![], vec![]);
             for event in own {
-                if let EventKind::Text { text: piece, logprobs } = &event.kind {
-                    text.push_str(piece);
-                    tokens.extend(logprobs.iter().map(|entry| String::from_utf8_lossy(&entry.bytes).into_owned()));
+                match event.kind.clone() {
+                    EventKind::Text { text: piece, logprobs } => {
+                        text.push_str(&piece);
+                        tokens.extend(logprobs.iter().map(|entry| String::from_utf8_lossy(&entry.bytes).into_owned()));
+                    }
+                    EventKind::Reasoning { text } => thought.push_str(&text),
+                    EventKind::ToolCall { id, name, .. } => calls.push([id, name, String::new()]),
+                    EventKind::ToolArguments { index, text } => calls[index as usize][2].push_str(&text),
+                    EventKind::Finished { .. } | EventKind::Failed { .. } => {}
                 }
             }
-            prop_assert_eq!(read.content, text);
+            prop_assert_eq!((read.content, read.reasoning, read.calls), (text, thought, calls));
             let spelled: Vec<&str> = read.entries.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
             let none: Vec<String> = vec![];
             prop_assert_eq!(spelled, if logprobs { tokens } else { none });

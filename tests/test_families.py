@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from ecocore._core import OutputStreams, Tokenizer
 from ecocore.errors import InvalidModelFile
 from ecocore.families import FAMILIES, family_of
 
@@ -49,3 +50,9 @@ def test_every_row_names_classes_that_exist() -> None:
 def test_reading_the_registry_imports_no_torch() -> None:
     code = "import sys, ecocore.families; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_family_writes_calls_in_a_syntax_that_can_be_read() -> None:
+    streams = OutputStreams(Tokenizer.bytes_only())
+    for number, family in enumerate(FAMILIES):
+        streams.open(number, request_id=1, choice=0, prompt_tokens=1, max_tokens=1, tool_syntax=family.tool_syntax)

@@ -35,12 +35,11 @@ def submission(sequence_id: int, *, max_tokens: int = 5, stop: tuple[str, ...] =
         choice=0,
         token_ids=np.arange(10, 20, dtype=np.uint32),
         max_tokens=max_tokens,
-        stop=stop,
         end_ids=(256,),
-        logprobs=False,
         params=SamplingParams(temperature=0),
         seed=sequence_id,
         salt=b"",
+        output={"stop": stop},
     )
 
 
@@ -90,8 +89,18 @@ def test_a_full_engine_refuses_at_once() -> None:
     loop = make_loop(capacity=2)
     loop.submit(submission(1))
     loop.submit(submission(2))
-    with pytest.raises(QueueFull, match="2 requests"):
+    with pytest.raises(QueueFull, match="2 answers"):
         loop.submit(submission(3))
+
+
+def test_several_sequences_enter_together_or_not_at_all() -> None:
+    loop = make_loop(capacity=2)
+    loop.submit(submission(1))
+    with pytest.raises(QueueFull):
+        loop.submit(submission(2), submission(3))
+    assert loop.stats()["open"] == 1
+    loop.submit(submission(2))
+    assert loop.stats()["open"] == 2
 
 
 def test_a_cancelled_sequence_leaves_no_event(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +108,7 @@ def test_a_cancelled_sequence_leaves_no_event(caplog: pytest.LogCaptureFixture) 
     seen = collect(loop)
     loop.submit(submission(1, max_tokens=50))
     drive(loop, 2)
-    loop.cancel(1)
+    loop.cancel([1])
     drive(loop, 2)
     assert seen == []
     assert loop.stats()["open"] == 0

@@ -29,7 +29,7 @@ class Engine:
         self.sampler = _core.SamplerState(self.vocab_size)
         self.outputs = _core.OutputStreams(tokenizer)
         self.texts: dict[int, str] = {}
-        self.usage: dict[int, tuple[int, int, int]] = {}
+        self.usage: dict[int, tuple[int, int, int, int]] = {}
 
     def submit(self, sequence_id: int, text: str, max_tokens: int) -> None:
         ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32)
@@ -75,7 +75,7 @@ def test_a_repeated_prompt_is_found_in_the_cache_and_counted() -> None:
     for sequence_id in range(2):
         engine.submit(sequence_id, "0123456789", 3)
         engine.run()
-    assert engine.usage == {0: (10, 0, 3), 1: (10, 8, 3)}
+    assert engine.usage == {0: (10, 0, 3, 0), 1: (10, 8, 3, 0)}
     stats = engine.scheduler.stats()
     assert (stats["prefix_queries"], stats["prefix_hits"]) == (20, 8)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ecocore.completion import Completion
 from ecocore.events import TokenLogprob
-from ecocore.runtime import Completion, Runtime
+from ecocore.runtime import Runtime
 
 pytestmark = pytest.mark.weights
 

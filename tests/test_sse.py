@@ -1,15 +1,22 @@
 """Tokens to events to the bytes of answers. The bytes are read back by the models of the `openai` package."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageFunctionToolCall
+from openai.types.chat.chat_completion import Choice
 
 from ecocore._core import EventBatch, OutputStreams, SamplerParams, SamplerState, Scheduler, SseWriter, Tokenizer
 from ecocore.errors import InternalError, InvalidParameter
+from ecocore.events import Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from ecocore.output.stream import event_of
 
 END = 256
 REQUEST = 7
@@ -35,6 +42,7 @@ class Engine:
         stop: Sequence[str] = (),
         max_tokens: int = 100,
         top_logprobs: int | None = None,
+        **tools: Any,
     ) -> None:
         prompt = np.arange(40, dtype=np.uint32)
         self.to_say[sequence_id] = list(says)
@@ -49,6 +57,7 @@ class Engine:
             stop=stop,
             end_ids=[END],
             logprobs=top_logprobs is not None,
+            **tools,
         )
         self.scheduler.submit(sequence_id, prompt, max_tokens)
 
@@ -73,7 +82,7 @@ class Engine:
         return list(iter(self.step, None))
 
 
-def writer(*, stream: bool, choices: int = 1, include_usage: bool = False, logprobs: bool = False) -> SseWriter:
+def writer(*, stream: bool, **options: Any) -> SseWriter:
     answers = SseWriter()
     answers.open(
         REQUEST,
@@ -82,9 +91,7 @@ def writer(*, stream: bool, choices: int = 1, include_usage: bool = False, logpr
         model='a "model"',
         system_fingerprint="fp_1",
         stream=stream,
-        choices=choices,
-        include_usage=include_usage,
-        logprobs=logprobs,
+        **options,
     )
     return answers
 
@@ -321,3 +328,156 @@ def test_an_answer_is_opened_once_and_with_a_choice() -> None:
         answers.open(REQUEST, **options)
     with pytest.raises(InvalidParameter):
         answers.open(8, choices=0, **options)
+
+
+# --- tool calls and reasoning -----------------------------------------------------------------------------
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich \\"HB\\""}}\n</tool_call>'
+TOOLS: dict[str, Any] = {"tool_syntax": "hermes", "tool_names": ["get_weather", "now"], "reasoning": True}
+
+
+def test_rows_and_events_tell_of_calls_and_reasoning() -> None:
+    engine = Engine()
+    engine.open(1, said(f"<think>Hm.</think>So.{CALL}"), choice=2, max_tokens=300, **TOOLS)
+    rows = [row for batch in engine.run() for row in batch.rows()]
+    assert {row.kind for row in rows} == {"reasoning", "text", "tool_call", "tool_arguments", "finished"}
+    [call] = [row for row in rows if row.kind == "tool_call"]
+    assert (call.index, call.name, call.text) == (0, "get_weather", "")
+    assert re.fullmatch(r"call_[0-9A-Za-z]{24}", call.id)
+
+    events = [event_of(row) for row in rows]
+    assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == "Hm."
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "So."
+    first, *others = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert first == ToolCallDelta(0, call.id, "get_weather", "", 2)
+    assert {(delta.index, delta.id, delta.name, delta.choice) for delta in others} == {(0, None, None, 2)}
+    assert json.loads("".join(delta.arguments for delta in others)) == {"city": 'Zürich "HB"'}
+    assert len(others) > 20, "arguments come as they are written"
+    assert events[-1] == Finished("tool_calls", Usage(*rows[-1].usage), 2)
+    assert rows[-1].usage == (40, 0, len(f"<think>Hm.</think>So.{CALL}".encode()) + 1, 3)
+
+
+def test_a_streamed_call_is_a_header_and_then_arguments() -> None:
+    engine = Engine()
+    engine.open(1, said(CALL + CALL), max_tokens=300, **TOOLS)
+    chunks = [json.loads(data) for data in read(answer(engine.run(), stream=True))[:-1]]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[-1] == {}
+    calls = [call for delta in deltas[1:-1] for call in delta["tool_calls"]]
+    for index in (0, 1):
+        header, *pieces = [call for call in calls if call["index"] == index]
+        assert header == {
+            "index": index,
+            "id": header["id"],
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": ""},
+        }
+        assert all(piece == {"index": index, "function": {"arguments": piece["function"]["arguments"]}} for piece in pieces)
+        assert json.loads("".join(piece["function"]["arguments"] for piece in pieces)) == {"city": 'Zürich "HB"'}
+    assert calls[0]["id"] != calls[-len(calls) // 2]["id"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_plain_call_has_no_content() -> None:
+    engine = Engine()
+    engine.open(1, said(CALL), **TOOLS)
+    message = json.loads(answer(engine.run(), stream=False))["choices"][0]
+    assert message["finish_reason"] == "tool_calls"
+    [call] = message["message"].pop("tool_calls")
+    assert message["message"] == {"role": "assistant", "content": None, "refusal": None}
+    arguments = '{"city": "Zürich \\"HB\\""}'
+    assert call == {"id": call["id"], "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+
+
+def test_reasoning_and_the_tier_are_told_only_where_there_is_some() -> None:
+    for stream in (False, True):
+        for thought in ("<think>Hm.</think>", ""):
+            engine = Engine()
+            engine.open(1, said(f"{thought}Yes."), **TOOLS)
+            data = answer(engine.run(), stream=stream, include_usage=True, service_tier="auto" if thought else None)
+            objects = [json.loads(data) for data in read(data)[:-1]] if stream else [json.loads(data)]
+            assert all(("service_tier" in told) == bool(thought) for told in objects)
+            assert all(told.get("service_tier", "default") == "default" for told in objects)
+            messages = [told["choices"][0]["delta" if stream else "message"] for told in objects if told["choices"]]
+            assert not any("tool_calls" in message for message in messages)
+            assert "".join(message.get("reasoning_content", "") for message in messages) == ("Hm." if thought else "")
+            assert any("reasoning_content" in message for message in messages) == bool(thought)
+            assert objects[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3 if thought else 0}
+
+
+def test_unusable_tool_options_are_refused_by_name() -> None:
+    unusable: dict[str, dict[str, Any]] = {"tool_syntax": {"tool_syntax": "morse"}, "max_tool_calls": {"max_tool_calls": 0}}
+    for field, options in unusable.items():
+        with pytest.raises(InvalidParameter) as refusal:
+            Engine().open(1, said("a"), **options)
+        assert refusal.value.param == field
+    with pytest.raises(InvalidParameter) as refusal:
+        writer(stream=True, form="poem")
+    assert refusal.value.param == "form"
+
+
+WHOLE = {
+    "hermes": [CALL, '<tool_call>{"name": "now", "arguments": {}}</tool_call>'],
+    "llama": ['{"name": "now", "parameters": {"a": [1, {}]}}', '; {"name": "get_weather", "parameters": {}}'],
+    "gemma": ['<|tool_call>call:now{a:<|"|>é"<|"|>,b:[1,x]}<tool_call|>', "<|tool_call>call:get_weather{}<tool_call|>"],
+}
+PARTS = [
+    "<tool_call>",
+    "</tool_call>",
+    '{"name": "now"',
+    "<|tool_call>call:",
+    "now{",
+    '<|"|>',
+    "<think>",
+    "</think>",
+    "}",
+    " ",
+    "é",
+]
+SYNTAX = st.sampled_from(sorted(WHOLE))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), choices=st.integers(1, 3), logprobs=st.booleans())
+def test_the_official_client_joins_the_stream_to_the_plain_answer(*, data: st.DataObject, choices: int, logprobs: bool) -> None:
+    engine = Engine()
+    for choice in range(choices):
+        syntax = data.draw(SYNTAX)
+        parts = data.draw(st.lists(st.sampled_from(WHOLE[syntax] + PARTS) | st.text(max_size=5), max_size=5))
+        engine.open(
+            choice,
+            said("".join(parts)),
+            choice=choice,
+            stop=data.draw(st.sampled_from([[], ["é"]])),
+            max_tokens=data.draw(st.sampled_from([20, 300])),
+            top_logprobs=1 if logprobs else None,
+            **{**TOOLS, "tool_syntax": syntax},
+        )
+    batches = engine.run()
+    options = {"choices": choices, "logprobs": logprobs}
+    plain = ChatCompletion.model_validate_json(answer(batches, stream=False, **options))
+    state = ChatCompletionStreamState()
+    for chunk in streamed(answer(batches, stream=True, **options)):
+        state.handle_chunk(chunk)
+    for whole, joined in zip(plain.choices, state.current_completion_snapshot.choices, strict=True):
+        assert joined.finish_reason == whole.finish_reason
+        assert (joined.message.content or None) == (whole.message.content or None)
+        told = [(call.id, call.function.name, call.function.arguments) for call in joined.message.tool_calls or []]
+        assert told == [(call.id, call.function.name, call.function.arguments) for call in _functions(whole)]
+        assert getattr(joined.message, "reasoning_content", None) == getattr(whole.message, "reasoning_content", None)
+        if logprobs:
+            assert whole.logprobs is not None
+            entries = whole.logprobs.content or []
+            assert bytes(byte for entry in entries for byte in entry.bytes or []).decode(errors="replace") == (
+                whole.message.content or ""
+            )
+            assert joined.logprobs is None or (joined.logprobs.content or []) == entries
+        if whole.finish_reason == "tool_calls":
+            assert whole.message.tool_calls
+
+
+def _functions(choice: Choice) -> list[ChatCompletionMessageFunctionToolCall]:
+    calls = choice.message.tool_calls or []
+    assert all(isinstance(call, ChatCompletionMessageFunctionToolCall) for call in calls)
+    return [call for call in calls if isinstance(call, ChatCompletionMessageFunctionToolCall)]

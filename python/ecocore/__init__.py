@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 from ecocore._core import TextStream, Tokenizer, __version__
 
 if TYPE_CHECKING:
-    from ecocore.events import Failed, Finished, TextDelta, TokenLogprob, TopLogprob, Usage
+    from ecocore.completion import Choice, Completion, ToolCall
+    from ecocore.events import Failed, Finished, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta, TopLogprob, Usage
     from ecocore.request import SamplingParams
-    from ecocore.runtime import Completion, Runtime, load
+    from ecocore.runtime import Runtime, load
     from ecocore.sampling.sampler import Sampler
 
 __all__ = [
+    "Choice",
     "Completion",
     "Failed",
     "Finished",
+    "ReasoningDelta",
     "Runtime",
     "Sampler",
     "SamplingParams",
@@ -22,6 +25,8 @@ __all__ = [
     "TextStream",
     "TokenLogprob",
     "Tokenizer",
+    "ToolCall",
+    "ToolCallDelta",
     "TopLogprob",
     "Usage",
     "__version__",
@@ -29,14 +34,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Completion": "ecocore.runtime",
+    "Choice": "ecocore.completion",
+    "Completion": "ecocore.completion",
     "Failed": "ecocore.events",
     "Finished": "ecocore.events",
+    "ReasoningDelta": "ecocore.events",
     "Runtime": "ecocore.runtime",
     "Sampler": "ecocore.sampling.sampler",
     "SamplingParams": "ecocore.request",
     "TextDelta": "ecocore.events",
     "TokenLogprob": "ecocore.events",
+    "ToolCall": "ecocore.completion",
+    "ToolCallDelta": "ecocore.events",
     "TopLogprob": "ecocore.events",
     "Usage": "ecocore.events",
     "load": "ecocore.runtime",

@@ -27,8 +27,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens used by one choice; `cached_tokens` of the prompt came from the prefix cache, `reasoning_tokens` of the
-    completion became reasoning."""
+    """Tokens used by one choice.
+
+    Of the prompt, `cached_tokens` came from the prefix cache; of the completion, `reasoning_tokens` became reasoning.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -60,8 +62,10 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """Part of the tool call number `index` of a choice. The first has `id` and `name` and no arguments; the others add a
-    piece of `arguments`, which joined are JSON text."""
+    """Part of a choice's tool call number `index`.
+
+    The first has `id` and `name` and no arguments; the others add a piece of `arguments`, which joined are JSON text.
+    """
 
     index: int
     id: str | None

@@ -32,6 +32,10 @@ class Family:
     gguf_architectures: tuple[str, ...]
     model: str
     config: str
+    tool_syntax: Literal["llama", "hermes", "gemma"]
+    """How it writes tool calls, unless its template shows another way."""
+    thinks: bool = False
+    """Whether its models may think aloud before they answer."""
 
     def model_class(self) -> Any:
         """The class that computes this family; imports torch."""
@@ -49,6 +53,7 @@ FAMILIES = (
         gguf_architectures=("llama",),
         model="ecocore.model.llama:Llama",
         config="ecocore.model.llama_config:LlamaConfig",
+        tool_syntax="llama",
     ),
 )
 

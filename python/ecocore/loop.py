@@ -7,15 +7,15 @@ touches them runs on one thread, so none of them needs a lock.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecocore._core import Batch, EventBatch, OutputStreams, SampledTokens, Scheduler
+from ecocore._core import Batch, EventBatch, Grammar, OutputStreams, SampledTokens, Scheduler
 from ecocore.errors import QueueFull, RuntimeClosed
 
 log = logging.getLogger("ecocore.engine")
@@ -33,8 +33,19 @@ class Model(Protocol):
 class Sampler(Protocol):
     """Draws tokens and remembers what it drew for each open sequence."""
 
-    def open(self, sequence_id: int, params: Any, seed: int, choice: int, prompt: NDArray[np.uint32]) -> None:
-        """Starts a sequence."""
+    def open(
+        self,
+        sequence_id: int,
+        params: Any,
+        seed: int,
+        choice: int,
+        prompt: NDArray[np.uint32],
+        *,
+        grammar: Grammar | None,
+        end_ids: Sequence[int],
+        min_tokens: int,
+    ) -> None:
+        """Starts a sequence. `end_ids` are not drawn before `min_tokens` others; `grammar` says what may be."""
 
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence."""
@@ -48,19 +59,24 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A sequence on its way to the engine thread. `params` is the sampler's own business."""
+    """A sequence on its way to the engine thread.
+
+    `params` is the sampler's own business, `output` the output's: keywords of `OutputStreams.open`. `end_ids` end the
+    sequence, not before `min_tokens` tokens; `grammar` says what may be drawn.
+    """
 
     sequence_id: int
     request_id: int
     choice: int
     token_ids: NDArray[np.uint32]
     max_tokens: int
-    stop: tuple[str, ...]
     end_ids: tuple[int, ...]
-    logprobs: bool
     params: Any
     seed: int
     salt: bytes
+    min_tokens: int = 0
+    grammar: Grammar | None = None
+    output: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StepLoop:
@@ -111,22 +127,23 @@ class StepLoop:
 
         return unsubscribe
 
-    def submit(self, submission: Submission) -> None:
-        """Hands a sequence over. Raises QueueFull, RuntimeClosed."""
+    def submit(self, *submissions: Submission) -> None:
+        """Hands sequences over, all or none. Raises QueueFull, RuntimeClosed."""
         with self._wake:
             if self._closing:
                 raise RuntimeClosed("this runtime was closed; load the model again")
-            if len(self._open) >= self._capacity:
-                raise QueueFull(f"{self._capacity} requests are open already; retry in a moment")
-            self._open.add(submission.sequence_id)
-            self._inbox.append(submission)
+            if len(self._open) + len(submissions) > self._capacity:
+                raise QueueFull(f"no more than {self._capacity} answers may be open at once; retry in a moment")
+            self._open.update(submission.sequence_id for submission in submissions)
+            self._inbox.extend(submissions)
             self._wake.notify()
 
-    def cancel(self, sequence_id: int) -> None:
-        """Ends a sequence without an event; an unknown one is ignored."""
+    def cancel(self, sequence_ids: Iterable[int]) -> None:
+        """Ends sequences without an event; unknown ones are ignored."""
         with self._wake:
-            if sequence_id in self._open:
-                self._inbox.append(sequence_id)
+            known = [sequence_id for sequence_id in sequence_ids if sequence_id in self._open]
+            self._inbox.extend(known)
+            if known:
                 self._wake.notify()
 
     def stats(self) -> dict[str, int]:
@@ -191,12 +208,21 @@ class StepLoop:
             choice=submission.choice,
             prompt_tokens=len(submission.token_ids),
             max_tokens=submission.max_tokens,
-            stop=submission.stop,
+            min_tokens=submission.min_tokens,
             end_ids=submission.end_ids,
-            logprobs=submission.logprobs,
+            **submission.output,
         )
         try:
-            self._sampler.open(sequence_id, submission.params, submission.seed, submission.choice, submission.token_ids)
+            self._sampler.open(
+                sequence_id,
+                submission.params,
+                submission.seed,
+                submission.choice,
+                submission.token_ids,
+                grammar=submission.grammar,
+                end_ids=submission.end_ids,
+                min_tokens=submission.min_tokens,
+            )
             self._scheduler.submit(sequence_id, submission.token_ids, submission.max_tokens, submission.salt)
         except Exception:
             # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.

@@ -11,22 +11,24 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, Unpack
 
 from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
+from ecocore.completion import Completion, Told, gathered
 from ecocore.errors import EngineFailure, InvalidParameter, RuntimeClosed
-from ecocore.events import Event, Failed, Finished, FinishReason, TextDelta, TokenLogprob, Usage
+from ecocore.events import Event, Failed, Finished
 from ecocore.loop import Model, StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
 from ecocore.prompt.images.image import Image
-from ecocore.prompt.prompt import Prompt
+from ecocore.prompt.prompt import AnswerForm, Prompt
 from ecocore.prompt.template import ChatTemplate
-from ecocore.request import ChatParams, ChatRequest, SamplingParams
+from ecocore.request import MAX_CHOICES, ChatParams, ChatRequest, SamplingParams
+from ecocore.sampling.grammar import Grammars
 from ecocore.sampling.sampler import BatchSampler
 
 Messages = str | Sequence[Mapping[str, Any]]
@@ -39,19 +41,6 @@ BLOCK_SIZE: Final = 64
 _CORES = threading.Lock()
 
 _MOCK_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A whole answer; `str()` gives its text."""
-
-    text: str
-    finish_reason: FinishReason
-    usage: Usage
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +58,8 @@ class _Parts:
     end_ids: tuple[int, ...]
     fingerprint: str
     cores: Any
+    tool_syntax: str = "hermes"
+    thinks: bool = False
     image_text: str | None = None
 
 
@@ -91,9 +82,16 @@ class Runtime:
             vocab_size=parts.vocab_size,
             image_text=parts.image_text,
         )
+        self._tool_syntax = self._builder.tool_syntax(parts.tool_syntax)
+        self._thinks = parts.thinks
+        self._grammars = Grammars(parts.tokenizer, parts.vocab_size, parts.end_ids)
         self._loop = StepLoop(
+            # The loop's own capacity is the bound: what it took is never refused by the scheduler.
             Scheduler(
-                num_blocks=parts.num_blocks, block_size=parts.block_size, max_sequences=MAX_SEQUENCES, max_waiting=MAX_WAITING
+                num_blocks=parts.num_blocks,
+                block_size=parts.block_size,
+                max_sequences=MAX_SEQUENCES,
+                max_waiting=MAX_SEQUENCES + MAX_WAITING,
             ),
             parts.model,
             BatchSampler(parts.vocab_size),
@@ -159,6 +157,8 @@ class Runtime:
                 end_ids=tuple(sorted(checkpoint.end_ids)),
                 fingerprint=runner.fingerprint,
                 cores=_CORES,
+                tool_syntax=family.tool_syntax,
+                thinks=family.thinks,
             )
         )
 
@@ -194,47 +194,47 @@ class Runtime:
     # --- asking -----------------------------------------------------------------------------------------
 
     def chat(self, messages: Messages, **params: Unpack[ChatParams]) -> Completion:
-        """The whole answer. `messages`: a list of {"role", "content"}, or a string as the one user message.
+        """The whole answer. `messages`: a list as the API spells it, or a string as the one user message.
 
-        `params`: the API's sampling parameters by name. Raises InvalidRequest and its kinds, Overloaded,
-        EngineFailure, RuntimeClosed; TypeError for an unknown parameter.
+        `params`: the API's parameters by name. Raises InvalidRequest and its kinds, Overloaded, EngineFailure,
+        RuntimeClosed; TypeError for an unknown parameter.
         """
-        return _completion(self.stream(messages, **params))
+        return gathered(self.stream(messages, **params))
 
-    def stream(self, messages: Messages, **params: Unpack[ChatParams]) -> Iterator[TextDelta | Finished]:
-        """Events of the answer as they happen, the last one `Finished`. Closing the iterator stops the work."""
+    def stream(self, messages: Messages, **params: Unpack[ChatParams]) -> Iterator[Told]:
+        """Events of the answer as they happen, `Finished` the last of each choice. Closing the iterator stops the work."""
         request = self._request(messages, params)
-        return self._events(self._prepare_whole(request), request.sampling())
+        return self._events(self._prepare_whole(request), request)
 
     async def achat(self, messages: Messages, **params: Unpack[ChatParams]) -> Completion:
         """`chat` for asyncio. Cancelling the task stops the work."""
-        return _completion([event async for event in self.astream(messages, **params)])
+        return gathered([event async for event in self.astream(messages, **params)])
 
-    async def astream(self, messages: Messages, **params: Unpack[ChatParams]) -> AsyncIterator[TextDelta | Finished]:
+    async def astream(self, messages: Messages, **params: Unpack[ChatParams]) -> AsyncIterator[Told]:
         """`stream` for asyncio."""
         request = self._request(messages, params)
         prompt = await asyncio.to_thread(self._prepare_whole, request)
         loop = asyncio.get_running_loop()
         mailbox: asyncio.Queue[Event] = asyncio.Queue()
-        request_id = self._post(prompt, request.sampling(), lambda event: _post_to(loop, mailbox, event))
+        request_id = self._post(prompt, request, lambda event: _post_to(loop, mailbox, event))
+        running = request.n
         try:
-            while True:
+            while running:
                 event = _checked(await mailbox.get())
                 yield event
-                if isinstance(event, Finished):
-                    return
+                running -= isinstance(event, Finished)
         finally:
             self._leave(request_id)
 
-    def _events(self, prompt: Prompt, params: SamplingParams) -> Iterator[TextDelta | Finished]:
+    def _events(self, prompt: Prompt, request: ChatRequest) -> Iterator[Told]:
         mailbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        request_id = self._post(prompt, params, mailbox.put)
+        request_id = self._post(prompt, request, mailbox.put)
+        running = request.n
         try:
-            while True:
+            while running:
                 event = _checked(mailbox.get())
                 yield event
-                if isinstance(event, Finished):
-                    return
+                running -= isinstance(event, Finished)
         finally:
             self._leave(request_id)
 
@@ -254,11 +254,11 @@ class Runtime:
 
         return self.prepare(request, load_images(request.images))
 
-    def _post(self, prompt: Prompt, params: SamplingParams, mailbox: Callable[[Event], None]) -> int:
+    def _post(self, prompt: Prompt, request: ChatRequest, mailbox: Callable[[Event], None]) -> int:
         request_id = self.new_request_id()
         self._mailboxes[request_id] = mailbox
         try:
-            self.submit(prompt, params, request_id=request_id)
+            self.submit(prompt, request.sampling(), request_id=request_id, n=request.n)
         except BaseException:
             del self._mailboxes[request_id]
             raise
@@ -284,38 +284,82 @@ class Runtime:
         return next(self._request_ids)
 
     def prepare(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
-        """Template and token ids. Costs CPU time with the prompt's length; any thread. Raises InvalidRequest kinds.
+        """Template, token ids, and the grammar of the answer if it has to have a form. Raises InvalidRequest kinds.
 
+        Costs CPU time with the prompt's length, and up to 2 s for a new schema; any thread.
         `images`: those of the request in order, as `ImageLoader` gives them; without them the text alone is judged,
         and the prompt is not for `submit`.
         """
-        return self._builder.build(request, images)
+        prompt = self._builder.build(request, images)
+        return replace(prompt, form=self._form(request))
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, request_id: int, salt: bytes = b"") -> None:
+    def _form(self, request: ChatRequest) -> AnswerForm:
+        choice = request.tool_choice
+        if choice.mode == "none":
+            return AnswerForm(grammar=self._grammars.response(request.response_format), reasoning=self._thinks)
+        once = choice.mode == "named" or not request.parallel_tool_calls
+        return AnswerForm(
+            grammar=self._grammars.calls(
+                self._tool_syntax, request.tools, choice, request.parallel_tool_calls, request.response_format
+            ),
+            tool_syntax=self._tool_syntax,
+            tool_names=choice.names,
+            forced_tool=choice.mode in ("required", "named"),
+            max_tool_calls=1 if once else None,
+            reasoning=self._thinks,
+        )
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        request_id: int,
+        n: int = 1,
+        first_choice: int = 0,
+        salt: bytes = b"",
+    ) -> None:
         """Starts a prepared request; its events go to the subscribers. Raises Overloaded, RuntimeClosed.
 
+        `n`: how many answers to it, numbered from `first_choice` on; at most 8 for one request. All start or none.
         `salt` separates tenants in the prefix cache.
         """
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
+        form = prompt.form
+        # A grammar knows where its answer ends, and says so with the model's own end.
+        own_ends = () if params.ignore_eos and form.grammar is None else self._end_ids
+        output = {
+            "stop": params.stop,
+            "logprobs": params.logprobs,
+            "tool_syntax": form.tool_syntax,
+            "tool_names": form.tool_names,
+            "forced_tool": form.forced_tool,
+            "max_tool_calls": form.max_tool_calls,
+            "reasoning": form.reasoning,
+        }
         self._loop.submit(
-            Submission(
-                sequence_id=request_id,
-                request_id=request_id,
-                choice=0,
-                token_ids=prompt.token_ids,
-                max_tokens=prompt.max_tokens,
-                stop=params.stop,
-                end_ids=self._end_ids,
-                logprobs=params.logprobs,
-                params=params,
-                seed=seed,
-                salt=salt + prompt.image_digest,
+            *(
+                Submission(
+                    sequence_id=request_id * MAX_CHOICES + choice,
+                    request_id=request_id,
+                    choice=choice,
+                    token_ids=prompt.token_ids,
+                    max_tokens=prompt.max_tokens,
+                    min_tokens=min(params.min_tokens, prompt.max_tokens),
+                    end_ids=(*own_ends, *params.stop_token_ids),
+                    params=params,
+                    seed=seed,
+                    grammar=form.grammar,
+                    output=output,
+                    salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),
+                )
+                for choice in range(first_choice, first_choice + n)
             )
         )
 
     def cancel(self, request_id: int) -> None:
-        """Stops a request without an event; an unknown or ended one is ignored."""
-        self._loop.cancel(request_id)
+        """Stops all choices of a request without an event; an unknown or ended one is ignored."""
+        self._loop.cancel(range(request_id * MAX_CHOICES, (request_id + 1) * MAX_CHOICES))
 
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """Calls `callback` on the engine thread once per step; the returned function ends that."""
@@ -357,23 +401,12 @@ def load(
     return Runtime.load(model, device=device, precision=precision, kv_cache_mb=kv_cache_mb, model_id=model_id, progress=progress)
 
 
-def _checked(event: Event) -> TextDelta | Finished:
+def _checked(event: Event) -> Told:
     if isinstance(event, Failed):
         if event.code == "runtime_closed":
             raise RuntimeClosed(event.message)
         raise EngineFailure(event.code, event.message)
     return event
-
-
-def _completion(events: Iterator[TextDelta | Finished] | Sequence[TextDelta | Finished]) -> Completion:
-    pieces: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    for event in events:
-        if isinstance(event, Finished):
-            return Completion("".join(pieces), event.reason, event.usage, tuple(logprobs))
-        pieces.append(event.text)
-        logprobs.extend(event.logprobs)
-    raise EngineFailure("engine_error", "the answer ended without a reason")
 
 
 def _post_to(loop: asyncio.AbstractEventLoop, mailbox: asyncio.Queue[Event], event: Event) -> None:

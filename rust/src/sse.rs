@@ -198,14 +198,11 @@ impl Answer {
             return self.fail(code, message);
         }
         let choice = event.choice;
-        match self.choices.get_mut(choice as usize) {
+        match self.choices.get(choice as usize) {
             None => return self.fail("internal_error", "an event names a choice that was not asked for"),
             Some(Phase::Finished) => return,
             Some(Phase::Started) => {}
-            Some(phase) => {
-                *phase = Phase::Started;
-                self.spelling.start(choice, &mut self.buffer);
-            }
+            Some(Phase::Waiting) => self.start(choice),
         }
         match &event.kind {
             EventKind::Text { text, logprobs } => {
@@ -224,6 +221,16 @@ impl Answer {
                 self.finish_choice(*usage);
             }
             EventKind::Failed { .. } => {}
+        }
+    }
+
+    /// Starts the choices up to this one: clients number them in the order in which they appear.
+    fn start(&mut self, choice: u32) {
+        for (index, phase) in (0..=choice).zip(&mut self.choices) {
+            if *phase == Phase::Waiting {
+                *phase = Phase::Started;
+                self.spelling.start(index, &mut self.buffer);
+            }
         }
     }
 
@@ -372,6 +379,16 @@ mod tests {
             assert_eq!(bytes.matches("\"finish_reason\":\"stop\"").count(), 2);
             assert!(!bytes.contains("late"));
         }
+    }
+
+    #[test]
+    fn choices_appear_in_their_order() {
+        let mut writer = writer(&AnswerOptions { choices: 3, ..options(true) });
+        writer.push(&batch(vec![(1, text("b")), (0, text("a")), (2, finished(1))]));
+        let stream = taken(&mut writer);
+        let deltas = stream.split_terminator("\n\n").map(|event| &event[HEAD.len() - 1..]);
+        let indices: Vec<&str> = deltas.filter_map(|delta| delta.split(&[':', ','][..]).nth(1)).collect();
+        assert_eq!(indices, ["0", "1", "1", "0", "2", "2"]);
     }
 
     #[test]

@@ -23,9 +23,7 @@ SPECIAL = {"bos_token": "<s>"}
 
 def builder(source: str, context_length: int = 4096) -> PromptBuilder:
     template = ChatTemplate(source, SPECIAL)
-    return PromptBuilder(
-        Tokenizer.bytes_only(), template, context_length=context_length, vocab_size=257, image_text="(image)"
-    )
+    return PromptBuilder(Tokenizer.bytes_only(), template, context_length=context_length, vocab_size=257, image_text="(image)")
 
 
 def request(*messages: dict[str, Any], **fields: Any) -> ChatRequest:

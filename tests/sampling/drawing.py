@@ -21,6 +21,7 @@ class Drawing:
     def __init__(self, tokenizer: _core.Tokenizer, vocab_size: int, end_ids: Sequence[int], *, hurry: float) -> None:
         self.tokenizer = tokenizer
         self.end_ids = tuple(end_ids)
+        self.preemptions = 0
         self._bias = np.zeros(vocab_size, np.float32)
         self._bias[list(end_ids)] = hurry
         for token in range(tokenizer.vocab_size):
@@ -29,10 +30,24 @@ class Drawing:
                 self._bias[token] = hurry
 
     def answers(
-        self, grammar: _core.Grammar | None, *, count: int = 1, seed: int = 0, max_tokens: int = 3000, **open_options: Any
+        self,
+        grammar: _core.Grammar | None,
+        *,
+        count: int = 1,
+        seed: int = 0,
+        max_tokens: int = 3000,
+        num_blocks: int | None = None,
+        params: SamplingParams | None = None,
+        forced: Sequence[int] = (),
+        **open_options: Any,
     ) -> list[list[int]]:
-        """The drawn ids of `count` sequences that run together, end token included."""
-        scheduler = _core.Scheduler(num_blocks=4 + count * (max_tokens // 64 + 2), max_sequences=count)
+        """The drawn ids of `count` sequences that run together, end token included.
+
+        Few `num_blocks` (of 64 tokens) make the scheduler preempt some of them. `forced`: what is drawn first, if
+        the grammar allows it.
+        """
+        enough = 4 + count * (max_tokens // 64 + 2)
+        scheduler = _core.Scheduler(num_blocks=num_blocks or enough, max_sequences=count, prefix_caching=False)
         sampler = BatchSampler(len(self._bias))
         outputs = _core.OutputStreams(self.tokenizer)
         prompt = np.array([1], np.uint32)
@@ -41,15 +56,22 @@ class Drawing:
             outputs.open(
                 sequence, request_id=0, choice=sequence, prompt_tokens=1, max_tokens=max_tokens, stop=(), end_ids=self.end_ids
             )
-            sampler.open(sequence, SamplingParams(), seed + sequence, 0, prompt, grammar=grammar, **open_options)
+            sampler.open(sequence, params or SamplingParams(), seed + sequence, 0, prompt, grammar=grammar, **open_options)
             scheduler.submit(sequence, prompt, max_tokens)
         while (batch := scheduler.schedule()) is not None:
-            logits = np.stack([self.logits(seed + row, len(drawn[row])) for row in batch.sequence_ids.tolist()])
+            ends = np.cumsum(batch.lengths) - 1
+            sampled = batch.sequence_ids[np.isin(ends, batch.sample_indices)].tolist()
+            logits = np.zeros((len(sampled), len(self._bias)), np.float32)
+            for row, sequence in zip(logits, sampled, strict=True):
+                row[:] = self.logits(seed + sequence, len(drawn[sequence]))
+                if len(drawn[sequence]) < len(forced):
+                    row[forced[len(drawn[sequence])]] += 1000
             tokens = sampler.sample(logits, sampler.prepare(batch))
             assert not tokens.failed
             for sequence, token in zip(tokens.sequence_ids.tolist(), tokens.token_ids.tolist(), strict=True):
                 drawn[sequence].append(token)
             scheduler.commit(batch, tokens, outputs.push(batch, tokens, scheduler))
+        self.preemptions = scheduler.stats()["preemptions"]
         return drawn
 
     def logits(self, seed: int, position: int) -> NDArray[np.float32]:
@@ -60,6 +82,10 @@ class Drawing:
     def texts(self, grammar: _core.Grammar | None, **options: Any) -> list[str]:
         """The answers as text; each must have ended with one end token."""
         return [self.text(ids) for ids in self.answers(grammar, **options)]
+
+    def forced(self, grammar: _core.Grammar, start: Sequence[int]) -> str:
+        """The answer that begins with the tokens `start` as far as the grammar allows."""
+        return self.text(self.answers(grammar, forced=start)[0])
 
     def text(self, ids: list[int]) -> str:
         *words, end = ids

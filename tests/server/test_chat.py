@@ -146,7 +146,7 @@ def test_the_openai_client_knows_our_errors(live: Any) -> None:
         ({"temperature": 2.5}, "temperature", "decimal_above_max_value"),
         ({"stream": "yes"}, "stream", "invalid_type"),
         ({"stop": [""]}, "stop", "invalid_value"),
-        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"n": 9}, "n", "integer_above_max_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", None),
     ],

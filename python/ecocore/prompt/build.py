@@ -56,7 +56,13 @@ class PromptBuilder:
                 "and the answer needs at least one: shorten them",
             )
         limit = min(request.token_limit or remaining, remaining)
-        return Prompt(token_ids=token_ids, max_tokens=limit, image_digest=_digest(images))
+        salt = (request.cache_salt or "").encode("utf-8", "surrogatepass")
+        return Prompt(token_ids=token_ids, max_tokens=limit, image_digest=_digest(images), cache_salt=salt)
+
+    def tool_syntax(self, usual: str) -> str:
+        """How the model is told to write calls: as its template shows them, or in the text of `hermes`."""
+        calls = self.traits.calls
+        return "hermes" if calls is None or calls.tagged else usual
 
     def text(self, request: ChatRequest) -> str:
         """The conversation as the model reads it. Raises InvalidParameter, UnsupportedParameter."""

@@ -5,6 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ecocore._core import Grammar
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What the answer may be made of; the same for every choice. The defaults are plain text."""
+
+    grammar: Grammar | None = None
+    tool_syntax: str | None = None
+    """How the model writes calls of `tool_names`; None looks for none."""
+    tool_names: tuple[str, ...] = ()
+    forced_tool: bool = False
+    """Whether the answer is a call from its first character."""
+    max_tool_calls: int | None = None
+    reasoning: bool = False
+    """Whether a thought before the answer is told as such."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -17,3 +34,6 @@ class Prompt:
     token_ids: NDArray[np.uint32]
     max_tokens: int
     image_digest: bytes = b""
+    cache_salt: bytes = b""
+    """What the request wants kept apart from others in the prefix cache."""
+    form: AnswerForm = AnswerForm()

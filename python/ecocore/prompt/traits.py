@@ -35,6 +35,8 @@ class CallForm:
     """Whether arguments are an object; else their JSON text."""
     several: bool
     """Whether one turn may hold several calls; else each gets a turn of its own, followed by its result."""
+    tagged: bool
+    """Whether calls stand between <tool_call> tags, whatever the family of the model is used to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,12 @@ def _call_form(template: ChatTemplate) -> CallForm | None:
     arguments = {"qxkey": "qxvalue"}
     for sent in (arguments, '{"qxkey": "qxvalue"}'):
         for content in (None, ""):
-            if not _shows(template, [_USER, _calling(content, sent), result], _TWO, "qxkey", "qxvalue", _THREE):
+            once = _rendered(template, [_USER, _calling(content, sent), result])
+            if not all(word in once for word in (_TWO, "qxkey", "qxvalue", _THREE)):
                 continue
             twice = [_USER, _calling(content, sent, times=2), result, {**result, "tool_call_id": _CALL_ID + "1"}]
             several = _rendered(template, twice).count("qxvalue") == 2
-            return CallForm(null_content=content is None, parsed_arguments=sent is arguments, several=several)
+            return CallForm(
+                null_content=content is None, parsed_arguments=sent is arguments, several=several, tagged="<tool_call>" in once
+            )
     return None

@@ -43,7 +43,7 @@ class LocalRegion:
         params = request.sampling()
 
         def start(salt: bytes) -> None:
-            self._runtime.submit(prompt, params, request_id=request_id, salt=salt)
+            self._runtime.submit(prompt, params, request_id=request_id, n=request.n, salt=salt)
 
         return Admission(request_id, start)
 

@@ -91,7 +91,7 @@ class Grammars:
 
     def calls(
         self,
-        syntax: Literal["llama", "hermes", "gemma"],
+        syntax: str,
         tools: Sequence[Tool],
         tool_choice: ToolChoice,
         parallel: bool,  # noqa: FBT001 - the contract of the request
@@ -115,9 +115,13 @@ class Grammars:
         if mode == "auto":
             answer = _response_schema(response_format)
         key = ("calls", syntax, tuple(chosen), mode, most, answer)
-        return self._cached(
-            key, lambda compiler: compiler.tool_calls(syntax, chosen, mode=mode, max_calls=most, answer=answer)
-        )
+        return self._cached(key, lambda compiler: compiler.tool_calls(syntax, chosen, mode=mode, max_calls=most, answer=answer))
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory the remembered grammars hold."""
+        with self._lock:
+            return self._held_bytes
 
     def _cached(self, key: Hashable, compile_grammar: Callable[[_core.GrammarCompiler], _core.Grammar]) -> _core.Grammar:
         with self._lock:

@@ -115,9 +115,7 @@ class BatchSampler:
         Raises InvalidParameter for an id of `prompt`, `end_ids` or `params.logit_bias` outside the vocabulary.
         """
         core_params = _core_params(params, tell_logprobs=params.logprobs)
-        self._state.open(
-            sequence_id, core_params, seed, choice, prompt, grammar=grammar, end_ids=end_ids, min_tokens=min_tokens
-        )
+        self._state.open(sequence_id, core_params, seed, choice, prompt, grammar=grammar, end_ids=end_ids, min_tokens=min_tokens)
 
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence; unknown ids are ignored."""

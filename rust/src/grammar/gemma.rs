@@ -207,24 +207,12 @@ impl Rules {
             return Err("has an array with minItems above its maxItems".into());
         }
         // From the last item to the first: each that is not required makes all after it optional as well.
+        let few = least.saturating_sub(first.len()) as u64;
+        let many = most.map(|most| most.saturating_sub(first.len()) as u64);
         let mut body = match rest {
-            Some(rest) if most.is_none_or(|most| most > first.len()) => {
-                let few = least.saturating_sub(first.len());
-                let many = most.map_or_else(String::new, |most| (most - first.len()).to_string());
-                match first.len() {
-                    0 if least == 0 && most.is_none() => format!("({rest} (\",\" {rest})*)?"),
-                    0 => {
-                        let (few, many) = (
-                            few.saturating_sub(1),
-                            most.map_or_else(String::new, |most| (most - 1).to_string()),
-                        );
-                        let items = format!("{rest} (\",\" {rest}){{{few},{many}}}");
-                        if least == 0 { format!("({items})?") } else { items }
-                    }
-                    _ => format!("(\",\" {rest}){{{few},{many}}}"),
-                }
-            }
-            _ => String::new(),
+            None => String::new(),
+            Some(rest) if first.is_empty() => lark::sequence(&rest, few, many),
+            Some(rest) => lark::times(&format!("(\",\" {rest})"), few, many),
         };
         for (index, item) in first.iter().enumerate().take(most.unwrap_or(usize::MAX)).rev() {
             let comma = if index == 0 { "" } else { "\",\" " };

@@ -35,6 +35,23 @@ pub(super) fn repeated(item: &str, separator: &str, most: u32) -> String {
     }
 }
 
+/// `item` as often as that (`None`: without end).
+pub(super) fn times(item: &str, least: u64, most: Option<u64>) -> String {
+    match most {
+        Some(0) => String::new(),
+        most => format!("{item}{{{least},{}}}", most.map_or_else(String::new, |most| most.to_string())),
+    }
+}
+
+/// `item` as often as that, with commas between.
+pub(super) fn sequence(item: &str, least: u64, most: Option<u64>) -> String {
+    if most == Some(0) {
+        return String::new();
+    }
+    let more = times(&format!("(\",\" {item})"), least.saturating_sub(1), most.map(|most| most - 1));
+    if least == 0 { format!("({item} {more})?") } else { format!("{item} {more}") }
+}
+
 /// The special tokens of a vocabulary that an answer may hold: a grammar names them by id.
 #[derive(Debug)]
 pub(super) struct SpecialTokens {

@@ -131,8 +131,15 @@ fn without_text(separator: &str, shape: &Shape) -> Option<String> {
 }
 
 fn llama(tools: &[Callable], shape: &Shape, special: &SpecialTokens) -> String {
-    let start = |name: &str| format!("{{\"name\": {}, \"parameters\": ", Value::from(name));
-    let bodies = bodies(tools, |name| lark::text(&start(name)));
+    // Beside JSON a call falls into the same words as JSON does; beside text it is one word until it is sure.
+    let begin = |name: &str| match shape.otherwise {
+        Otherwise::Json(_) => {
+            let words = ["{", "\"name\"", ": ", &Value::from(name).to_string(), ", ", "\"parameters\"", ": "];
+            words.map(lark::text).join(" ")
+        }
+        _ => lark::text(&format!("{{\"name\": {}, \"parameters\": ", Value::from(name))),
+    };
+    let bodies = bodies(tools, begin);
     let call = format!("call: body \"}}\"\n{bodies}");
     if let Some(start) = without_text("\"; \"", shape) {
         return start + &call;
