@@ -22,6 +22,10 @@ fn writer(logprobs: bool) -> SseWriter {
             logprobs,
             form: Form::Chat,
             tells_service_tier: false,
+            prompts: 1,
+            echo: vec![],
+            prompt_only: false,
+            fields: String::new(),
         };
         writer.open(request_id, &options).expect("each request is opened once");
     }

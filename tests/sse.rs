@@ -25,6 +25,10 @@ fn options(stream: bool, choices: u32, include_usage: bool, logprobs: bool) -> A
         logprobs,
         form: Form::Chat,
         tells_service_tier: false,
+        prompts: 1,
+        echo: vec![],
+        prompt_only: false,
+        fields: String::new(),
     }
 }
 

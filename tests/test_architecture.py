@@ -48,7 +48,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "regions": ({"runtime", "prompt", "request", "events", "errors", "_core"}, set()),
     "server": (
         {"regions", "request", "events", "errors", "accounts", "config", "_core"},
-        {"starlette", "hypercorn", "h11", "h2"},
+        {"starlette", "hypercorn", "h11", "h2", "pydantic", "prometheus_client"},
     ),
     "cli": (
         {"config", "runtime", "server", "accounts", "regions", "prompt", "weights", "events", "errors", "progress"},

@@ -20,6 +20,7 @@ __all__ = [
     "Grammar",
     "GrammarCompiler",
     "OutputStreams",
+    "RequestMeter",
     "SampledTokens",
     "SamplerInputs",
     "SamplerParams",
@@ -480,13 +481,23 @@ class SseWriter:
         choices: int = 1,
         include_usage: bool = False,
         logprobs: bool = False,
-        form: Literal["chat"] = "chat",
+        form: Literal["chat", "completion", "response"] = "chat",
         service_tier: str | None = None,
+        prompts: int = 1,
+        echo: Sequence[str] = (),
+        prompt_only: bool = False,
+        fields: str = "",
     ) -> None:
         """Starts an answer: server-sent events if `stream`, else one JSON object when the last choice ended.
 
         `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
+        `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
+        prompts if they come before the answers; `prompt_only`: nothing that is drawn is told. For responses, `fields`:
+        members of the answer that the request settled, as JSON text with a comma before each.
         """
+
+    def join(self, request_id: int, into: int, first_choice: int) -> None:
+        """From now on the events of `request_id` belong to the answer of `into`, as its choices from `first_choice` on."""
 
     def close(self, request_id: int) -> None:
         """Forgets an answer and its buffer; unknown ids are ignored."""
@@ -508,6 +519,30 @@ class SseWriter:
 
     def usage(self, request_id: int) -> tuple[int, int, int, int] | None:
         """Prompt, cached, completion and reasoning tokens once the answer finished."""
+
+@final
+class RequestMeter:
+    """How long requests take and what they use, from the events of each step. The clock is the caller's."""
+
+    def __new__(cls) -> Self: ...
+    def open(self, request_id: int, choices: int, now: float) -> None:
+        """A request of `choices` choices begins at `now` (seconds)."""
+
+    def close(self, request_id: int) -> None:
+        """A request is left: what did not end counts as "abort". Unknown ids are ignored."""
+
+    def push(self, events: EventBatch, now: float) -> None:
+        """Takes the events of one step, which happened at `now`. Requests that are not open are ignored."""
+
+    def ended(self) -> dict[str, int]:
+        """How many choices ended, by "stop", "length", "tool_calls", "error" or "abort"."""
+
+    def histograms(self) -> dict[str, tuple[list[tuple[float, int]], float]]:
+        """By name: (upper bound, observations up to it) with the last bound infinite, and the sum.
+
+        time_to_first_token_seconds, inter_token_latency_seconds (between two events of a choice),
+        e2e_request_latency_seconds, request_prompt_tokens, request_generation_tokens.
+        """
 
 # --- model files ----------------------------------------------------------------------------------------
 

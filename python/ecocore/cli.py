@@ -71,6 +71,7 @@ def serve(
         list[str] | None, typer.Option(help="Images may come from here, also without https; may be given several times.")
     ] = None,
     no_remote_images: Annotated[bool, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = False,
+    metrics_port: Annotated[int | None, typer.Option(help="Show /metrics on this port, and not on the other.")] = None,
 ) -> None:
     """Serve models over HTTP: the embedded one, and those of --model beside it.
 
@@ -85,6 +86,7 @@ def serve(
             "database": database,
             "allow_image_origin": allow_image_origin,
             "no_remote_images": no_remote_images or None,
+            "metrics_port": metrics_port,
         }
     )
     config = RuntimeConfig.read({"model": model, "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
@@ -98,13 +100,16 @@ def serve(
         stack.callback(images.close)
         # What can be refused at once is, before seconds go into loading.
         listening = stack.enter_context(serving.bind(server.host, server.port))
+        metrics = None
+        if server.metrics_port is not None:
+            metrics = stack.enter_context(serving.bind(server.host, server.metrics_port))
         _check_database(server.database_url)
         regions = []
         for choice in _choices(config):
             region = LocalRegion(stack.enter_context(_load(choice, config)), images)
             stack.callback(region.close)
             regions.append(region)
-        serving.serve(regions, server.database_url, listening, _welcome)
+        serving.serve(regions, server.database_url, listening, _welcome, metrics=metrics)
 
 
 @keys_app.command("create")
@@ -267,6 +272,8 @@ def _welcome(welcome: "Welcome") -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text("ecocore answers at ").append(f"{welcome.url}/v1", style="bold green"))
     console.print(Text("models: " + ", ".join(welcome.models)))
+    if welcome.metrics_url is not None:
+        console.print(Text(f"metrics: {welcome.metrics_url}"))
     if welcome.first_key is None:
         console.print(Text("one more key: ecocore keys create --name NAME", style="dim"))
         return

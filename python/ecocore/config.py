@@ -90,6 +90,7 @@ class ServerConfig(BaseSettings):
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     home: Path = Field(default_factory=_data_folder)
     database: str | None = None
     allow_image_origin: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()

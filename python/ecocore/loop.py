@@ -108,6 +108,8 @@ class StepLoop:
         self._wake = threading.Condition()
         self._closing = False
         self._stats = scheduler.stats()
+        self._prompt_tokens = 0
+        self._generation_tokens = 0
         self._thread = threading.Thread(target=self._run, name="ecocore-engine", daemon=True)
 
     # --- for every thread -------------------------------------------------------------------------------
@@ -147,9 +149,17 @@ class StepLoop:
                 self._wake.notify()
 
     def stats(self) -> dict[str, int]:
-        """The scheduler's counts as of the last step, and `open`: sequences that did not end yet."""
+        """The scheduler's counts as of the last step, and this loop's own.
+
+        `open`: sequences that did not end yet; `prompt_tokens` of all admitted and `generation_tokens` of all drawn.
+        """
         with self._wake:
-            return {**self._stats, "open": len(self._open)}
+            return {
+                **self._stats,
+                "open": len(self._open),
+                "prompt_tokens": self._prompt_tokens,
+                "generation_tokens": self._generation_tokens,
+            }
 
     def close(self) -> None:
         """Ends the thread after the step in progress; what is still open fails with `runtime_closed`."""
@@ -182,6 +192,7 @@ class StepLoop:
             return
         events = self._outputs.push(batch, token_ids, self._scheduler)
         self._scheduler.commit(batch, token_ids, events)
+        self._generation_tokens += len(token_ids)
         self._forget(events.finished_sequences)
         self._deliver(events)
 
@@ -224,6 +235,7 @@ class StepLoop:
                 min_tokens=submission.min_tokens,
             )
             self._scheduler.submit(sequence_id, submission.token_ids, submission.max_tokens, submission.salt)
+            self._prompt_tokens += len(submission.token_ids)
         except Exception:
             # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.
             log.exception("a sequence could not be admitted")

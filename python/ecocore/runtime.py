@@ -25,6 +25,7 @@ from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
 from ecocore.prompt.images.image import Image
+from ecocore.prompt.plain import PlainPrompts
 from ecocore.prompt.prompt import AnswerForm, Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.request import MAX_CHOICES, ChatParams, ChatRequest, SamplingParams
@@ -58,6 +59,7 @@ class _Parts:
     end_ids: tuple[int, ...]
     fingerprint: str
     cores: Any
+    start_ids: tuple[int, ...] = ()
     tool_syntax: str = "hermes"
     thinks: bool = False
     image_text: str | None = None
@@ -75,12 +77,17 @@ class Runtime:
         self.tokenizer: Final = parts.tokenizer
         self._end_ids = parts.end_ids
         self.accepts_images: Final = parts.image_text is not None
+        extras = {"images": self.accepts_images, "reasoning": parts.thinks}
+        self.abilities: Final = ("text", "json", "tools", *(name for name, can in extras.items() if can))
         self._builder = PromptBuilder(
             parts.tokenizer,
             parts.template,
             context_length=parts.context_length,
             vocab_size=parts.vocab_size,
             image_text=parts.image_text,
+        )
+        self.plain: Final = PlainPrompts(
+            parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size
         )
         self._tool_syntax = self._builder.tool_syntax(parts.tool_syntax)
         self._thinks = parts.thinks
@@ -157,6 +164,7 @@ class Runtime:
                 end_ids=tuple(sorted(checkpoint.end_ids)),
                 fingerprint=runner.fingerprint,
                 cores=_CORES,
+                start_ids=checkpoint.start_ids,
                 tool_syntax=family.tool_syntax,
                 thinks=family.thinks,
             )

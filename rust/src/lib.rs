@@ -11,6 +11,7 @@ pub mod event;
 pub mod gguf;
 pub mod gguf_vocab;
 pub mod grammar;
+pub mod meter;
 pub mod mock;
 pub mod output;
 pub mod penalties;

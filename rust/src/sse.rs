@@ -2,12 +2,14 @@
 //! connection takes them. Statuses, headers and sockets are the server's.
 
 mod answer;
+mod completion;
 mod json;
+mod response;
 
 use rustc_hash::FxHashMap;
 
 use crate::error::Error;
-use crate::event::{Event, EventBatch, EventKind, Usage};
+use crate::event::{EventBatch, EventKind, Usage};
 
 use answer::{Spelling, error_event};
 
@@ -17,6 +19,10 @@ pub enum Form {
     /// `chat.completion` and `chat.completion.chunk`.
     #[default]
     Chat,
+    /// `text_completion`.
+    Completion,
+    /// `response` and the events of its making.
+    Response,
 }
 
 impl Form {
@@ -24,7 +30,9 @@ impl Form {
     pub fn from_name(name: &str) -> Result<Self, Error> {
         match name {
             "chat" => Ok(Self::Chat),
-            _ => Err(Error::parameter("form", "must be \"chat\"")),
+            "completion" => Ok(Self::Completion),
+            "response" => Ok(Self::Response),
+            _ => Err(Error::parameter("form", "must be \"chat\", \"completion\" or \"response\"")),
         }
     }
 }
@@ -52,12 +60,22 @@ pub struct AnswerOptions {
     pub form: Form,
     /// Whether the answer says `service_tier`, which is "default" whatever was asked: there is one tier.
     pub tells_service_tier: bool,
+    /// How many prompts the choices answer, each as many of them; at least 1. See [`SseWriter::join`].
+    pub prompts: u32,
+    /// Texts of the prompts if they are to come before the answers, else empty. For completions.
+    pub echo: Vec<String>,
+    /// Whether only the prompts are told, and nothing that was drawn. For completions.
+    pub prompt_only: bool,
+    /// Members of the answer that the request settled, as JSON text, each with a comma before it. For responses.
+    pub fields: String,
 }
 
 /// Renders the events of all open answers, one call per step.
 #[derive(Debug, Default)]
 pub struct SseWriter {
     answers: FxHashMap<u64, Answer>,
+    /// Requests whose events belong to the answer of another: (its request, their first choice there).
+    joined: FxHashMap<u64, (u64, u32)>,
     /// Counts pushes, so that an answer knows whether this one has touched it already.
     pushes: u64,
 }
@@ -77,13 +95,27 @@ impl SseWriter {
         if options.choices == 0 {
             return Err(Error::parameter("choices", "must be at least 1"));
         }
+        if options.prompts == 0 || options.choices % options.prompts != 0 {
+            return Err(Error::parameter("prompts", "must divide the choices"));
+        }
         self.answers.insert(request_id, Answer::new(options));
         Ok(())
     }
 
-    /// Forgets an answer and its buffer; unknown ids are ignored.
+    /// From now on the events of `request_id` belong to the open answer of request `into`, whose choice
+    /// `first_choice` is their choice 0. Fails with `Internal` if there is no such answer.
+    pub fn join(&mut self, request_id: u64, into: u64, first_choice: u32) -> Result<(), Error> {
+        if !self.answers.contains_key(&into) || self.answers.contains_key(&request_id) {
+            return Err(Error::Internal(format!("request {request_id} cannot join the answer of {into}")));
+        }
+        self.joined.insert(request_id, (into, first_choice));
+        Ok(())
+    }
+
+    /// Forgets an answer, its buffer and what joined it; unknown ids are ignored.
     pub fn close(&mut self, request_id: u64) {
         self.answers.remove(&request_id);
+        self.joined.retain(|_, (into, _)| *into != request_id);
     }
 
     /// Renders the events of open answers. Gives the requests that have news for their connection: the
@@ -92,15 +124,19 @@ impl SseWriter {
         self.pushes += 1;
         let mut touched = Vec::new();
         for event in &events.events {
-            let Some(answer) = self.answers.get_mut(&event.request_id) else { continue };
+            let (request_id, first_choice) = match self.joined.get(&event.request_id) {
+                Some(&place) => place,
+                None => (event.request_id, 0),
+            };
+            let Some(answer) = self.answers.get_mut(&request_id) else { continue };
             if answer.is_ended() {
                 continue;
             }
             if answer.last_push != self.pushes {
                 answer.last_push = self.pushes;
-                touched.push((event.request_id, answer.buffer.is_empty()));
+                touched.push((request_id, answer.buffer.is_empty()));
             }
-            answer.push(event);
+            answer.push(first_choice.saturating_add(event.choice), &event.kind);
         }
         touched.retain(|(request_id, was_empty)| {
             let answer = &self.answers[request_id];
@@ -170,8 +206,8 @@ struct Answer {
     buffer: Vec<u8>,
     taken: bool,
     choices: Vec<Phase>,
-    /// Of the choices that finished; the prompt is counted once.
-    usage: Option<Usage>,
+    /// Of the choices that finished, for each prompt, which is counted once.
+    usages: Vec<Option<Usage>>,
     progress: Progress,
     last_push: u64,
 }
@@ -183,7 +219,7 @@ impl Answer {
             buffer: Vec::new(),
             taken: false,
             choices: vec![Phase::Waiting; options.choices as usize],
-            usage: None,
+            usages: vec![None; options.prompts as usize],
             progress: Progress::Running,
             last_push: 0,
         }
@@ -193,18 +229,17 @@ impl Answer {
         !matches!(self.progress, Progress::Running)
     }
 
-    fn push(&mut self, event: &Event) {
-        if let EventKind::Failed { code, message } = &event.kind {
+    fn push(&mut self, choice: u32, kind: &EventKind) {
+        if let EventKind::Failed { code, message } = kind {
             return self.fail(code, message);
         }
-        let choice = event.choice;
         match self.choices.get(choice as usize) {
             None => return self.fail("internal_error", "an event names a choice that was not asked for"),
             Some(Phase::Finished) => return,
             Some(Phase::Started) => {}
             Some(Phase::Waiting) => self.start(choice),
         }
-        match &event.kind {
+        match kind {
             EventKind::Text { text, logprobs } => {
                 self.spelling.text(choice, text, logprobs, &mut self.buffer)
             }
@@ -218,7 +253,7 @@ impl Answer {
             EventKind::Finished { reason, usage } => {
                 self.spelling.finish(choice, *reason, &mut self.buffer);
                 self.choices[choice as usize] = Phase::Finished;
-                self.finish_choice(*usage);
+                self.finish_choice(choice, *usage);
             }
             EventKind::Failed { .. } => {}
         }
@@ -234,16 +269,23 @@ impl Answer {
         }
     }
 
-    fn finish_choice(&mut self, usage: Usage) {
-        let total = self.usage.map_or(usage, |total| Usage {
+    fn finish_choice(&mut self, choice: u32, usage: Usage) {
+        let per_prompt = self.choices.len() / self.usages.len();
+        let of_prompt = &mut self.usages[choice as usize / per_prompt];
+        *of_prompt = Some(of_prompt.map_or(usage, |total| Usage {
             prompt_tokens: total.prompt_tokens,
             // One choice computes what its siblings then find in the cache: the least is what was there before.
             cached_tokens: total.cached_tokens.min(usage.cached_tokens),
             completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
             reasoning_tokens: total.reasoning_tokens.saturating_add(usage.reasoning_tokens),
-        });
-        self.usage = Some(total);
+        }));
         if self.choices.iter().all(|phase| *phase == Phase::Finished) {
+            let total = self.usages.iter().flatten().fold(Usage::default(), |total, usage| Usage {
+                prompt_tokens: total.prompt_tokens.saturating_add(usage.prompt_tokens),
+                cached_tokens: total.cached_tokens.saturating_add(usage.cached_tokens),
+                completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
+                reasoning_tokens: total.reasoning_tokens.saturating_add(usage.reasoning_tokens),
+            });
             self.spelling.end(total, &mut self.buffer);
             self.progress = Progress::Finished(total);
         }
@@ -263,7 +305,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{FinishReason, TokenLogprob};
+    use crate::event::{Event, FinishReason, TokenLogprob};
 
     const REQUEST: u64 = 7;
 
@@ -279,6 +321,10 @@ mod tests {
             logprobs: false,
             form: Form::Chat,
             tells_service_tier: false,
+            prompts: 1,
+            echo: vec![],
+            prompt_only: false,
+            fields: String::new(),
         }
     }
 

@@ -13,6 +13,7 @@ class MemoryCheckpoint:
 
     chat_template = None
     special_tokens: Mapping[str, str] = {}
+    start_ids: tuple[int, ...] = ()
     end_ids: frozenset[int] = frozenset()
     path = tokenizer_path = Path("memory")
 

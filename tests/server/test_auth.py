@@ -80,13 +80,16 @@ def test_a_route_that_does_not_say_who_may_use_it_does_not_start(keys: KeyStore)
         enforce([Route("/open", PlainTextResponse("hello"))], keys)
 
 
-async def test_only_health_and_ready_are_open(exchange: Any, keys: KeyStore) -> None:
+OPEN = {"/health", "/ready", "/metrics", "/openapi.json", "/docs", "/static/{name}", "/"}
+
+
+async def test_a_key_is_needed_but_for_what_is_named(exchange: Any, keys: KeyStore) -> None:
     app = create_app(Service((), keys, Pace()), Limits())
     routes = [route for route in app.routes if isinstance(route, PolicyRoute)]
     assert len(routes) == len(app.routes)
-    assert {route.path for route in routes if route.policy is Policy.OPEN} == {"/health", "/ready"}
+    assert {route.path for route in routes if route.policy is Policy.OPEN} == OPEN
     for route in routes:
         method = next(iter((route.methods or set()) - {"HEAD"}))
-        path = route.path.replace("{model_id:path}", "x")
+        path = route.path.replace("{model_id:path}", "x").replace("{name}", "docs.css")
         answered = await exchange(app, method=method, path=path, headers=[HOST])
         assert answered.status == (200 if route.policy is Policy.OPEN else 401)

@@ -99,6 +99,8 @@ def test_the_models_are_listed_and_found(live: Any) -> None:
                 "created": listed.created,
                 "owned_by": "ecocore",
                 "context_length": live.runtime.context_length,
+                "abilities": ["text", "json", "tools", "images"],
+                "price": None,
             }
         assert envelope(http.get("/v1/models/nobody"))["code"] == "model_not_found"
 
@@ -185,7 +187,8 @@ def test_an_error_quotes_little_of_what_was_sent(live: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/static/nothing.css", 404),
+        ("GET", "/static/..%2Fapp.py", 404),
         ("GET", "/v1", 404),
         ("GET", "/v1/models/", 404),
         ("POST", "/v1/chat/completions/", 404),

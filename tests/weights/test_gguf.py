@@ -147,6 +147,15 @@ def test_special_tokens_and_end_tokens_come_from_the_vocabulary(tmp_path: Path) 
     assert checkpoint.format == "gguf"
 
 
+@pytest.mark.parametrize("add", [True, False])
+def test_the_file_says_whether_every_text_begins_with_a_token(tmp_path: Path, add: bool) -> None:  # noqa: FBT001
+    def fill(writer: gguf.GGUFWriter) -> None:
+        add_vocabulary(writer)
+        writer.add_add_bos_token(add)
+
+    assert GgufCheckpoint(write(tmp_path / "model.gguf", fill)).start_ids == ((1,) if add else ())
+
+
 def test_a_file_without_vocabulary_opens_for_its_tensors(tmp_path: Path) -> None:
     checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (32,), [Kind.F32])))
     assert (checkpoint.special_tokens, checkpoint.end_ids, checkpoint.chat_template) == ({}, frozenset(), None)

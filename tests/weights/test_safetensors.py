@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -248,6 +249,36 @@ def test_the_id_of_the_tokenizers_end_token_is_looked_up_in_tokenizer_json(tmp_p
 def test_an_end_token_that_no_vocabulary_holds_ends_nothing(tmp_path: Path) -> None:
     folder(tmp_path, tokenizer={"model": {"vocab": [["a", -1.5]]}}, tokenizer_config={"eos_token": "</s>"})
     assert SafetensorsCheckpoint(tmp_path).end_ids == frozenset()
+
+
+START: Any = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+TEXT: Any = {"Sequence": {"id": "A", "type_id": 0}}
+
+
+def template(*single: Any) -> dict[str, Any]:
+    tokens = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    return {"type": "TemplateProcessing", "single": list(single), "pair": [TEXT], "special_tokens": tokens}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    "post_processor",
+    [
+        None,
+        BYTES,
+        template(START, TEXT),
+        template(TEXT),
+        {"type": "Sequence", "processors": [BYTES, template(START, START, TEXT)]},
+    ],
+)
+def test_what_begins_every_text_is_what_the_tokenizers_package_puts_there(tmp_path: Path, post_processor: Any) -> None:
+    vocab = {"a": 0, "<s>": 1}
+    tokenizer = {"model": {"type": "WordLevel", "vocab": vocab, "unk_token": "a"}, "post_processor": post_processor}
+    folder(tmp_path, tokenizer=tokenizer)
+    expected = tokenizers.Tokenizer.from_str(json.dumps(tokenizer)).encode("").ids
+    assert SafetensorsCheckpoint(tmp_path).start_ids == tuple(expected)
 
 
 @pytest.mark.parametrize("eos", ["2", -1, 1.5, True, [True], [[1]], {"a": 1}, 2**32])

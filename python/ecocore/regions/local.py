@@ -1,7 +1,7 @@
 """The region in this process: the door from asyncio to a runtime."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
@@ -32,13 +32,32 @@ class LocalRegion:
         self.context_length: Final = runtime.context_length
         self.accepts_images: Final = runtime.accepts_images
         self.fingerprint: Final = runtime.fingerprint
+        self.abilities: Final = runtime.abilities
         self._runtime = runtime
         self._images = images or ImageLoader()
         self._workers = ThreadPoolExecutor(PREPARE_WORKERS, thread_name_prefix=f"prepare {runtime.model_id}")
 
+    def stats(self) -> Mapping[str, int]:
+        """See `Region.stats`."""
+        return self._runtime.stats()
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """See `Region.tokenize`."""
+        return await self._work(self._runtime.plain.encode, text, add_special_tokens=add_special_tokens)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Region.detokenize`."""
+        return await self._work(self._runtime.tokenizer.decode, token_ids)
+
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
-        prompt = await self._prepared(request)
+        return self._admission(await self._prepared(request), request)
+
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
+        """See `Region.prepare_plain`."""
+        return self._admission(await self._work(self._runtime.plain.build, prompt, request), request)
+
+    def _admission(self, prompt: Prompt, request: ChatRequest) -> Admission:
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 

@@ -1,6 +1,6 @@
 """The door of every place that can run requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,8 +43,28 @@ class Region(Protocol):
     def fingerprint(self) -> str:
         """Changes with the weights and with the build."""
 
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What the model can do, for the list of models: "text", "json", "tools", perhaps "images" and "reasoning"."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Counts for metrics. Quick, from any thread.
+
+        At least waiting, running, free_blocks, total_blocks, prefix_queries, prefix_hits, preemptions,
+        prompt_tokens and generation_tokens.
+        """
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Ids of a text; `add_special_tokens` puts what the model begins every text with before it."""
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of ids. Raises InvalidParameter("ids") for one that is no token."""
+
     async def prepare(self, request: ChatRequest) -> Admission:
         """Judges a request: template, tokens, context, images. Raises InvalidRequest kinds, Overloaded, RuntimeClosed."""
+
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
+        """As `prepare`, but what is continued is a text or token ids; the request's messages are not looked at."""
 
     def cancel(self, request_id: int) -> None:
         """Stops a request without an event; an unknown or ended one is ignored. Quick, from any thread."""

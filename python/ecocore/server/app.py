@@ -1,7 +1,7 @@
 """The application: routes, middleware and handlers as lists. Which server runs it is `serve`'s matter."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
@@ -12,11 +12,18 @@ from starlette.responses import JSONResponse, Response
 
 from ecocore.accounts.keys import KeyStore
 from ecocore.regions.region import Region
+from ecocore.server import openapi
 from ecocore.server.auth import Policy, PolicyRoute, enforce
 from ecocore.server.chat import ChatCompletions
+from ecocore.server.completions import Completions
 from ecocore.server.error_table import ShuttingDown
 from ecocore.server.guard import BodyReader, Guard, Limits
+from ecocore.server.intake import Intake
+from ecocore.server.metrics import Metrics
 from ecocore.server.model_list import ModelList
+from ecocore.server.pages import Pages
+from ecocore.server.responses import Responses
+from ecocore.server.tokenize import Tokenize
 from ecocore.server.wire import Outbox, Pace
 
 
@@ -28,6 +35,7 @@ class Service:
         self.models = ModelList(regions)
         self.keys = keys
         self.outboxes = {region.model_id: Outbox(region, pace) for region in self.models}
+        self.metrics = Metrics(self.outboxes.values())
         self._ending = False
 
     @asynccontextmanager
@@ -55,19 +63,45 @@ class Service:
         return JSONResponse({"status": "ready"})
 
 
-def create_app(service: Service, limits: Limits) -> Starlette:
-    """The ASGI application. Raises InternalError if a route does not say who may use it."""
-    chat = ChatCompletions(service.models, service.outboxes, BodyReader(limits))
+def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Starlette:
+    """The ASGI application; `metrics`: whether it shows them. Raises InternalError if a route does not say who may use it."""
+    intake = Intake(BodyReader(limits))
+    chat = ChatCompletions(service.models, service.outboxes, intake)
+    completions = Completions(service.models, service.outboxes, intake)
+    responses = Responses(service.models, service.outboxes, intake)
+    tokenize = Tokenize(service.models, intake)
+    pages = Pages()
     routes = [
         PolicyRoute("/health", service.health, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/ready", service.ready, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/v1/models", service.models.list_models, methods=["GET"], policy=Policy.KEY),
         PolicyRoute("/v1/models/{model_id:path}", service.models.one_model, methods=["GET"], policy=Policy.KEY),
         PolicyRoute("/v1/chat/completions", chat, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/v1/completions", completions, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/v1/responses", responses, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/tokenize", tokenize.tokenize, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/detokenize", tokenize.detokenize, methods=["POST"], policy=Policy.KEY),
+        PolicyRoute("/openapi.json", openapi.answer, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/docs", pages.docs, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/static/{name}", pages.file, methods=["GET"], policy=Policy.OPEN),
+        PolicyRoute("/", pages.index, methods=["GET"], policy=Policy.OPEN),
     ]
+    return _app(service, limits, [*routes, *_metrics(service)] if metrics else routes)
+
+
+def create_metrics_app(service: Service, limits: Limits) -> Starlette:
+    """What a port of its own shows: the metrics, and nothing else."""
+    return _app(service, limits, _metrics(service))
+
+
+def _metrics(service: Service) -> list[PolicyRoute]:
+    return [PolicyRoute("/metrics", service.metrics.answer, methods=["GET"], policy=Policy.OPEN)]
+
+
+def _app(service: Service, limits: Limits, routes: Sequence[PolicyRoute]) -> Starlette:
     app = Starlette(
         routes=enforce(routes, service.keys),
-        middleware=[Middleware(Guard, limits=limits)],
+        middleware=[Middleware(Guard, limits=limits, observe=service.metrics.observe)],
         # The guard answers every exception in one way; Starlette's own page for these would be plain text.
         exception_handlers={HTTPException: _pass_on},
         lifespan=service.running,

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self
@@ -31,6 +31,7 @@ from ecocore.server.wire import error_response
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
+Observer = Callable[[Scope, int, float], None]
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -61,17 +62,23 @@ class Limits:
 class Guard:
     """The outermost layer: refuses what no route should see, and answers every exception."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        """`app`: everything behind."""
+    def __init__(self, app: ASGIApp, limits: Limits, observe: Observer | None = None) -> None:
+        """`app`: everything behind. `observe` hears of each answer: its scope, status and seconds."""
         self._app = app
         self._limits = limits
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
-            await _Exchange(scope, receive, send, self._limits).run(self._app)
+            exchange = _Exchange(scope, receive, send, self._limits)
+            try:
+                await exchange.run(self._app)
+            finally:
+                if self._observe is not None and exchange.status is not None:
+                    self._observe(scope, exchange.status, exchange.seconds())
         else:
             await self._app(scope, receive, send)
 
@@ -87,8 +94,13 @@ class _Exchange:
         self._begun = time.monotonic()
         self._request_id = _request_id(scope["headers"])
         self._body_read = not _announces_body(scope["headers"])
-        self._answering = False
         self._closing = False
+        self.status: int | None = None
+        """Of the answer, once it has begun."""
+
+    def seconds(self) -> float:
+        """Since the head of the request was read."""
+        return time.monotonic() - self._begun
 
     async def run(self, app: ASGIApp) -> None:
         try:
@@ -115,7 +127,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._answering = True
+            self.status = message["status"]
             await self._send({**message, "headers": [*message["headers"], *self._own_headers()]})
         elif self._body_read or message.get("more_body", False):
             await self._send(message)
@@ -123,7 +135,7 @@ class _Exchange:
             await self._send_while_draining(message)
 
     def _own_headers(self) -> Headers:
-        milliseconds = round((time.monotonic() - self._begun) * 1000)
+        milliseconds = round(self.seconds() * 1000)
         headers = [(b"x-request-id", self._request_id.encode()), (b"openai-processing-ms", b"%d" % milliseconds)]
         if self._closing or not self._body_read:
             headers.append((b"connection", b"close"))
@@ -136,7 +148,7 @@ class _Exchange:
         below hands over the body through a short queue: if nobody emptied it, its own end would never come through.
         """
         draining = asyncio.create_task(self._drain())
-        left = self._limits.body_seconds - (time.monotonic() - self._begun)
+        left = self._limits.body_seconds - self.seconds()
         try:
             await self._send({**last, "more_body": True})
             await asyncio.wait({draining}, timeout=max(0.0, min(left, self._limits.linger_seconds)))
@@ -151,9 +163,9 @@ class _Exchange:
 
     async def _answer_with(self, error: Exception) -> None:
         told = api_error(error)
-        if told.status == 500 or self._answering:
+        if told.status == 500 or self.status is not None:
             log.error("request %s failed", self._request_id, exc_info=error)
-        if self._answering:
+        if self.status is not None:
             # Too late for a status: the server cuts the connection, which no client takes for a whole answer.
             return
         await error_response(told)(self._scope, self.receive, self.send)
@@ -186,6 +198,11 @@ def _request_id(headers: Headers) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _PLAIN_ID.fullmatch(text := value.decode("latin-1")):
             return text
+    return fresh_request_id()
+
+
+def fresh_request_id() -> str:
+    """An id for an exchange whose client sent none."""
     return f"req_{secrets.token_hex(16)}"
 
 

@@ -44,4 +44,7 @@ def _described(region: Region) -> dict[str, object]:
         "created": region.created,
         "owned_by": "ecocore",
         "context_length": region.context_length,
+        "abilities": list(region.abilities),
+        # Nothing costs anything until prices are set.
+        "price": None,
     }

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,15 +26,15 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config, Sockets
 from hypercorn.events import Event
 from hypercorn.protocol.h11 import H11Protocol
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ecocore.accounts.database import Database
 from ecocore.accounts.keys import KeyStore
 from ecocore.errors import InvalidConfiguration
 from ecocore.regions.region import Region
-from ecocore.server.app import Service, create_app
+from ecocore.server.app import Service, create_app, create_metrics_app
 from ecocore.server.error_table import ApiError
-from ecocore.server.guard import Limits
+from ecocore.server.guard import Limits, fresh_request_id
 from ecocore.server.wire import Pace, error_body
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,15 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What there is to say once the port is open. `first_key`: only if there was no key yet."""
+    """What there is to say once the port is open.
+
+    `first_key`: only if there was no key yet. `metrics_url`: only if the metrics have a port of their own.
+    """
 
     url: str
     models: tuple[str, ...]
     first_key: str | None
+    metrics_url: str | None = None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -78,10 +82,18 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(regions: Sequence[Region], database_url: str, listening: socket.socket, announce: Callable[[Welcome], None]) -> None:
+def serve(
+    regions: Sequence[Region],
+    database_url: str,
+    listening: socket.socket,
+    announce: Callable[[Welcome], None],
+    *,
+    metrics: socket.socket | None = None,
+) -> None:
     """Answers on `listening` until SIGTERM or SIGINT; a second one ends the process at once.
 
-    `announce` is called when the port is open. Raises InvalidConfiguration, DatabaseUnavailable.
+    `announce` is called when the port is open. `metrics`: the socket of a port that shows the metrics, which the other
+    then does not. Raises InvalidConfiguration, DatabaseUnavailable.
     """
     _log_to_stderr()
     _allow_many_connections()
@@ -89,7 +101,7 @@ def serve(regions: Sequence[Region], database_url: str, listening: socket.socket
     async def until_signal() -> None:
         stop = asyncio.Event()
         _stop_on_signals(stop)
-        await serve_until(stop, regions, database_url, listening, announce)
+        await serve_until(stop, regions, database_url, listening, announce, metrics=metrics)
 
     asyncio.run(until_signal())
 
@@ -104,6 +116,7 @@ async def serve_until(
     grace: float = GRACE_SECONDS,
     limits: Limits | None = None,
     pace: Pace | None = None,
+    metrics: socket.socket | None = None,
 ) -> None:
     """`serve` on the running event loop, until `stop` is set."""
     asyncio.get_running_loop().set_exception_handler(_on_loop_error)
@@ -111,20 +124,41 @@ async def serve_until(
     try:
         keys = KeyStore(database)
         service = Service(regions, keys, pace or Pace())
+        limits = limits or Limits.for_models(images=any(region.accepts_images for region in service.models))
+        app: ASGIApp = create_app(service, limits, metrics=metrics is None)
+        sockets = [listening]
+        if metrics is not None:
+            app = _by_port({_port(listening): app, _port(metrics): create_metrics_app(service, limits)})
+            sockets.append(metrics)
 
         async def opened() -> None:
             first_key = await keys.create("first") if await keys.is_empty() else None
-            announce(Welcome(_url(listening), tuple(region.model_id for region in service.models), first_key))
+            models = tuple(region.model_id for region in service.models)
+            announce(Welcome(_url(listening), models, first_key, None if metrics is None else f"{_url(metrics)}/metrics"))
 
-        app = create_app(service, limits or Limits.for_models(images=any(region.accepts_images for region in service.models)))
-        await _run_hypercorn(app, listening, opened, stop, lambda: service.drain(grace))
+        await _run_hypercorn(app, sockets, opened, stop, lambda: service.drain(grace))
     finally:
         await database.close()
 
 
+def _by_port(apps: Mapping[int, ASGIApp]) -> ASGIApp:
+    """One application for each port that is listened on."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Everything but a request, such as the start of the server, is for the first: there the answers are delivered.
+        port = scope["server"][1] if scope["type"] in ("http", "websocket") else next(iter(apps))
+        await apps[port](scope, receive, send)
+
+    return app
+
+
+def _port(listening: socket.socket) -> int:
+    return int(listening.getsockname()[1])
+
+
 async def _run_hypercorn(
     app: ASGIApp,
-    listening: socket.socket,
+    sockets: Sequence[socket.socket],
     opened: Callable[[], Awaitable[None]],
     stop: asyncio.Event,
     drain: Callable[[], Awaitable[None]],
@@ -137,12 +171,12 @@ async def _run_hypercorn(
         await opened()
         await drained.wait()
 
-    serving = asyncio.create_task(hypercorn_serve(app, _config(listening), shutdown_trigger=trigger, mode="asgi"))  # type: ignore[arg-type]
+    serving = asyncio.create_task(hypercorn_serve(app, _config(sockets), shutdown_trigger=trigger, mode="asgi"))  # type: ignore[arg-type]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         stopping.cancel()
-        host, port = listening.getsockname()[:2]
+        host, port = sockets[0].getsockname()[:2]
         try:
             await serving
         except OSError as error:
@@ -156,9 +190,9 @@ async def _run_hypercorn(
     await asyncio.wait({serving}, timeout=END_SECONDS)
 
 
-def _config(listening: socket.socket) -> Config:
-    config = _OneSocket()
-    config.listening = listening
+def _config(sockets: Sequence[socket.socket]) -> Config:
+    config = _BoundSockets()
+    config.bound = list(sockets)
     config.backlog = BACKLOG
     config.graceful_timeout = END_SECONDS
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
@@ -172,13 +206,13 @@ def _config(listening: socket.socket) -> Config:
     return config
 
 
-class _OneSocket(Config):
+class _BoundSockets(Config):
     """Listens where `bind` said."""
 
-    listening: socket.socket
+    bound: list[socket.socket]
 
     def create_sockets(self) -> Sockets:
-        return Sockets(secure_sockets=[], insecure_sockets=[self.listening], quic_sockets=[])
+        return Sockets(secure_sockets=[], insecure_sockets=self.bound, quic_sockets=[])
 
 
 class _Connection(TCPServer):
@@ -244,6 +278,8 @@ class _Http1(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
+            (b"x-request-id", fresh_request_id().encode()),
+            (b"openai-processing-ms", b"0"),
             *self.config.response_headers("h11"),
         ]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))

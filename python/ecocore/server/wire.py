@@ -9,15 +9,15 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from starlette.responses import Response
 from starlette.types import Send
 
-from ecocore._core import EventBatch, SseWriter
+from ecocore._core import EventBatch, RequestMeter, SseWriter
 from ecocore.errors import EcocoreError, EngineFailure, RuntimeClosed
 from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
@@ -69,6 +69,24 @@ class Pace:
     """How exactly the times above are kept."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How an answer is told; the fields are those of `SseWriter.open`."""
+
+    form: Literal["chat", "completion", "response"]
+    id_prefix: str
+    model: str
+    stream: bool
+    choices: int = 1
+    include_usage: bool = False
+    logprobs: bool = False
+    service_tier: str | None = None
+    prompts: int = 1
+    echo: tuple[str, ...] = ()
+    prompt_only: bool = False
+    fields: str = ""
+
+
 class Outbox:
     """The answers of one region that are on their way to their connections."""
 
@@ -77,6 +95,7 @@ class Outbox:
         self.region: Final = region
         self.pace: Final = pace
         self.writer: Final = SseWriter()
+        self.meter: Final = RequestMeter()
         self.accepting = True
         self.stalled: Final[set[Answer]] = set()
         """Answers whose connection does not take the last piece at once."""
@@ -94,6 +113,7 @@ class Outbox:
         def on_step(events: EventBatch) -> None:
             # On the engine's thread. One wake-up at a time: each is a byte in a pipe that asyncio shares with signals,
             # and an engine that is faster than the event loop would fill it until a SIGTERM found no room.
+            self.meter.push(events, time.monotonic())
             self._arrived.append(events)
             if not self._waking:
                 self._waking = True
@@ -110,28 +130,56 @@ class Outbox:
             ticking.cancel()
 
     def open(self, admission: Admission, request: ChatRequest) -> "Answer":
-        """The answer to a request that has not been started yet. Raises ShuttingDown."""
-        if not self.accepting:
-            raise ShuttingDown
-        self.writer.open(
-            admission.request_id,
-            completion_id=f"chatcmpl-{secrets.token_hex(16)}",
-            created=int(time.time()),
+        """The answer to a chat request that has not been started yet. Raises ShuttingDown."""
+        told = Told(
+            form="chat",
+            id_prefix="chatcmpl-",
             model=request.model,
-            system_fingerprint=self.region.fingerprint,
             stream=request.stream,
             choices=request.n,
             include_usage=request.stream_options is not None and request.stream_options.include_usage,
             logprobs=request.logprobs,
+            service_tier=request.service_tier,
         )
-        answer = Answer(self, admission.request_id)
-        self._answers[admission.request_id] = answer
+        return self.open_as((admission,), told)
+
+    def open_as(self, admissions: Sequence[Admission], told: Told) -> "Answer":
+        """One answer to requests that have not been started yet, as many as `told.prompts`. Raises ShuttingDown."""
+        if not self.accepting:
+            raise ShuttingDown
+        request_ids = tuple(admission.request_id for admission in admissions)
+        self.writer.open(
+            request_ids[0],
+            completion_id=told.id_prefix + secrets.token_hex(16),
+            created=int(time.time()),
+            model=told.model,
+            system_fingerprint=self.region.fingerprint,
+            stream=told.stream,
+            choices=told.choices,
+            include_usage=told.include_usage,
+            logprobs=told.logprobs,
+            form=told.form,
+            service_tier=told.service_tier,
+            prompts=told.prompts,
+            echo=told.echo,
+            prompt_only=told.prompt_only,
+            fields=told.fields,
+        )
+        each = told.choices // told.prompts
+        for number, request_id in enumerate(request_ids):
+            if number:
+                self.writer.join(request_id, request_ids[0], number * each)
+            self.meter.open(request_id, each, time.monotonic())
+        answer = Answer(self, request_ids)
+        self._answers[answer.request_id] = answer
         self._idle.clear()
         return answer
 
     def forget(self, answer: "Answer") -> None:
         """Stops what is still being done for an answer and drops what nobody took."""
-        self.region.cancel(answer.request_id)
+        for request_id in answer.request_ids:
+            self.region.cancel(request_id)
+            self.meter.close(request_id)
         self.writer.close(answer.request_id)
         del self._answers[answer.request_id]
         if not self._answers:
@@ -167,9 +215,11 @@ class Outbox:
 class Answer:
     """One answer: its bytes as they come. Leaving it as a context stops the work, however it was left."""
 
-    def __init__(self, outbox: Outbox, request_id: int) -> None:
+    def __init__(self, outbox: Outbox, request_ids: tuple[int, ...]) -> None:
         """Use `Outbox.open`."""
-        self.request_id: Final = request_id
+        self.request_ids: Final = request_ids
+        self.request_id: Final = request_ids[0]
+        """By which the writer knows the answer."""
         self._outbox = outbox
         self._news = asyncio.Event()
         self._failure: EcocoreError | None = None
@@ -222,7 +272,8 @@ class Answer:
         """Ends the answer from this side; what is rendered is still delivered."""
         if self._failure is None:
             self._failure = error
-            self._outbox.region.cancel(self.request_id)
+            for request_id in self.request_ids:
+                self._outbox.region.cancel(request_id)
             self.wake()
 
     def bound_buffer(self) -> None:

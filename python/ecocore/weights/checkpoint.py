@@ -40,6 +40,10 @@ class Checkpoint(Protocol):
         """Texts of special tokens by the name templates use, such as "bos_token"."""
 
     @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Tokens that the model's own tokenizer puts before every plain text."""
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
 

@@ -55,6 +55,8 @@ class GgufCheckpoint:
         self.special_tokens: Mapping[str, str] = {
             name: tokens[token_id] for name, key in _NAMED_TOKENS.items() if (token_id := self._token_id(key, tokens)) is not None
         }
+        start = self._token_id(_NAMED_TOKENS["bos_token"], tokens)
+        self.start_ids = (start,) if start is not None and self.config.get("tokenizer.ggml.add_bos_token") is True else ()
         self.end_ids = self._find_end_ids(tokens)
 
     def names(self) -> Collection[str]:

@@ -49,6 +49,7 @@ class SafetensorsCheckpoint:
         tokenizer_config = _json(path / "tokenizer_config.json")
         self.special_tokens: Mapping[str, str] = _special_tokens(path, tokenizer_config)
         self.chat_template = _chat_template(path, tokenizer_config)
+        self.start_ids = tuple(_start_ids(self.tokenizer_path))
         self.end_ids = self._find_end_ids(tokenizer_config)
 
     def names(self) -> Collection[str]:
@@ -196,6 +197,21 @@ def _content(token: object) -> str | None:
     """Text of a token, which is spelled plainly or as an object with flags."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
+
+
+def _start_ids(file: Path) -> Iterator[int]:
+    """What the template of the tokenizer's post-processor puts before a text."""
+    last = _object(_json(file), "post_processor")
+    steps = last.get("processors") if last.get("type") == "Sequence" else [last]
+    for step in steps if isinstance(steps, list) else []:
+        if not isinstance(step, dict) or step.get("type") != "TemplateProcessing":
+            continue
+        pieces = step.get("single")
+        for piece in pieces if isinstance(pieces, list) else []:
+            name = _object(piece, "SpecialToken").get("id") if isinstance(piece, dict) else None
+            if not isinstance(name, str):
+                break
+            yield from _ids(file, _object(_object(step, "special_tokens"), name).get("ids"))
 
 
 def _ids(file: Path, value: object) -> Iterator[int]:

@@ -5,6 +5,7 @@ mod batch;
 mod buffer;
 mod event;
 mod grammar;
+mod meter;
 mod mock;
 mod output;
 mod sampler;
@@ -24,6 +25,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     batch::register(module)?;
     event::register(module)?;
+    meter::register(module)?;
     grammar::register(module)?;
     mock::register(module)?;
     output::register(module)?;

@@ -31,7 +31,11 @@ impl PySseWriter {
     }
 
     #[pyo3(signature = (request_id, *, completion_id, created, model, system_fingerprint, stream, choices=1,
-                        include_usage=false, logprobs=false, form="chat", service_tier=None))]
+                        include_usage=false, logprobs=false, form="chat", service_tier=None,
+                        prompts=1, echo=Vec::new(), prompt_only=false, fields=String::new()),
+           text_signature = "($self, request_id, *, completion_id, created, model, system_fingerprint, stream, \
+                             choices=1, include_usage=False, logprobs=False, form='chat', service_tier=None, \
+                             prompts=1, echo=(), prompt_only=False, fields='')")]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn open(
         &self,
@@ -47,6 +51,10 @@ impl PySseWriter {
         logprobs: bool,
         form: &str,
         service_tier: Option<&str>,
+        prompts: u32,
+        echo: Vec<String>,
+        prompt_only: bool,
+        fields: String,
     ) -> PyResult<()> {
         let options = AnswerOptions {
             completion_id,
@@ -59,8 +67,16 @@ impl PySseWriter {
             logprobs,
             form: Form::from_name(form).or_raise(py)?,
             tells_service_tier: service_tier.is_some(),
+            prompts,
+            echo,
+            prompt_only,
+            fields,
         };
         self.with(py, |writer| writer.open(request_id, &options)).or_raise(py)
+    }
+
+    fn join(&self, py: Python<'_>, request_id: u64, into: u64, first_choice: u32) -> PyResult<()> {
+        self.with(py, |writer| writer.join(request_id, into, first_choice)).or_raise(py)
     }
 
     fn close(&self, py: Python<'_>, request_id: u64) {

@@ -3,7 +3,9 @@
 
 use crate::event::{FinishReason, TokenLogprob, Usage};
 
+use super::completion::Completion;
 use super::json;
+use super::response::Response;
 use super::{AnswerOptions, Form};
 
 /// The two spellings of an answer. Each method appends the bytes that may be sent now.
@@ -13,6 +15,10 @@ pub(super) enum Spelling {
     Stream(Stream),
     /// One JSON object at the end.
     Plain(Plain),
+    /// The older completions endpoint, streamed or plain.
+    Completion(Box<Completion>),
+    /// The responses endpoint, streamed or plain.
+    Response(Box<Response>),
 }
 
 impl Spelling {
@@ -20,6 +26,8 @@ impl Spelling {
         match (options.form, options.stream) {
             (Form::Chat, true) => Self::Stream(Stream::new(options)),
             (Form::Chat, false) => Self::Plain(Plain::new(options)),
+            (Form::Completion, _) => Self::Completion(Box::new(Completion::new(options))),
+            (Form::Response, _) => Self::Response(Box::new(Response::new(options))),
         }
     }
 
@@ -32,6 +40,8 @@ impl Spelling {
                 );
             }),
             Self::Plain(_) => {}
+            Self::Completion(completion) => completion.start(choice, out),
+            Self::Response(response) => response.start(out),
         }
     }
 
@@ -40,6 +50,8 @@ impl Spelling {
         match self {
             Self::Stream(stream) => stream.text(choice, text, entries, out),
             Self::Plain(plain) => plain.text(choice, text, entries),
+            Self::Completion(completion) => completion.text(choice, text, entries, out),
+            Self::Response(response) => response.text(text, entries, out),
         }
     }
 
@@ -51,6 +63,9 @@ impl Spelling {
                 json::string(text, out);
             }),
             Self::Plain(plain) => json::escape(text, &mut plain.choices[choice as usize].reasoning),
+            // This endpoint has no word for it, and what the model wrote is not held back.
+            Self::Completion(completion) => completion.text(choice, text, &[], out),
+            Self::Response(response) => response.reasoning(text, out),
         }
     }
 
@@ -69,6 +84,8 @@ impl Spelling {
                 call_header(id, name, &mut call);
                 plain.choices[choice as usize].calls.push(call);
             }
+            Self::Completion(_) => {}
+            Self::Response(response) => response.tool_call(index, id, name, out),
         }
     }
 
@@ -87,6 +104,8 @@ impl Spelling {
                     json::escape(text, call);
                 }
             }
+            Self::Completion(_) => {}
+            Self::Response(response) => response.tool_arguments(index, text, out),
         }
     }
 
@@ -98,6 +117,8 @@ impl Spelling {
                 json::string(reason.as_str(), out);
             }),
             Self::Plain(plain) => plain.choices[choice as usize].reason = reason.as_str(),
+            Self::Completion(completion) => completion.finish(choice, reason, out),
+            Self::Response(response) => response.finish(reason, out),
         }
     }
 
@@ -106,6 +127,8 @@ impl Spelling {
         match self {
             Self::Stream(stream) => stream.end(usage, out),
             Self::Plain(plain) => plain.end(usage, out),
+            Self::Completion(completion) => completion.end(usage, out),
+            Self::Response(response) => response.end(usage, out),
         }
     }
 }
@@ -129,7 +152,7 @@ fn call_header(id: &str, name: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends what both spellings begin with, up to the choices.
-fn begin(object: &str, options: &AnswerOptions, out: &mut Vec<u8>) {
+pub(super) fn begin(object: &str, options: &AnswerOptions, out: &mut Vec<u8>) {
     out.extend_from_slice(br#"{"id":"#);
     json::string(&options.completion_id, out);
     out.extend_from_slice(br#","object":"#);

@@ -69,7 +69,7 @@ fn list<T>(items: impl IntoIterator<Item = T>, out: &mut Vec<u8>, mut item: impl
 }
 
 /// Appends log-probabilities, shortest digits that read back as the same number; always finite.
-fn logprob(value: f64, out: &mut Vec<u8>) {
+pub(super) fn logprob(value: f64, out: &mut Vec<u8>) {
     let value = if value.is_finite() { value.max(LEAST_LOGPROB) } else { LEAST_LOGPROB };
     write!(out, "{value:?}").expect("a Vec takes every byte");
 }
@@ -113,6 +113,19 @@ pub(super) fn usage(usage: Usage, out: &mut Vec<u8>) {
         "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\
          \"total_tokens\":{total_tokens},\"prompt_tokens_details\":{{\"cached_tokens\":{cached_tokens}}},\
          \"completion_tokens_details\":{{\"reasoning_tokens\":{reasoning_tokens}}}}}"
+    )
+    .expect("a Vec takes every byte");
+}
+
+/// Appends a usage object in the words of the responses endpoint.
+pub(super) fn response_usage(usage: Usage, out: &mut Vec<u8>) {
+    let Usage { prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens } = usage;
+    let total_tokens = u64::from(prompt_tokens) + u64::from(completion_tokens);
+    write!(
+        out,
+        "{{\"input_tokens\":{prompt_tokens},\"input_tokens_details\":{{\"cached_tokens\":{cached_tokens}}},\
+         \"output_tokens\":{completion_tokens},\
+         \"output_tokens_details\":{{\"reasoning_tokens\":{reasoning_tokens}}},\"total_tokens\":{total_tokens}}}"
     )
     .expect("a Vec takes every byte");
 }

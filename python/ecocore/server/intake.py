@@ -1,0 +1,37 @@
+"""From the bytes of a body to a checked value: the first steps of every POST.
+
+Takes what the connection receives, gives what a parser makes of the JSON object in it. Long bodies are parsed
+beside the event loop, at most two at a time.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from starlette.types import Receive, Scope
+
+from ecocore.server.guard import BodyReader
+from ecocore.server.json_in import parse_object
+
+# Parsing a body up to this size takes less time than handing it to a thread.
+PARSE_INLINE_BYTES: Final = 16 * 1024
+PARSE_WORKERS: Final = 2
+
+Parsed = TypeVar("Parsed")
+
+
+class Intake:
+    """Reads and parses bodies for all endpoints."""
+
+    def __init__(self, bodies: BodyReader) -> None:
+        """`bodies`: counts the memory of all of them."""
+        self._bodies = bodies
+        self._parsing = asyncio.Semaphore(PARSE_WORKERS)
+
+    async def read(self, scope: Scope, receive: Receive, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
+        """What `parse` makes of the body. Raises what `BodyReader.read`, `parse_object` and `parse` raise."""
+        async with self._bodies.read(scope, receive) as body:
+            if len(body) <= PARSE_INLINE_BYTES:
+                return parse(parse_object(body))
+            async with self._parsing:
+                return await asyncio.to_thread(lambda: parse(parse_object(body)))

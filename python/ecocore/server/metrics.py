@@ -1,0 +1,116 @@
+"""GET /metrics: what the engines and the server have done, in Prometheus' text format.
+
+Takes counts that others keep anyway and reads them when asked; what is counted for each request or exchange is
+a few additions. Names are vLLM's behind the prefix `ecocore_` where the meaning is the same.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from ecocore.server.wire import Outbox
+
+PREFIX: Final = "ecocore_"
+MODEL: Final = ("model_name",)
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_HTTP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+# name -> (key of the runtime's counts, what it is)
+_GAUGES: Final = {
+    "num_requests_running": ("running", "Sequences that are being computed."),
+    "num_requests_waiting": ("waiting", "Sequences that wait for room in the batch."),
+}
+_COUNTERS: Final = {
+    "prefix_cache_queries": ("prefix_queries", "Prompt tokens that were looked up in the prefix cache."),
+    "prefix_cache_hits": ("prefix_hits", "Prompt tokens that were found in the prefix cache."),
+    "num_preemptions": ("preemptions", "How often a sequence gave its memory to another."),
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens of the sequences that were admitted."),
+    "generation_tokens": ("generation_tokens", "Tokens that were drawn."),
+}
+_HISTOGRAMS: Final = {
+    "time_to_first_token_seconds": "From the moment a request was understood to its first token, for each choice.",
+    "inter_token_latency_seconds": "Between two tokens of a choice.",
+    "e2e_request_latency_seconds": "From the moment a request was understood to its end.",
+    "request_prompt_tokens": "Prompt tokens of a request that ended.",
+    "request_generation_tokens": "Tokens drawn for a request that ended.",
+}
+
+
+class Metrics:
+    """The endpoint, and what the server itself counts."""
+
+    def __init__(self, outboxes: Iterable[Outbox]) -> None:
+        """`outboxes`: one for each model."""
+        self._registry = CollectorRegistry()
+        self._registry.register(_Engines(tuple(outboxes)))
+        ProcessCollector(registry=self._registry)
+        self._exchanges = Counter(
+            f"{PREFIX}http_requests", "Answers of the server.", ("method", "route", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            f"{PREFIX}http_request_duration_seconds",
+            "From the head of a request to the end of its answer.",
+            ("method", "route"),
+            buckets=_HTTP_SECONDS,
+            registry=self._registry,
+        )
+
+    def observe(self, scope: Scope, status: int, seconds: float) -> None:
+        """Counts one exchange. Paths that are no route and methods that are none of HTTP's share a label."""
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = str(getattr(scope.get("route"), "path", "other"))
+        self._exchanges.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    async def answer(self, _request: Request) -> Response:
+        """GET /metrics."""
+        return Response(generate_latest(self._registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+class _Engines(Collector):
+    """Reads the engines' counts when somebody asks."""
+
+    def __init__(self, outboxes: Sequence[Outbox]) -> None:
+        self._outboxes = outboxes
+
+    def collect(self) -> Iterator[Metric]:
+        counts = [(outbox.region.model_id, outbox.region.stats()) for outbox in self._outboxes]
+        for name, (key, what) in _GAUGES.items():
+            gauge = GaugeMetricFamily(PREFIX + name, what, labels=MODEL)
+            for model, stats in counts:
+                gauge.add_metric([model], stats[key])
+            yield gauge
+        usage = GaugeMetricFamily(f"{PREFIX}kv_cache_usage_perc", "Used part of the key-value cache, 0 to 1.", labels=MODEL)
+        for model, stats in counts:
+            usage.add_metric([model], 1 - stats["free_blocks"] / stats["total_blocks"])
+        yield usage
+        for name, (key, what) in _COUNTERS.items():
+            counter = CounterMetricFamily(PREFIX + name, what, labels=MODEL)
+            for model, stats in counts:
+                counter.add_metric([model], stats[key])
+            yield counter
+        yield from self._requests()
+
+    def _requests(self) -> Iterator[Metric]:
+        ended = CounterMetricFamily(
+            f"{PREFIX}request_success", "Choices that ended, by the reason.", labels=(*MODEL, "finished_reason")
+        )
+        families = {name: HistogramMetricFamily(PREFIX + name, what, labels=MODEL) for name, what in _HISTOGRAMS.items()}
+        for outbox in self._outboxes:
+            model = outbox.region.model_id
+            for reason, count in outbox.meter.ended().items():
+                ended.add_metric([model, reason], count)
+            for name, (buckets, total) in outbox.meter.histograms().items():
+                spelled = [("+Inf" if math.isinf(bound) else str(bound), count) for bound, count in buckets]
+                families[name].add_metric([model], spelled, total)
+        yield ended
+        yield from families.values()

@@ -1,0 +1,2 @@
+"use strict";
+document.getElementById("base").textContent = location.origin + "/v1";
