@@ -39,6 +39,9 @@ bench: install  ## measure ecocore beside its peers and print the table
 soak: install  ## 32 streams for five minutes, half of them cancelled: bits equal, memory flat
 	$(BIN)/python -m tests.soak $(ARGS)
 
+schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
+	$(BIN)/python -m tests.schema $(ARGS)
+
 docs: install  ## run every example and every command of the documentation
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_examples.py
 
@@ -73,4 +76,4 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench soak docs requirements clean
+.PHONY: help install serve test lint bench soak schema docs requirements clean
