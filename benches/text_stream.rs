@@ -4,8 +4,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ecocore::batch::{Batch, BatchRow};
+use ecocore::output::{ChoiceOptions, OutputStreams};
+use ecocore::sampled::SampledTokens;
 use ecocore::stop::StopSet;
 use ecocore::text_stream::{TextStream, TextStreams};
+use ecocore::tool_calls::{Syntax, ToolOptions};
 use ecocore::vocab::Vocab;
 
 const STREAMS: usize = 256;
@@ -26,6 +30,9 @@ const WORDS: [&[u8]; 12] = [
     b"#",
     b" dog",
 ];
+
+/// The beginning of a call whose argument is a long text.
+const CALL: &[u8] = b"<tool_call>{\"name\":\"write\",\"arguments\":{\"text\":\"";
 
 fn vocab() -> Arc<Vocab> {
     Arc::new(Vocab::from_entries(WORDS.into_iter().map(|word| (word.to_vec(), false)).collect()))
@@ -71,5 +78,62 @@ fn streams(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, streams);
+/// A step of [`STREAMS`] sequences in which all draw the same token.
+#[allow(clippy::needless_update, reason = "what a draw tells may grow")]
+fn step(token_id: u32) -> (Batch, SampledTokens) {
+    let sequence_ids: Vec<u64> = (0..STREAMS as u64).collect();
+    let row = |&sequence_id: &u64| BatchRow {
+        sequence_id,
+        start: 0,
+        length: 1,
+        prompt_length: 1,
+        samples: true,
+        output_index: 0,
+    };
+    let batch = Batch { rows: sequence_ids.iter().map(row).collect(), ..Batch::default() };
+    let tokens = SampledTokens {
+        sequence_ids,
+        token_ids: vec![token_id; STREAMS],
+        logprobs: vec![None; STREAMS],
+        ..SampledTokens::default()
+    };
+    (batch, tokens)
+}
+
+/// What events cost: text of answers that look for nothing, then for calls, then a call's arguments.
+fn events(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("output");
+    group.throughput(Throughput::Elements(STREAMS as u64));
+    let steps: Vec<_> = (0..WORDS.len() as u32).map(step).collect();
+    let choice = |request_id| ChoiceOptions { request_id, max_tokens: u32::MAX, ..ChoiceOptions::default() };
+    let mut bench = |name: &str, options: &dyn Fn(u64) -> ChoiceOptions, start: Option<u32>| {
+        let entries = WORDS.into_iter().chain([CALL]).map(|word| (word.to_vec(), false)).collect();
+        let mut streams = OutputStreams::new(Arc::new(Vocab::from_entries(entries)));
+        for sequence_id in 0..STREAMS as u64 {
+            streams.open(sequence_id, options(sequence_id)).expect("each is opened once");
+        }
+        if let Some((batch, tokens)) = start.map(step) {
+            streams.push(&batch, &tokens, |_| 0).expect("the tokens are those of the step");
+        }
+        let mut next = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                next = (next + 1) % steps.len();
+                let (batch, tokens) = &steps[next];
+                black_box(streams.push(batch, tokens, |_| 0).expect("the tokens are those of the step"))
+            });
+        });
+    };
+    bench("256 texts", &choice, None);
+    let looking = |request_id| {
+        let names = vec!["write".to_owned()];
+        let tools = ToolOptions { syntax: Some(Syntax::Hermes), names, ..ToolOptions::default() };
+        ChoiceOptions { tools, ..choice(request_id) }
+    };
+    bench("256 texts that may hold calls", &looking, None);
+    bench("256 calls with long arguments", &looking, Some(WORDS.len() as u32));
+    group.finish();
+}
+
+criterion_group!(benches, streams, events);
 criterion_main!(benches);

@@ -40,10 +40,17 @@ const MAX_TOOLS_BYTES: usize = 256 << 10;
 /// The longest name of a tool.
 const MAX_NAME_BYTES: usize = 256;
 
-/// What one grammar, one mask or one sequence may cost. llguidance's defaults but for memory: a sequence
-/// keeps 1 to 2 kB for each state of its lexer.
+/// What one grammar, one mask or one sequence may cost: llguidance's defaults but for memory (a sequence
+/// keeps 1 to 2 kB for each state of its lexer) and for objects of a thousand optional properties (three
+/// items for each property, about 20 items in a microsecond).
 fn limits() -> ParserLimits {
-    ParserLimits { max_lexer_states: 50_000, verbose_errors: false, ..ParserLimits::default() }
+    ParserLimits {
+        max_lexer_states: 50_000,
+        max_items_in_row: 20_000,
+        step_max_items: 200_000,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
 }
 
 /// Makes grammars for one model.

@@ -1,6 +1,6 @@
 """A model-free engine: random logits through the scheduler and the sampler, until every answer has ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class Drawing:
         self.tokenizer = tokenizer
         self.end_ids = tuple(end_ids)
         self.preemptions = 0
+        self.drawn: dict[int, list[int]] = {}
         self._bias = np.zeros(vocab_size, np.float32)
         self._bias[list(end_ids)] = hurry
         for token in range(tokenizer.vocab_size):
@@ -29,50 +30,59 @@ class Drawing:
             if word.strip()[:1] in (b'"', b"}", b"]", b"<") or word == b",":
                 self._bias[token] = hurry
 
-    def answers(
+    def answers(self, grammar: _core.Grammar | None, *, count: int = 1, **options: Any) -> list[list[int]]:
+        """The drawn ids of `count` sequences that run together, end token included; options of `run`."""
+        ends = self.run(dict.fromkeys(range(count), grammar), **options)
+        assert all(end == "finished" for end in ends.values()), ends
+        return [self.drawn[sequence] for sequence in range(count)]
+
+    def run(
         self,
-        grammar: _core.Grammar | None,
+        grammars: Mapping[int, _core.Grammar | None],
         *,
-        count: int = 1,
         seed: int = 0,
         max_tokens: int = 3000,
         num_blocks: int | None = None,
         params: SamplingParams | None = None,
         forced: Sequence[int] = (),
         **open_options: Any,
-    ) -> list[list[int]]:
-        """The drawn ids of `count` sequences that run together, end token included.
+    ) -> dict[int, str]:
+        """Runs one sequence for each grammar until all have ended, and tells by which event each did.
 
         Few `num_blocks` (of 64 tokens) make the scheduler preempt some of them. `forced`: what is drawn first, if
-        the grammar allows it.
+        the grammar allows it. `open_options` are the sampler's.
         """
+        count = len(grammars)
         enough = 4 + count * (max_tokens // 64 + 2)
         scheduler = _core.Scheduler(num_blocks=num_blocks or enough, max_sequences=count, prefix_caching=False)
-        sampler = BatchSampler(len(self._bias))
-        outputs = _core.OutputStreams(self.tokenizer)
+        sampler, outputs = BatchSampler(len(self._bias)), _core.OutputStreams(self.tokenizer)
         prompt = np.array([1], np.uint32)
-        drawn: list[list[int]] = [[] for _ in range(count)]
-        for sequence in range(count):
+        drawn = self.drawn = {sequence: [] for sequence in grammars}
+        ends: dict[int, str] = {}
+        for sequence, grammar in grammars.items():
             outputs.open(
                 sequence, request_id=0, choice=sequence, prompt_tokens=1, max_tokens=max_tokens, stop=(), end_ids=self.end_ids
             )
-            sampler.open(sequence, params or SamplingParams(), seed + sequence, 0, prompt, grammar=grammar, **open_options)
+            own = params or SamplingParams()
+            sampler.open(sequence, own, seed + sequence, 0, prompt, grammar=grammar, **open_options)
             scheduler.submit(sequence, prompt, max_tokens)
         while (batch := scheduler.schedule()) is not None:
-            ends = np.cumsum(batch.lengths) - 1
-            sampled = batch.sequence_ids[np.isin(ends, batch.sample_indices)].tolist()
+            last = np.cumsum(batch.lengths) - 1
+            sampled = batch.sequence_ids[np.isin(last, batch.sample_indices)].tolist()
             logits = np.zeros((len(sampled), len(self._bias)), np.float32)
             for row, sequence in zip(logits, sampled, strict=True):
-                row[:] = self.logits(seed + sequence, len(drawn[sequence]))
-                if len(drawn[sequence]) < len(forced):
-                    row[forced[len(drawn[sequence])]] += 1000
+                position = len(drawn[sequence])
+                row[:] = self.logits(seed + sequence, position)
+                if position < len(forced):
+                    row[forced[position]] += 1000
             tokens = sampler.sample(logits, sampler.prepare(batch))
-            assert not tokens.failed
-            for sequence, token in zip(tokens.sequence_ids.tolist(), tokens.token_ids.tolist(), strict=True):
+            for sequence, token in zip(sampled, tokens.token_ids.tolist(), strict=True):
                 drawn[sequence].append(token)
-            scheduler.commit(batch, tokens, outputs.push(batch, tokens, scheduler))
+            events = outputs.push(batch, tokens, scheduler)
+            ends |= {event.choice: event.kind for event in events.rows() if event.kind != "text"}
+            scheduler.commit(batch, tokens, events)
         self.preemptions = scheduler.stats()["preemptions"]
-        return drawn
+        return ends
 
     def logits(self, seed: int, position: int) -> NDArray[np.float32]:
         rng = np.random.default_rng((seed, position))

@@ -387,6 +387,7 @@ REFUSED: list[tuple[Any, str]] = [
     (deep(64), "deeper than 64"),
     ({"anyOf": [{"type": "null"}] * 5001}, "more than 5000"),
     ({"enum": ["x" * 99] * 3000}, "longer than"),
+    ({"properties": {str(number): {} for number in range(1001)}}, "more than 1000 names"),
     ({"allOf": [{"anyOf": [{"properties": {f"a{i}{j}": {}}} for i in range(9)]} for j in range(7)]}, "cannot be followed"),
     ([], "must be an object or a boolean"),
 ]
@@ -415,7 +416,7 @@ def test_what_is_no_json_is_refused(text: str) -> None:
     [
         chain(4900, {"type": "null"}),
         deep(63),
-        {"type": "object", "properties": {f"p{number}": {"type": "null"} for number in range(1500)}},
+        {"type": "object", "properties": {f"p{number}": {"type": "null"} for number in range(1000)}},
         {"type": "string", "pattern": "(a|aa|aaa){200}b"},
         {"type": "string", "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$"},
         {"type": "string", "pattern": ".*a.{500}b.{500}c"},
@@ -429,6 +430,22 @@ def test_large_schemas_compile_within_the_deadline_or_are_refused(schema: Schema
     with contextlib.suppress(InvalidParameter):
         byte_compiler().json_schema(json.dumps(schema))
     assert time.monotonic() - start < 4
+
+
+def test_a_thousand_optional_properties_can_be_followed() -> None:
+    schema = {"type": "object", "properties": {f"p{number}": {"type": "null"} for number in range(1000)}}
+    drawing = byte_drawing()
+    texts = drawing.texts(byte_compiler().json_schema(json.dumps(schema)), count=2, seed=5)
+    assert all(judge(schema, text) is not None for text in texts)
+
+
+def test_an_answer_that_outgrows_the_limits_fails_alone() -> None:
+    compiler, drawing = smollm2_compiler(), smollm2_drawing()
+    hard = compiler.json_schema(json.dumps({"type": "string", "pattern": ".*a.{500}b.{500}c"}))
+    easy = compiler.json_schema(json.dumps({"type": "string", "maxLength": 40, "minLength": 20}))
+    assert drawing.run({0: hard, 1: easy}, max_tokens=120) == {0: "failed", 1: "finished"}
+    alone = drawing.run({1: easy}, max_tokens=120)
+    assert alone == {1: "finished"}
 
 
 def test_clients_cannot_reach_the_layout() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from ecocore.request.faults import fault, named_errors
 from ecocore.request.json_object import AsTuple
@@ -55,7 +55,13 @@ TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Stops = Annotated[tuple[str, ...], AfterValidator(_within_bounds), BeforeValidator(_one_or_many)]
+_STOP: Final = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_BYTES}
+Stops = Annotated[
+    tuple[str, ...],
+    AfterValidator(_within_bounds),
+    BeforeValidator(_one_or_many),
+    WithJsonSchema({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]}),
+]
 TokenIds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], Field(max_length=MAX_STOP_TOKEN_IDS), AsTuple]
 
 

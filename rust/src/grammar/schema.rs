@@ -13,6 +13,8 @@ const MAX_BYTES: usize = 256 << 10;
 const MAX_DEPTH: usize = 64;
 /// Schemas in a schema.
 const MAX_NODES: usize = 5000;
+/// Properties of one object: compiling takes time that grows with their square.
+const MAX_PROPERTIES: usize = 1000;
 /// Bytes of a pattern.
 const MAX_PATTERN_BYTES: usize = 2 << 10;
 /// What minLength and its kin may count to.
@@ -233,6 +235,9 @@ impl<'a> Nodes<'a> {
                 }
             }
             (Kind::Map, Value::Object(items)) => {
+                if keyword == "properties" && items.len() > MAX_PROPERTIES {
+                    return Err(format!("schema{} has more than {MAX_PROPERTIES} names", at(&here)));
+                }
                 for (name, item) in items {
                     if keyword == "patternProperties" && name.len() > MAX_PATTERN_BYTES {
                         return Err(format!(
