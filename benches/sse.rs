@@ -24,6 +24,7 @@ fn writer(logprobs: bool) -> SseWriter {
             tells_service_tier: false,
             prompts: 1,
             echo: vec![],
+            echo_hidden: 0,
             prompt_only: false,
             fields: String::new(),
         };

@@ -84,6 +84,7 @@ fn step(streams: &mut OutputStreams, scripts: &[Script], drawing: &[(usize, usiz
         logprobs: drawing.iter().zip(&token_ids).map(asked).collect(),
         token_ids,
         failed: Vec::new(),
+        scores: vec![],
     };
     streams.push(&batch, &tokens, |_| 2).unwrap()
 }

@@ -27,6 +27,7 @@ fn options(stream: bool, choices: u32, include_usage: bool, logprobs: bool) -> A
         tells_service_tier: false,
         prompts: 1,
         echo: vec![],
+        echo_hidden: 0,
         prompt_only: false,
         fields: String::new(),
     }

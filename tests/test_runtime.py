@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ecocore.errors import ContextLengthExceeded, InvalidParameter, RuntimeClosed
 from ecocore.completion import Told, gathered
+from ecocore.errors import ContextLengthExceeded, InvalidParameter, RuntimeClosed
 from ecocore.events import Finished, TextDelta
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime

@@ -235,7 +235,7 @@ class SamplerState:
         """Collects what the draws of this batch need; done while the model computes."""
 
     def sample(self, logits: Any, inputs: SamplerInputs) -> SampledTokens:
-        """One token per sampled row of the batch; `logits` is a tensor (batch.num_samples, vocab).
+        """One token per sampled row of the batch; `logits` is a tensor (batch.num_logits, vocab).
 
         Rows of sequences closed meanwhile draw token 0 and are ignored downstream. Counts are updated. The next
         masks of grammars are computed on the Rust pool from here on; this call waits for those not there yet.
@@ -281,6 +281,10 @@ class Batch:
         """Rows that draw a token."""
 
     @property
+    def num_logits(self) -> int:
+        """Length of `sample_indices`: rows that draw, and positions that score."""
+
+    @property
     def sequence_ids(self) -> NDArray[np.uint64]: ...
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -309,7 +313,10 @@ class Batch:
 
     @property
     def sample_indices(self) -> NDArray[np.int64]:
-        """Index on the token axis of the last token of each row that draws, in order."""
+        """Indices on the token axis of the positions whose logits are needed.
+
+        First the last token of each row that draws, in order; then positions that score prompt tokens, mostly none.
+        """
 
 @final
 class Scheduler:
@@ -328,9 +335,12 @@ class Scheduler:
         """`max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
         at the end of the prompt. Raises InvalidParameter."""
 
-    def submit(self, sequence_id: int, prompt: NDArray[np.uint32], max_tokens: int, salt: bytes = b"") -> None:
+    def submit(
+        self, sequence_id: int, prompt: NDArray[np.uint32], max_tokens: int, salt: bytes = b"", scores: bool = False
+    ) -> None:
         """Queues a sequence. `salt` separates tenants in the prefix cache.
 
+        `scores`: the steps ask for the log-probabilities of its prompt, of which nothing then comes from the cache.
         Raises QueueFull; ContextLengthExceeded if prompt + max_tokens never fit the pool.
         """
 
@@ -485,6 +495,7 @@ class SseWriter:
         service_tier: str | None = None,
         prompts: int = 1,
         echo: Sequence[str] = (),
+        echo_hidden: int = 0,
         prompt_only: bool = False,
         fields: str = "",
     ) -> None:
@@ -492,7 +503,8 @@ class SseWriter:
 
         `service_tier`: what the request asked; unless None the answer says "default", the one tier there is.
         `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
-        prompts if they come before the answers; `prompt_only`: nothing that is drawn is told. For responses, `fields`:
+        prompts if they come before the answers; `echo_hidden`: leading tokens of each that are no part of its text;
+        `prompt_only`: nothing that is drawn is told. For responses, `fields`:
         members of the answer that the request settled, as JSON text with a comma before each.
         """
 

@@ -94,7 +94,9 @@ def serve(
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.regions.local import LocalRegion
     from ecocore.server import serve as serving
+    from ecocore.server.tidy import share_one_pool
 
+    share_one_pool()
     with ExitStack() as stack:
         images = ImageLoader(allowed_origins=server.allow_image_origin, remote=not server.no_remote_images)
         stack.callback(images.close)

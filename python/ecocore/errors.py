@@ -85,3 +85,13 @@ class RuntimeClosed(EcocoreError):
 
 class InternalError(EcocoreError):
     """A rule between ecocore's own rooms was broken; please report it."""
+
+
+def failure(code: str, message: str) -> EcocoreError:
+    """What the engine told of a failed choice, as an exception."""
+    if code == "runtime_closed":
+        return RuntimeClosed(message)
+    if code == "grammar_too_complex":
+        # Found while drawing, and yet the fault of the schema: a client that asked again would only see it again.
+        return InvalidRequest(None, message, "invalid_json_schema")
+    return EngineFailure(code, message)

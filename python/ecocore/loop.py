@@ -27,7 +27,7 @@ class Model(Protocol):
     """Computes one step."""
 
     def forward(self, batch: Batch) -> Any:
-        """Logits (batch.num_samples, vocab) as a float tensor."""
+        """Logits (batch.num_logits, vocab) as a float tensor."""
 
 
 class Sampler(Protocol):
@@ -77,6 +77,7 @@ class Submission:
     min_tokens: int = 0
     grammar: Grammar | None = None
     output: Mapping[str, Any] = field(default_factory=dict)
+    scores: bool = False
 
 
 class StepLoop:
@@ -234,7 +235,7 @@ class StepLoop:
                 end_ids=submission.end_ids,
                 min_tokens=submission.min_tokens,
             )
-            self._scheduler.submit(sequence_id, submission.token_ids, submission.max_tokens, submission.salt)
+            self._scheduler.submit(sequence_id, submission.token_ids, submission.max_tokens, submission.salt, submission.scores)
             self._prompt_tokens += len(submission.token_ids)
         except Exception:
             # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.

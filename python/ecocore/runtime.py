@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Self, Unpack
 from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
 from ecocore.completion import Completion, Told, gathered
-from ecocore.errors import EngineFailure, InvalidParameter, RuntimeClosed
+from ecocore.errors import InvalidParameter, failure
 from ecocore.events import Event, Failed, Finished
 from ecocore.loop import Model, StepLoop, Submission
 from ecocore.output.stream import event_of
@@ -359,6 +359,7 @@ class Runtime:
                     seed=seed,
                     grammar=form.grammar,
                     output=output,
+                    scores=prompt.scores,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),
                 )
                 for choice in range(first_choice, first_choice + n)
@@ -411,9 +412,7 @@ def load(
 
 def _checked(event: Event) -> Told:
     if isinstance(event, Failed):
-        if event.code == "runtime_closed":
-            raise RuntimeClosed(event.message)
-        raise EngineFailure(event.code, event.message)
+        raise failure(event.code, event.message)
     return event
 
 

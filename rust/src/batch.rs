@@ -20,6 +20,19 @@ pub struct BatchRow {
     pub output_index: u32,
 }
 
+/// A prompt token whose log-probability is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Score {
+    /// Whose prompt it is.
+    pub sequence_id: u64,
+    /// Its position in the prompt.
+    pub position: u32,
+    /// The token.
+    pub token_id: u32,
+    /// Index on the token axis of the position before it, whose logits tell; None for the first token.
+    pub index: Option<u32>,
+}
+
 /// What the model computes in one step. Immutable once the scheduler has made it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -39,11 +52,24 @@ pub struct Batch {
     pub block_tables: Vec<i64>,
     /// Columns of `block_tables`: enough for the longest row.
     pub block_table_width: usize,
+    /// Prompt tokens to score, by row and position; mostly none.
+    pub scores: Vec<Score>,
 }
 
 impl Batch {
     /// Rows that draw a token, in order. Logits and sampled tokens have one entry for each.
     pub fn sampled_rows(&self) -> impl Iterator<Item = &BatchRow> {
         self.rows.iter().filter(|row| row.samples)
+    }
+
+    /// Indices on the token axis of the positions whose logits are needed: those of the sampled rows, then those
+    /// that score prompt tokens.
+    pub fn logit_indices(&self) -> impl Iterator<Item = u32> + '_ {
+        let ends = self.rows.iter().scan(0, |end, row| {
+            *end += row.length;
+            Some((row, *end))
+        });
+        let sampled = ends.filter(|(row, _)| row.samples).map(|(_, end)| end - 1);
+        sampled.chain(self.scores.iter().filter_map(|score| score.index))
     }
 }

@@ -51,6 +51,11 @@ pub struct TokenLogprob {
 /// What happened to one choice in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
+    /// Prompt tokens were scored; comes only where that was asked for, before anything else of the choice.
+    Prompt {
+        /// In order, in one or more pieces. The first token of a prompt follows nothing: its `logprob` is NaN.
+        logprobs: Vec<TokenLogprob>,
+    },
     /// Text became final. `text` may be empty when only log-probabilities are released.
     Text {
         /// Valid UTF-8, never part of a stop string.

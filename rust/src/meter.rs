@@ -126,6 +126,7 @@ impl RequestMeter {
                     open.usage.completion_tokens =
                         open.usage.completion_tokens.saturating_add(usage.completion_tokens);
                 }
+                EventKind::Prompt { .. } => continue,
                 EventKind::Failed { .. } => *self.ended.entry("error").or_default() += 1,
                 _ => {
                     match last.replace(now) {

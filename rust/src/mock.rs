@@ -22,8 +22,8 @@ const PEAK: f32 = 30.0;
 /// Logit of the end token: the text has no end, but a bias towards it may give one.
 const END_LOGIT: f32 = -30.0;
 
-/// Writes the logits of each sampled row of `batch` into `out`, which is (number of sampled rows, `vocab_size`),
-/// row-major.
+/// Writes the logits of each position of `batch` that needs them into `out`, which is (`Batch::logit_indices`,
+/// `vocab_size`), row-major.
 ///
 /// A row is a function of its last token and that token's position. It continues the text at that position;
 /// after a token that is not the text's own, such as the last of a prompt, the text starts with a capital
@@ -38,26 +38,18 @@ pub fn mock_logits(batch: &Batch, vocab_size: usize, out: &mut [f32]) -> Result<
             format!("must have at least {} columns, got {vocab_size}", END + 1),
         ));
     }
-    let num_rows = batch.sampled_rows().count();
+    let num_rows = batch.logit_indices().count();
     if out.len() != num_rows * vocab_size {
         let message = format!("must have {num_rows} rows of {vocab_size}, got {} values", out.len());
         return Err(Error::parameter("out", message));
     }
     out.fill(0.0);
-    for (last, row) in sampled_tokens(batch).zip(out.chunks_exact_mut(vocab_size)) {
+    for (index, row) in batch.logit_indices().zip(out.chunks_exact_mut(vocab_size)) {
+        let index = index as usize;
         row[END] = END_LOGIT;
-        row[usize::from(next_byte(batch.token_ids[last], batch.positions[last]))] = PEAK;
+        row[usize::from(next_byte(batch.token_ids[index], batch.positions[index]))] = PEAK;
     }
     Ok(())
-}
-
-/// Index on the token axis of the last token of each sampled row.
-fn sampled_tokens(batch: &Batch) -> impl Iterator<Item = usize> + '_ {
-    let ends = batch.rows.iter().scan(0, |end, row| {
-        *end += row.length as usize;
-        Some((row, *end))
-    });
-    ends.filter(|(row, _)| row.samples).map(|(_, end)| end - 1)
 }
 
 /// What follows `token_id` at `position`.

@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::event::{Event, EventBatch, EventKind, FinishReason, Usage};
-use crate::sampled::{Logprobs, SampledTokens};
+use crate::event::{Event, EventBatch, EventKind, FinishReason, TokenLogprob, Usage};
+use crate::sampled::{Logprobs, SampledTokens, Scored};
 use crate::stop::StopCache;
 use crate::text_stream::{StoppingText, content};
 use crate::tool_calls::ToolOptions;
@@ -110,6 +110,7 @@ impl OutputStreams {
         self.check(batch, tokens)?;
         let mut events = self.fail(&tokens.failed, GRAMMAR_LOST.0, GRAMMAR_LOST.1);
         events.events.reserve(tokens.token_ids.len());
+        self.tell_scores(&tokens.scores, &mut events);
         let draws = tokens.token_ids.iter().zip(&tokens.logprobs);
         for (&sequence_id, (&token_id, logprobs)) in tokens.sequence_ids.iter().zip(draws) {
             let Some(choice) = self.choices.get_mut(&sequence_id) else { continue };
@@ -122,6 +123,19 @@ impl OutputStreams {
             }
         }
         Ok(events)
+    }
+
+    /// Tells of the prompt tokens that were scored, each once: a sequence that was preempted scores them anew.
+    fn tell_scores(&mut self, scores: &[Scored], events: &mut EventBatch) {
+        for run in scores.chunk_by(|a, b| a.sequence_id == b.sequence_id) {
+            let Some(choice) = self.choices.get_mut(&run[0].sequence_id) else { continue };
+            let fresh = run.iter().filter(|scored| scored.position >= choice.scored);
+            let logprobs: Vec<TokenLogprob> = fresh.map(|scored| spell_score(&self.vocab, scored)).collect();
+            if let Some(last) = run.last().filter(|_| !logprobs.is_empty()) {
+                choice.scored = last.position + 1;
+                events.events.push(choice.event(EventKind::Prompt { logprobs }));
+            }
+        }
     }
 
     /// A `Failed` event for each of the sequences that is open, which is then forgotten.
@@ -155,6 +169,19 @@ impl OutputStreams {
     }
 }
 
+/// A prompt token as it is told, special ones too: all of them are part of the prompt.
+fn spell_score(vocab: &Vocab, scored: &Scored) -> TokenLogprob {
+    let bytes = |id: u32| vocab.bytes(id).unwrap_or_default().to_vec();
+    let logprobs = scored.logprobs.as_ref();
+    let top = logprobs.map_or(&[][..], |logprobs| &logprobs.top);
+    TokenLogprob {
+        token_id: scored.token_id,
+        bytes: bytes(scored.token_id),
+        logprob: logprobs.map_or(f64::NAN, |logprobs| logprobs.chosen),
+        top: top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),
+    }
+}
+
 /// One open choice.
 #[derive(Debug)]
 struct Choice {
@@ -164,6 +191,8 @@ struct Choice {
     max_tokens: u32,
     min_tokens: u32,
     completion_tokens: u32,
+    /// Prompt tokens whose scores were told.
+    scored: u32,
     end_ids: Vec<u32>,
     content: Content,
     /// None unless calls or thoughts are looked for.
@@ -207,6 +236,7 @@ impl Choice {
             max_tokens: options.max_tokens,
             min_tokens: options.min_tokens,
             completion_tokens: 0,
+            scored: 0,
             end_ids: options.end_ids,
             content,
             parsed,
@@ -294,7 +324,6 @@ impl Choice {
 mod tests {
     use super::*;
     use crate::batch::BatchRow;
-    use crate::event::TokenLogprob;
 
     const END: u32 = 256;
 
@@ -334,6 +363,7 @@ mod tests {
             token_ids: draws.iter().map(|draw| draw.1).collect(),
             logprobs: draws.iter().map(|draw| Some(logprobs(draw.1))).collect(),
             failed: Vec::new(),
+            scores: vec![],
         };
         streams.push(&batch, &tokens, |sequence_id| sequence_id as u32 % 4).unwrap()
     }
@@ -481,7 +511,8 @@ mod tests {
         };
         let batch = Batch { rows: vec![row(1), row(2)], ..Batch::default() };
         let (token_ids, logprobs) = (vec![0, 65], vec![None, None]);
-        let tokens = SampledTokens { sequence_ids: vec![1, 2], token_ids, logprobs, failed: vec![1] };
+        let tokens =
+            SampledTokens { sequence_ids: vec![1, 2], token_ids, logprobs, failed: vec![1], scores: vec![] };
         let events = streams.push(&batch, &tokens, |_| 0).unwrap();
         assert_eq!(tell(&events), ["failed grammar_too_complex", "A"]);
         assert_eq!(events.finished_sequences, [1]);
@@ -497,6 +528,7 @@ mod tests {
             token_ids: vec![65],
             logprobs: vec![None],
             failed: vec![],
+            scores: vec![],
         };
         let row = BatchRow {
             sequence_id: 1,

@@ -9,6 +9,19 @@ pub struct Logprobs {
     pub top: Vec<(u32, f64)>,
 }
 
+/// A prompt token that was scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Whose prompt it is.
+    pub sequence_id: u64,
+    /// Its position in the prompt.
+    pub position: u32,
+    /// The token.
+    pub token_id: u32,
+    /// None for the first token, which follows nothing.
+    pub logprobs: Option<Logprobs>,
+}
+
 /// One token per sampled row of a batch, in the order of `Batch::sampled_rows`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampledTokens {
@@ -20,4 +33,6 @@ pub struct SampledTokens {
     pub logprobs: Vec<Option<Logprobs>>,
     /// Sequences whose grammar could not be followed any further: their tokens mean nothing.
     pub failed: Vec<u64>,
+    /// Prompt tokens that the batch asked to score, in its order.
+    pub scores: Vec<Scored>,
 }

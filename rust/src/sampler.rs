@@ -192,6 +192,14 @@ pub struct Sampled {
     pub possible: bool,
 }
 
+/// The raw log-probabilities of token `id` and of the `count` likeliest, in one row of logits.
+#[must_use]
+pub fn score_row(logits: Logits<'_>, id: u32, count: u32, scratch: &mut Scratch) -> Logprobs {
+    let Scratch { wide, blocks, bounds, .. } = scratch;
+    let logits = logits.widen(wide);
+    RawDistribution::read(&Blocks::new(logits, blocks), count as usize, bounds).of(logits[id as usize])
+}
+
 /// Draws one token for each row, on several cores where that pays. A row's result depends on it alone.
 #[must_use]
 pub fn sample_rows(rows: &[Row<'_>]) -> Vec<Sampled> {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Score};
 use crate::error::Error;
 use crate::grammar::{Grammar, Guide};
 use crate::penalties::History;
-use crate::sampled::SampledTokens;
-use crate::sampler::{Draw, Logits, Mask, Row, SamplingParams, sample_rows};
+use crate::sampled::{SampledTokens, Scored};
+use crate::sampler::{Draw, Logits, Mask, Row, SamplingParams, Scratch, sample_rows, score_row};
 
 /// What may be drawn for one sequence. The default is every token at any time.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +47,14 @@ struct Sequence {
 #[derive(Debug, Clone)]
 pub struct SamplerInputs {
     rows: Vec<InputRow>,
+    scores: Vec<InputScore>,
+}
+
+/// A prompt token to score, and how many of the likeliest are wanted beside it.
+#[derive(Debug, Clone)]
+struct InputScore {
+    score: Score,
+    count: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -60,13 +68,13 @@ impl SamplerInputs {
     /// Number of rows of logits that the draws need.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.scores.iter().filter(|input| input.score.index.is_some()).count()
     }
 
     /// Whether the batch draws nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
     }
 }
 
@@ -124,7 +132,11 @@ impl SamplerState {
             });
             InputRow { sequence_id: row.sequence_id, drawing }
         });
-        SamplerInputs { rows: rows.collect() }
+        let scores = batch.scores.iter().map(|score| {
+            let asked = self.sequences.get(&score.sequence_id).and_then(|open| open.params.top_logprobs);
+            InputScore { score: score.clone(), count: asked.unwrap_or(0) }
+        });
+        SamplerInputs { rows: rows.collect(), scores: scores.collect() }
     }
 
     /// Draws one token for each row and notes it in the sequence's history. A row whose sequence was closed
@@ -133,10 +145,7 @@ impl SamplerState {
     pub fn sample(&mut self, logits: &[Logits<'_>], inputs: &SamplerInputs) -> Result<SampledTokens, Error> {
         if logits.len() != inputs.len() {
             let (rows, drawn) = (logits.len(), inputs.len());
-            return Err(Error::parameter(
-                "logits",
-                format!("has {rows} rows, the batch draws {drawn} tokens"),
-            ));
+            return Err(Error::parameter("logits", format!("has {rows} rows, the batch needs {drawn}")));
         }
         if let Some(row) = logits.iter().find(|row| row.len() != self.vocab_size) {
             let (found, wanted) = (row.len(), self.vocab_size);
@@ -145,6 +154,7 @@ impl SamplerState {
                 format!("has {found} columns, the vocabulary {wanted} tokens"),
             ));
         }
+        let (logits, scored) = logits.split_at(inputs.rows.len());
         let masks: Vec<RowMask> = inputs.rows.iter().map(|row| self.settle(row)).collect();
         let open = inputs.rows.iter().zip(logits).zip(&masks).enumerate();
         let open = open.filter_map(|(index, ((input, &logits), mask))| {
@@ -163,9 +173,10 @@ impl SamplerState {
         let lost = inputs.rows.iter().zip(&masks).filter(|(_, mask)| matches!(mask, RowMask::Lost));
         let mut tokens = SampledTokens {
             sequence_ids: inputs.rows.iter().map(|row| row.sequence_id).collect(),
-            token_ids: vec![0; inputs.len()],
-            logprobs: vec![None; inputs.len()],
+            token_ids: vec![0; inputs.rows.len()],
+            logprobs: vec![None; inputs.rows.len()],
             failed: lost.map(|(row, _)| row.sequence_id).collect(),
+            scores: score(scored, &inputs.scores, self.vocab_size),
         };
         for (place, drawn) in places.into_iter().zip(drawn) {
             self.note(tokens.sequence_ids[place], drawn.id);
@@ -209,6 +220,23 @@ impl SamplerState {
             guide.advance(id);
         }
     }
+}
+
+/// Scores prompt tokens: `logits` has a row for each but the first token of a prompt.
+fn score(logits: &[Logits<'_>], inputs: &[InputScore], vocab_size: usize) -> Vec<Scored> {
+    let mut scratch = Scratch::default();
+    let mut rows = logits.iter();
+    let scored = inputs.iter().map(|InputScore { score, count }| Scored {
+        sequence_id: score.sequence_id,
+        position: score.position,
+        token_id: score.token_id,
+        // The state has checked the prompt's ids; a sequence that was never open is asked by nobody.
+        logprobs: score.index.and_then(|_| rows.next()).and_then(|&row| {
+            ((score.token_id as usize) < vocab_size)
+                .then(|| score_row(row, score.token_id, *count, &mut scratch))
+        }),
+    });
+    scored.collect()
 }
 
 /// Where the mask of a row comes from.

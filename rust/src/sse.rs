@@ -64,6 +64,8 @@ pub struct AnswerOptions {
     pub prompts: u32,
     /// Texts of the prompts if they are to come before the answers, else empty. For completions.
     pub echo: Vec<String>,
+    /// Leading tokens of each prompt that are no part of its text. For completions.
+    pub echo_hidden: u32,
     /// Whether only the prompts are told, and nothing that was drawn. For completions.
     pub prompt_only: bool,
     /// Members of the answer that the request settled, as JSON text, each with a comma before it. For responses.
@@ -95,7 +97,7 @@ impl SseWriter {
         if options.choices == 0 {
             return Err(Error::parameter("choices", "must be at least 1"));
         }
-        if options.prompts == 0 || options.choices % options.prompts != 0 {
+        if options.prompts == 0 || !options.choices.is_multiple_of(options.prompts) {
             return Err(Error::parameter("prompts", "must divide the choices"));
         }
         self.answers.insert(request_id, Answer::new(options));
@@ -240,6 +242,7 @@ impl Answer {
             Some(Phase::Waiting) => self.start(choice),
         }
         match kind {
+            EventKind::Prompt { logprobs } => self.spelling.prompt(choice, logprobs, &mut self.buffer),
             EventKind::Text { text, logprobs } => {
                 self.spelling.text(choice, text, logprobs, &mut self.buffer)
             }
@@ -323,6 +326,7 @@ mod tests {
             tells_service_tier: false,
             prompts: 1,
             echo: vec![],
+            echo_hidden: 0,
             prompt_only: false,
             fields: String::new(),
         }

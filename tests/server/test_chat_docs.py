@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from tests.server.conftest import Live
 
 from ecocore.request import ChatRequest
@@ -62,6 +63,11 @@ def test_a_row_is_a_field() -> None:
     assert ROWS.keys() == FIELDS.keys()
 
 
+def test_every_field_of_the_official_client_is_documented() -> None:
+    fields = set(CompletionCreateParamsBase.__annotations__) | {"stream"}
+    assert {field for field in fields if f"`{field}`" not in PAGE} == set()
+
+
 @pytest.mark.parametrize("name", [*TEMPLATE_KWARGS, *_REFUSED])
 def test_what_is_refused_and_what_a_template_may_be_told_is_named(name: str) -> None:
     assert f"`{name}`" in PAGE
@@ -70,7 +76,15 @@ def test_what_is_refused_and_what_a_template_may_be_told_is_named(name: str) -> 
 # --- codes ----------------------------------------------------------------------------------------------
 
 # Which argument of each call is a code.
-CODES = {"fault": 0, "InvalidParameter": 2, "InvalidRequest": 2, "UnsupportedParameter": 2, "EngineFailure": 0, "_fail": 1, "fail": 1}
+CODES = {
+    "fault": 0,
+    "InvalidParameter": 2,
+    "InvalidRequest": 2,
+    "UnsupportedParameter": 2,
+    "EngineFailure": 0,
+    "_fail": 1,
+    "fail": 1,
+}
 
 
 def codes_in(source: str) -> Iterator[str]:

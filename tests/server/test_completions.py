@@ -115,6 +115,45 @@ def test_log_probabilities_are_parallel_lists(live: Any, count: int, *, stream: 
         assert top[token] == logprob == max(top.values())
 
 
+def lists_of(choice: Any) -> list[tuple[Any, ...]]:
+    lists = choice["logprobs"]
+    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    return list(zip(*(lists[name] for name in names), strict=True))
+
+
+@pytest.mark.parametrize("prompt", ["A river does", ["A river", "é!"], list(b"A river \xc3\xa9" * 30)])
+@pytest.mark.parametrize("max_tokens", [0, 4])
+def test_an_echoed_prompt_has_log_probabilities_too(live: Any, prompt: Any, max_tokens: int) -> None:
+    fields: dict[str, Any] = {"prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": max_tokens}
+    told = ask(live, **fields).json()
+    for choice in told["choices"]:
+        rows = lists_of(choice)
+        parts = [
+            bytes.fromhex(token[6:].replace("\\x", "")) if token.startswith("bytes:") else token.encode() for token, *_ in rows
+        ]
+        assert b"".join(parts).decode() == choice["text"]
+        assert rows[0][1:] == (None, None, 0)
+        for token, logprob, top, _ in rows[1:]:
+            assert top[token] == logprob <= max(top.values()) <= 0
+            assert len(top) in (2, 3)
+        # Where a token begins is where its character does.
+        characters = [len(b"".join(parts[:number]).decode("utf-8", "ignore")) for number in range(len(parts))]
+        assert [row[3] for row in rows] == characters
+    response = ask(live, **fields, stream=True)
+    streamed: list[list[tuple[Any, ...]]] = [[] for _ in told["choices"]]
+    for event in response.text.split("\n\n")[:-2]:
+        (choice,) = json.loads(event.removeprefix("data: "))["choices"]
+        streamed[choice["index"]] += lists_of(choice) if choice["logprobs"] else []
+    assert streamed == [lists_of(choice) for choice in told["choices"]]
+
+
+def test_prompts_are_scored_again_though_their_prefix_is_known(live: Any) -> None:
+    prompt = "A river does not hurry, and yet it reaches the sea. " * 6
+    first, again = (ask(live, prompt=prompt, echo=True, logprobs=1, max_tokens=2).json() for _ in range(2))
+    assert lists_of(first["choices"][0]) == lists_of(again["choices"][0])
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [

@@ -188,7 +188,7 @@ def test_a_websocket_is_turned_away(live: Any) -> None:
         b"GET /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
-    assert everything(live.raw(sent)).startswith(b"HTTP/1.1 403")
+    assert everything(live.raw(sent)).startswith(b"HTTP/1.1 405")
 
 
 def test_a_silent_stream_gets_comments_and_clients_skip_them(serving_with: Any) -> None:

@@ -59,7 +59,7 @@ ASKED: dict[str, Any] = {
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 def test_a_call_is_made_and_streamed_as_the_plain_one(embedded: Live, smollm2: Runtime, choice: Any) -> None:
     client = embedded.client()
-    tools = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False}
+    tools: dict[str, Any] = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False}
     plain = client.chat.completions.create(model=smollm2.model_id, **tools, **ASKED).choices[0]
     (call,) = plain.message.tool_calls or []
     assert (plain.finish_reason, plain.message.content, call.function.name) == ("tool_calls", None, "get_weather")
@@ -78,10 +78,12 @@ def test_a_call_is_made_and_streamed_as_the_plain_one(embedded: Live, smollm2: R
 def test_a_schema_is_kept_and_streamed_as_the_plain_answer(embedded: Live, smollm2: Runtime) -> None:
     client = embedded.client()
     schema = WEATHER["function"]["parameters"]
-    wanted = {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": schema, "strict": True}}}
+    wanted: dict[str, Any] = {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": schema, "strict": True}}
+    }
     plain = client.chat.completions.create(model=smollm2.model_id, **wanted, **ASKED).choices[0]
     assert plain.finish_reason == "stop"
-    assert list(json.loads(plain.message.content)) == ["city", "unit"]
+    assert list(json.loads(plain.message.content or "")) == ["city", "unit"]
     stream = client.chat.completions.create(model=smollm2.model_id, stream=True, **wanted, **ASKED)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == plain.message.content
 
@@ -101,3 +103,23 @@ def test_choices_are_drawn_apart(embedded: Live, smollm2: Runtime) -> None:
     answers = [choice.message.content for choice in client.chat.completions.create(model=smollm2.model_id, n=4, **asked).choices]
     assert len(set(answers)) == 4
     assert answers[0] == smollm2.chat(**asked).text
+
+
+def test_a_scored_prompt_has_the_log_probabilities_of_single_steps(embedded: Live, smollm2: Runtime) -> None:
+    """The second opinion draws each token after the tokens before it; the raw log-probability knows no bias."""
+    ids = smollm2.tokenizer.encode("The capital of France is Paris, and the river is the Seine.")
+    client = embedded.client()
+
+    def ask(prompt: list[int], **fields: Any) -> Any:
+        return (
+            client.completions.create(model=smollm2.model_id, prompt=prompt, temperature=0, logprobs=1, **fields)
+            .choices[0]
+            .logprobs
+        )
+
+    scored = ask(ids, echo=True, max_tokens=0)
+    assert scored.tokens == [smollm2.tokenizer.token_bytes(token).decode() for token in ids]
+    assert scored.token_logprobs[0] is None
+    for place in range(1, len(ids)):
+        single = ask(ids[:place], max_tokens=1, logit_bias={str(ids[place]): 100})
+        assert single.token_logprobs[0] == pytest.approx(scored.token_logprobs[place], abs=1e-4)

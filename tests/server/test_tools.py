@@ -27,7 +27,7 @@ def whole(client: openai.OpenAI, **asked: Any) -> list[tuple[Any, ...]]:
     answer = client.chat.completions.create(model=MODEL, messages=HELLO, **asked)
     told = []
     for choice in answer.choices:
-        calls = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []]  # type: ignore[union-attr]
+        calls = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or []]
         told.append((choice.message.content or "", calls, choice.finish_reason))
     return told
 

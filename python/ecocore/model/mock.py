@@ -20,8 +20,11 @@ class MockModel:
         self._next = 0.0
 
     def forward(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits (batch.num_samples, vocab_size); the array is reused by the next step."""
-        logits = self._logits[: batch.num_samples]
+        """Logits (batch.num_logits, vocab_size); the array is reused by the next step."""
+        if batch.num_logits > len(self._logits):
+            # Scoring a prompt takes a row for each of its tokens.
+            self._logits = np.zeros((batch.num_logits, self._logits.shape[1]), np.float32)
+        logits = self._logits[: batch.num_logits]
         mock_logits(batch, logits)
         self._keep_pace()
         return logits

@@ -99,7 +99,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: ComputedBatch) -> Tensor:
-        """Logits (batch.num_samples, vocab_size) float32 on the CPU; stores the step's keys and values.
+        """Logits (batch.num_logits, vocab_size) float32 on the CPU; stores the step's keys and values.
 
         A row's logits are a function of its sequence alone: no other row, chunk boundary on the grid, prefix hit
         or recomputation changes a bit.

@@ -25,8 +25,10 @@ class PlainPrompts:
         """Ids of a text, with the start tokens before them if asked."""
         return [*(self.start_ids if add_special_tokens else ()), *self._tokenizer.encode(text)]
 
-    def build(self, prompt: str | Sequence[int], request: ChatRequest) -> Prompt:
+    def build(self, prompt: str | Sequence[int], request: ChatRequest, *, scores: bool = False) -> Prompt:
         """A prompt that `request` goes on from; its messages are not looked at. A text begins with the start tokens.
+
+        `scores`: the log-probabilities of the prompt's own tokens are wanted too.
 
         Raises InvalidParameter("prompt"), InvalidParameter("logit_bias"), ContextLengthExceeded("prompt").
         """
@@ -46,6 +48,7 @@ class PlainPrompts:
         return Prompt(
             token_ids=np.asarray(ids, dtype=np.uint32),
             max_tokens=min(request.token_limit or remaining, remaining),
+            scores=scores,
             cache_salt=(request.cache_salt or "").encode(),
         )
 

@@ -36,4 +36,6 @@ class Prompt:
     image_digest: bytes = b""
     cache_salt: bytes = b""
     """What the request wants kept apart from others in the prefix cache."""
+    scores: bool = False
+    """Whether the log-probabilities of the prompt's own tokens are wanted."""
     form: AnswerForm = AnswerForm()

@@ -53,9 +53,9 @@ class LocalRegion:
         """See `Region.prepare`."""
         return self._admission(await self._prepared(request), request)
 
-    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int], *, scores: bool) -> Admission:
         """See `Region.prepare_plain`."""
-        return self._admission(await self._work(self._runtime.plain.build, prompt, request), request)
+        return self._admission(await self._work(self._runtime.plain.build, prompt, request, scores=scores), request)
 
     def _admission(self, prompt: Prompt, request: ChatRequest) -> Admission:
         request_id = self._runtime.new_request_id()
@@ -75,11 +75,15 @@ class LocalRegion:
             return await self._work(self._runtime.prepare, request, images)
 
     async def _work(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        # A future in a local variable, and a failure whose traceback holds that variable, would keep each other, and the
+        # prompt with them, until the garbage is collected.
+        return await self._begun(partial(work, *args, **kwargs))
+
+    def _begun(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         try:
-            working = asyncio.get_running_loop().run_in_executor(self._workers, partial(work, *args, **kwargs))
+            return asyncio.get_running_loop().run_in_executor(self._workers, work)
         except RuntimeError:
             raise RuntimeClosed("this region was closed") from None
-        return await working
 
     def cancel(self, request_id: int) -> None:
         """See `Region.cancel`."""

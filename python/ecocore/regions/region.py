@@ -63,8 +63,11 @@ class Region(Protocol):
     async def prepare(self, request: ChatRequest) -> Admission:
         """Judges a request: template, tokens, context, images. Raises InvalidRequest kinds, Overloaded, RuntimeClosed."""
 
-    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int]) -> Admission:
-        """As `prepare`, but what is continued is a text or token ids; the request's messages are not looked at."""
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int], *, scores: bool) -> Admission:
+        """As `prepare`, but what is continued is a text or token ids; the request's messages are not looked at.
+
+        `scores`: the events tell the log-probabilities of the prompt's tokens too.
+        """
 
     def cancel(self, request_id: int) -> None:
         """Stops a request without an event; an unknown or ended one is ignored. Quick, from any thread."""

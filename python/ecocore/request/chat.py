@@ -158,6 +158,7 @@ class ChatRequest(JsonObject):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: PlainObject | None = None
     prompt_cache_retention: str | None = None
     service_tier: str | None = None
     moderation: PlainObject | None = None

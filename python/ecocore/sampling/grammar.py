@@ -97,7 +97,7 @@ class Grammars:
         parallel: bool,  # noqa: FBT001 - the contract of the request
         response_format: ResponseFormat | None = None,
     ) -> _core.Grammar | None:
-        """The grammar of an answer that may or must call; None if it may not.
+        """The grammar of an answer that may or must call; None if it may not. `syntax` is the family's `tool_syntax`.
 
         `parallel` False: at most one call. `response_format`: under "auto", what an answer without a call has to be.
         Raises InvalidParameter("tools", ..., "invalid_json_schema") and what `response` raises.

@@ -126,7 +126,7 @@ class BatchSampler:
         return self._state.prepare(batch)
 
     def sample(self, logits: Tensor, inputs: _core.SamplerInputs) -> _core.SampledTokens:
-        """One token per sampled row; `logits`: tensor (batch.num_samples, vocab_size), never written to.
+        """One token per sampled row; `logits`: tensor (batch.num_logits, vocab_size), never written to.
 
         A row without a usable logit draws the lowest id: one broken row does not end the batch.
         """

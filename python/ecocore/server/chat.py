@@ -5,6 +5,7 @@ bytes of the answer, so that whatever fails before them is told as a proper erro
 """
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 from starlette.types import Receive, Scope, Send
 
@@ -28,12 +29,23 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange. Raises what `error_table` tells."""
-        request = await self._intake.read(scope, receive, ChatRequest.parse)
-        await until_client_leaves(receive, self._answer(request, key_owner(scope), scope, send))
+        async with AsyncExitStack() as held:
+            # Without a name of its own here, the request is what `_answer` makes of it.
+            work = self._answer(
+                await held.enter_async_context(self._intake.holding(scope, receive, ChatRequest.parse)),
+                held,
+                key_owner(scope),
+                scope,
+                send,
+            )
+            await until_client_leaves(receive, work)
 
-    async def _answer(self, request: ChatRequest, owner: KeyOwner, scope: Scope, send: Send) -> None:
+    async def _answer(self, request: ChatRequest, held: AsyncExitStack, owner: KeyOwner, scope: Scope, send: Send) -> None:
         region = self._models[request.model]
         admission = await region.prepare(request)
+        # Images may weigh megabytes, and an answer may take minutes.
+        request = request.model_copy(update={"messages": ()})
+        await held.aclose()
         with self._outboxes[region.model_id].open(admission, request) as answer:
             admission.start(b"account %d" % owner.account_id)
             await deliver(answer, stream=request.stream, scope=scope, send=send)

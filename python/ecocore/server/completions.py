@@ -5,6 +5,7 @@ Takes its JSON, gives the one `ChatRequest` for everything that both endpoints s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -141,8 +142,16 @@ class CompletionRequest:
         _check(own, request.n)
         return cls(own.prompt, own.echo, own.max_tokens == 0, request)
 
-    def told(self, echo: tuple[str, ...]) -> Told:
-        """How the answer is told; `echo`: texts of the prompts, if they come first."""
+    @property
+    def scores(self) -> bool:
+        """Whether the log-probabilities of the prompts are wanted too."""
+        return self.echo and self.request.logprobs
+
+    def told(self, echo: tuple[str, ...], hidden: int) -> Told:
+        """How the answer is told.
+
+        `echo`: texts of the prompts, if they come first; `hidden`: leading tokens of each that are no part of its text.
+        """
         options = self.request.stream_options
         return Told(
             form="completion",
@@ -154,6 +163,7 @@ class CompletionRequest:
             logprobs=self.request.logprobs,
             prompts=len(self.prompts),
             echo=echo,
+            echo_hidden=hidden,
             prompt_only=self.prompt_only,
         )
 
@@ -169,8 +179,6 @@ def _check(own: CompletionParameters, n: int) -> None:
         raise UnsupportedParameter("best_of", "choices are not ranked; leave it out, or send the same number as n")
     if own.max_tokens == 0 and not own.echo:
         raise InvalidParameter("max_tokens", "must be at least 1, or 0 with echo: true", "integer_below_min_value")
-    if own.echo and own.logprobs is not None:
-        raise UnsupportedParameter("logprobs", "log-probabilities of the prompt are not supported; leave out echo or logprobs")
     if n * len(own.prompt) > MAX_CHOICES:
         raise InvalidParameter(
             "prompt", f"{len(own.prompt)} prompts with n {n} are more than {MAX_CHOICES} choices", "array_above_max_length"
@@ -193,9 +201,12 @@ class Completions:
 
     async def _answer(self, asked: CompletionRequest, owner: KeyOwner, scope: Scope, send: Send) -> None:
         region = self._models[asked.request.model]
-        admissions = [await region.prepare_plain(asked.request, prompt) for prompt in asked.prompts]
+        prepare = partial(region.prepare_plain, asked.request, scores=asked.scores)
+        admissions = [await prepare(prompt) for prompt in asked.prompts]
         echo = tuple([await _text(region, prompt) for prompt in asked.prompts]) if asked.echo else ()
-        with self._outboxes[region.model_id].open_as(admissions, asked.told(echo)) as answer:
+        # What the model begins every text with is in the prompt, but not in what the client sent.
+        hidden = await region.tokenize("", add_special_tokens=True) if isinstance(asked.prompts[0], str) else []
+        with self._outboxes[region.model_id].open_as(admissions, asked.told(echo, len(hidden))) as answer:
             for admission in admissions:
                 admission.start(b"account %d" % owner.account_id)
             await deliver(answer, stream=asked.request.stream, scope=scope, send=send)

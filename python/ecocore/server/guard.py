@@ -26,6 +26,7 @@ from ecocore.server.error_table import (
     ServerBusy,
     api_error,
 )
+from ecocore.server.tidy import Tidier
 from ecocore.server.wire import error_response
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,7 @@ class BodyReader:
         """Counts the large bodies that are held at the moment."""
         self._limits = limits
         self._held = 0
+        self._tidier = Tidier()
 
     @asynccontextmanager
     async def read(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
@@ -227,6 +229,8 @@ class BodyReader:
             yield bytes(body)
         finally:
             self._held -= self._weight(len(body))
+            if self._weight(len(body)):
+                self._tidier.after_large_request()
 
     async def _fill(self, body: bytearray, receive: Receive) -> None:
         try:

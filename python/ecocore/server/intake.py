@@ -5,7 +5,8 @@ beside the event loop, at most two at a time.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope
@@ -30,8 +31,18 @@ class Intake:
 
     async def read(self, scope: Scope, receive: Receive, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
         """What `parse` makes of the body. Raises what `BodyReader.read`, `parse_object` and `parse` raise."""
+        async with self.holding(scope, receive, parse) as parsed:
+            return parsed
+
+    @asynccontextmanager
+    async def holding(
+        self, scope: Scope, receive: Receive, parse: Callable[[Mapping[str, Any]], Parsed]
+    ) -> AsyncIterator[Parsed]:
+        """`read`; the body's bytes count as held until the block ends, for a request that may keep them in itself."""
         async with self._bodies.read(scope, receive) as body:
             if len(body) <= PARSE_INLINE_BYTES:
-                return parse(parse_object(body))
-            async with self._parsing:
-                return await asyncio.to_thread(lambda: parse(parse_object(body)))
+                yield parse(parse_object(body))
+            else:
+                async with self._parsing:
+                    parsed = await asyncio.to_thread(lambda: parse(parse_object(body)))
+                yield parsed

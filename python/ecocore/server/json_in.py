@@ -13,8 +13,8 @@ from ecocore.server.error_table import BadRequest
 
 MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 400
-# The largest conversation that a body can hold has fewer; a body of nothing but brackets costs seconds to parse.
-MAX_CONTAINERS: Final = 200_000
+# 4,096 messages of several parts and 128 tools with their schemas have fewer; 200,000 take a second to parse and check.
+MAX_CONTAINERS: Final = 50_000
 
 # Possessive throughout, and the closing quote is optional: one pass, whatever the bytes are.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)

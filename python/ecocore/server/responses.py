@@ -277,8 +277,8 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange. Raises what `error_table` tells."""
-        asked = await self._intake.read(scope, receive, ResponsesRequest.parse)
-        await until_client_leaves(receive, self._answer(asked, key_owner(scope), scope, send))
+        async with self._intake.holding(scope, receive, ResponsesRequest.parse) as asked:
+            await until_client_leaves(receive, self._answer(asked, key_owner(scope), scope, send))
 
     async def _answer(self, asked: ResponsesRequest, owner: KeyOwner, scope: Scope, send: Send) -> None:
         region = self._models[asked.request.model]

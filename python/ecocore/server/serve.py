@@ -271,7 +271,16 @@ class _Http1(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         """Changes to HTTP/2 for nobody: its limits would be others, and a proxy in front speaks it better."""
 
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Changes to WebSockets for nobody: who asks is answered as if he had not."""
+        if any(name == b"upgrade" for name, _ in request.headers):
+            kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
+            request = h11.Request(method=request.method, target=request.target, headers=kept, http_version=request.http_version)
+        await super()._create_stream(request)
+
     async def _send_error_response(self, status_code: int) -> None:
+        # A transfer coding that h11 does not know is its 501, which clients would retry: it is their mistake.
+        status_code = status_code if status_code < 500 else 400
         phrase = HTTPStatus(status_code).phrase
         body = error_body(ApiError(status_code, "invalid_request_error", None, f"this is no valid HTTP/1.1 request ({phrase})"))
         headers = [
@@ -291,12 +300,25 @@ class _Unpaused(h11.Connection):
     """Says that it needs data where h11 says that it pauses."""
 
     def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            _refuse_loose_lines(self.trailing_data[0])
         event = super().next_event()
         if event is not h11.PAUSED:
             return event
         if len(self.trailing_data[0]) > MAX_PIPELINED_BYTES:
             raise h11.RemoteProtocolError("too much is sent before the answer")
         return h11.NEED_DATA
+
+
+def _refuse_loose_lines(received: bytes) -> None:
+    """Lines of a head end with CR LF and are not folded.
+
+    h11 takes a bare LF for an end of a line and joins folded lines. A proxy in front may not, and would then see other
+    headers than we: lengths among them.
+    """
+    head = received.partition(b"\r\n\r\n")[0]
+    if head.count(b"\n") != head.count(b"\r\n") or b"\n " in head or b"\n\t" in head:
+        raise h11.RemoteProtocolError("a line of the head is folded, or ends without CR LF")
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

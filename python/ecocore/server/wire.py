@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from ecocore._core import EventBatch, RequestMeter, SseWriter
-from ecocore.errors import EcocoreError, EngineFailure, RuntimeClosed
+from ecocore.errors import EcocoreError, failure
 from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
 from ecocore.server.error_table import AnswerTooSlow, ApiError, ReaderTooSlow, ShuttingDown
@@ -83,6 +83,7 @@ class Told:
     service_tier: str | None = None
     prompts: int = 1
     echo: tuple[str, ...] = ()
+    echo_hidden: int = 0
     prompt_only: bool = False
     fields: str = ""
 
@@ -162,6 +163,7 @@ class Outbox:
             service_tier=told.service_tier,
             prompts=told.prompts,
             echo=told.echo,
+            echo_hidden=told.echo_hidden,
             prompt_only=told.prompt_only,
             fields=told.fields,
         )
@@ -236,7 +238,7 @@ class Answer:
     async def take(self) -> bytes:
         """What is there, as soon as there is something; b"" at the end.
 
-        Raises EngineFailure, RuntimeClosed, ShuttingDown, AnswerTooSlow or ReaderTooSlow, after all bytes.
+        Raises EngineFailure and its kin, ShuttingDown, AnswerTooSlow or ReaderTooSlow, after all bytes.
         """
         writer = self._outbox.writer
         while True:
@@ -246,8 +248,8 @@ class Answer:
             if self._failure is not None:
                 raise self._failure
             if writer.is_finished(self.request_id):
-                if failure := writer.failure(self.request_id):
-                    raise _engine_error(*failure)
+                if failed := writer.failure(self.request_id):
+                    raise failure(*failed)
                 return b""
             if self._ping_due:
                 self._ping_due = False
@@ -289,7 +291,3 @@ class Answer:
         elif self._streaming and now - self._last_sent >= pace.ping_seconds:
             self._ping_due = True
             self.wake()
-
-
-def _engine_error(code: str, message: str) -> EcocoreError:
-    return RuntimeClosed(message) if code == "runtime_closed" else EngineFailure(code, message)

@@ -35,6 +35,11 @@ impl PyBatch {
         self.0.sampled_rows().count()
     }
     #[getter]
+    fn num_logits(&self) -> usize {
+        self.0.logit_indices().count()
+    }
+
+    #[getter]
     fn sequence_ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
         PyArray1::from_iter(py, self.0.rows.iter().map(|row| row.sequence_id))
     }
@@ -68,12 +73,7 @@ impl PyBatch {
     }
     #[getter]
     fn sample_indices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        let mut end = 0i64;
-        let last = self.0.rows.iter().filter_map(|row| {
-            end += i64::from(row.length);
-            row.samples.then_some(end - 1)
-        });
-        PyArray1::from_iter(py, last)
+        PyArray1::from_iter(py, self.0.logit_indices().map(i64::from))
     }
 }
 

@@ -44,6 +44,7 @@ impl PyEventRow {
     #[getter]
     fn kind(&self) -> &'static str {
         match self.0.kind {
+            EventKind::Prompt { .. } => "prompt",
             EventKind::Text { .. } => "text",
             EventKind::Reasoning { .. } => "reasoning",
             EventKind::ToolCall { .. } => "tool_call",
@@ -104,7 +105,9 @@ impl PyEventRow {
             (entry.token_id, PyBytes::new(py, &entry.bytes), entry.logprob, top.collect())
         };
         match &self.0.kind {
-            EventKind::Text { logprobs, .. } => logprobs.iter().map(spell).collect(),
+            EventKind::Text { logprobs, .. } | EventKind::Prompt { logprobs } => {
+                logprobs.iter().map(spell).collect()
+            }
             _ => Vec::new(),
         }
     }

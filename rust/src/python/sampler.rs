@@ -137,6 +137,7 @@ fn draw_rows(
         token_ids: sampled.iter().map(|sampled| sampled.id).collect(),
         logprobs: sampled.into_iter().map(|sampled| sampled.logprobs).collect(),
         failed: Vec::new(),
+        scores: vec![],
     })
 }
 

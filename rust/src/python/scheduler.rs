@@ -47,8 +47,8 @@ impl PyScheduler {
     }
 
     #[pyo3(
-        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice()),
-        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'')"
+        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false),
+        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False)"
     )]
     fn submit(
         &mut self,
@@ -57,10 +57,17 @@ impl PyScheduler {
         prompt: PyReadonlyArray1<'_, u32>,
         max_tokens: i64,
         salt: &[u8],
+        scores: bool,
     ) -> PyResult<()> {
         let prompt = prompt.as_array().to_vec();
         let max_tokens = size("max_tokens", max_tokens);
-        max_tokens.and_then(|max_tokens| self.0.submit(sequence_id, prompt, max_tokens, salt)).or_raise(py)
+        max_tokens
+            .and_then(|max_tokens| self.0.submit(sequence_id, prompt, max_tokens, salt))
+            .or_raise(py)?;
+        if scores {
+            self.0.score_prompt(sequence_id);
+        }
+        Ok(())
     }
 
     fn cancel(&mut self, sequence_id: u64) -> bool {

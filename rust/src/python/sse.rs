@@ -32,10 +32,10 @@ impl PySseWriter {
 
     #[pyo3(signature = (request_id, *, completion_id, created, model, system_fingerprint, stream, choices=1,
                         include_usage=false, logprobs=false, form="chat", service_tier=None,
-                        prompts=1, echo=Vec::new(), prompt_only=false, fields=String::new()),
+                        prompts=1, echo=Vec::new(), echo_hidden=0, prompt_only=false, fields=String::new()),
            text_signature = "($self, request_id, *, completion_id, created, model, system_fingerprint, stream, \
                              choices=1, include_usage=False, logprobs=False, form='chat', service_tier=None, \
-                             prompts=1, echo=(), prompt_only=False, fields='')")]
+                             prompts=1, echo=(), echo_hidden=0, prompt_only=False, fields='')")]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn open(
         &self,
@@ -53,6 +53,7 @@ impl PySseWriter {
         service_tier: Option<&str>,
         prompts: u32,
         echo: Vec<String>,
+        echo_hidden: u32,
         prompt_only: bool,
         fields: String,
     ) -> PyResult<()> {
@@ -69,6 +70,7 @@ impl PySseWriter {
             tells_service_tier: service_tier.is_some(),
             prompts,
             echo,
+            echo_hidden,
             prompt_only,
             fields,
         };

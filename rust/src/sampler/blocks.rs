@@ -36,7 +36,7 @@ impl<'a> Blocks<'a> {
         store.moved.resize(row.len().div_ceil(BLOCK), 0);
         store.maxima.clear();
         let mut blocks = Self { row, store };
-        if row.len() % BLOCK != 0 {
+        if !row.len().is_multiple_of(BLOCK) {
             blocks.own(row.len() / BLOCK);
         }
         for index in 0..blocks.len() {

@@ -4,6 +4,7 @@
 //! what a token means and what time it is are left to others.
 
 mod integrity;
+mod scores;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -429,7 +430,7 @@ impl Scheduler {
     /// prompt token is always computed, because a token is drawn from it.
     fn find_prefix(&mut self, handle: Handle) -> Vec<BlockId> {
         let mut shared = Vec::new();
-        if self.config.prefix_caching {
+        if self.config.prefix_caching && !self.sequences[handle].scored {
             let sequence = &mut self.sequences[handle];
             for index in 0..((sequence.prompt_length - 1) / self.config.block_size) as usize {
                 match self.cache.find(&sequence.key(index, self.config.block_size)) {
@@ -575,6 +576,7 @@ impl Step {
             samples,
             output_index: sequence.drawn,
         });
+        self.push_scores(sequence, &range);
         for position in range.clone() {
             let block = sequence.blocks[(position / block_size) as usize];
             self.batch.token_ids.push(sequence.token_at(position));

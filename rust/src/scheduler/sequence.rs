@@ -80,6 +80,8 @@ pub struct Sequence {
     pub registered: usize,
     /// Prompt tokens that the prefix cache gave at first admission; None before it.
     pub cached: Option<u32>,
+    /// Whether its prompt's tokens are scored; such a prompt takes nothing from the prefix cache.
+    pub scored: bool,
     /// The empty prefix of its tenant.
     root: PrefixKey,
     /// Keys of its leading blocks, as many as were ever asked for.
@@ -102,6 +104,7 @@ impl Sequence {
             blocks: Vec::new(),
             registered: 0,
             cached: None,
+            scored: false,
             root: PrefixKey::root(salt),
             keys: Vec::new(),
         }

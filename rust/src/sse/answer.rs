@@ -45,6 +45,13 @@ impl Spelling {
         }
     }
 
+    /// Prompt tokens were scored.
+    pub(super) fn prompt(&mut self, choice: u32, entries: &[TokenLogprob], out: &mut Vec<u8>) {
+        if let Self::Completion(completion) = self {
+            completion.prompt(choice, entries, out);
+        }
+    }
+
     /// Text became final.
     pub(super) fn text(&mut self, choice: u32, text: &str, entries: &[TokenLogprob], out: &mut Vec<u8>) {
         match self {

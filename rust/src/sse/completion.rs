@@ -16,6 +16,8 @@ pub(super) struct Completion {
     logprobs: bool,
     /// Texts of the prompts, where they are to come before the answers.
     echo: Vec<String>,
+    /// Leading tokens of each prompt that are no part of its text.
+    echo_hidden: u32,
     /// Nothing that was drawn is told: the client asked for no tokens.
     prompt_only: bool,
     choices: Vec<Choice>,
@@ -27,6 +29,8 @@ struct Choice {
     /// What stands between the quotes of `text`.
     text: Vec<u8>,
     lists: Lists,
+    /// Tokens of the prompt told so far.
+    prompt_tokens: u32,
     /// Characters that have begun in the tokens told so far.
     characters: u32,
     /// Empty until the choice ended.
@@ -52,6 +56,7 @@ impl Completion {
             include_usage: options.include_usage,
             logprobs: options.logprobs,
             echo: options.echo.clone(),
+            echo_hidden: options.echo_hidden,
             prompt_only: options.prompt_only,
             choices: vec![Choice::default(); options.choices as usize],
         }
@@ -66,6 +71,21 @@ impl Completion {
         let prompt = std::mem::take(&mut self.echo);
         self.tell(choice, &prompt[choice as usize / per_prompt.max(1)], &[], out);
         self.echo = prompt;
+    }
+
+    /// Prompt tokens were scored; their text was told at the start.
+    pub(super) fn prompt(&mut self, choice: u32, entries: &[TokenLogprob], out: &mut Vec<u8>) {
+        let told = &mut self.choices[choice as usize].prompt_tokens;
+        let hidden = self.echo_hidden.saturating_sub(*told) as usize;
+        *told += entries.len() as u32;
+        let (hidden, entries) = entries.split_at(hidden.min(entries.len()));
+        if !hidden.is_empty() {
+            self.tell(choice, "", hidden, out);
+            self.choices[choice as usize].characters = 0;
+        }
+        if !entries.is_empty() {
+            self.tell(choice, "", entries, out);
+        }
     }
 
     /// Text became final.
@@ -181,8 +201,14 @@ impl Lists {
             }
         }
         token(&entry.bytes, &mut self.tokens);
-        json::logprob(entry.logprob, &mut self.token_logprobs);
-        top(entry, &mut self.top_logprobs);
+        if entry.logprob.is_nan() {
+            // The first token of a prompt follows nothing.
+            self.token_logprobs.extend_from_slice(b"null");
+            self.top_logprobs.extend_from_slice(b"null");
+        } else {
+            json::logprob(entry.logprob, &mut self.token_logprobs);
+            top(entry, &mut self.top_logprobs);
+        }
         // A token that goes on with a character begins where that one does.
         let inside = entry.bytes.first().is_some_and(|&byte| continues(byte));
         json::integer(characters.saturating_sub(u32::from(inside)), &mut self.text_offset);

@@ -84,7 +84,9 @@ impl Scheduler {
             Some("drew more tokens than it may")
         } else if sequence.state != State::Ended && committed == sequence.max_tokens {
             Some("drew its last token and goes on")
-        } else if sequence.computed > sequence.frontier() || (in_prompt && sequence.computed % size != 0) {
+        } else if sequence.computed > sequence.frontier()
+            || (in_prompt && !sequence.computed.is_multiple_of(size))
+        {
             Some("computed a position out of turn")
         } else if (sequence.computed.div_ceil(size) as usize) > sequence.blocks.len() {
             Some("computed a position without a block")

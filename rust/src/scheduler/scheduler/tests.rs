@@ -28,7 +28,7 @@ fn next(scheduler: &mut Scheduler) -> Batch {
 fn commit(scheduler: &mut Scheduler, batch: &Batch, finished: &[u64]) {
     let sequence_ids: Vec<u64> = batch.sampled_rows().map(|row| row.sequence_id).collect();
     let token_ids = vec![7; sequence_ids.len()];
-    let tokens = SampledTokens { sequence_ids, token_ids, logprobs: vec![], failed: vec![] };
+    let tokens = SampledTokens { sequence_ids, token_ids, logprobs: vec![], failed: vec![], scores: vec![] };
     scheduler.commit(batch.ticket, &tokens, finished).unwrap();
     scheduler.check_integrity().unwrap();
 }
@@ -222,6 +222,7 @@ fn a_commit_out_of_turn_or_with_foreign_tokens_changes_nothing() {
         token_ids: vec![7; sequence_ids.len()],
         logprobs: vec![],
         failed: vec![],
+        scores: vec![],
     };
     assert!(matches!(scheduler.commit(0, &of(&[]), &[]), Err(Error::Internal(_))));
     scheduler.submit(1, prompt(4), 9, b"").unwrap();

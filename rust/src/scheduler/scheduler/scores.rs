@@ -1,0 +1,38 @@
+//! Prompts whose tokens are scored: every position gives logits, so none of them may come from the cache.
+
+use std::ops::Range;
+
+use super::{Scheduler, Step};
+use crate::batch::Score;
+use crate::scheduler::sequence::Sequence;
+
+impl Scheduler {
+    /// From now on the steps ask for the log-probabilities of the tokens of this sequence's prompt. For a sequence
+    /// that was just submitted; unknown ids are ignored. After a preemption they are asked for again.
+    pub fn score_prompt(&mut self, id: u64) {
+        if let Some(handle) = self.sequences.find(id) {
+            self.sequences[handle].scored = true;
+        }
+    }
+}
+
+impl Step {
+    /// Asks for the scores that computing `range` gives: a position tells of the token after it. Called before the
+    /// range's tokens are added.
+    pub(super) fn push_scores(&mut self, sequence: &Sequence, range: &Range<u32>) {
+        if !sequence.scored || range.start >= sequence.prompt_length {
+            return;
+        }
+        let first = self.batch.token_ids.len() as u32;
+        let score = |position: u32, index: Option<u32>| Score {
+            sequence_id: sequence.id,
+            position,
+            token_id: sequence.token_ids[position as usize],
+            index,
+        };
+        self.batch.scores.extend((range.start == 0).then(|| score(0, None)));
+        let following = range.clone().filter(|position| position + 1 < sequence.prompt_length);
+        let scores = following.map(|position| score(position + 1, Some(first + (position - range.start))));
+        self.batch.scores.extend(scores);
+    }
+}
