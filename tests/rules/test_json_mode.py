@@ -57,7 +57,7 @@ def test_rule_29_an_object_or_a_cut_one(room: tuple[Api, Speaker], seed: int, li
 
 
 def test_rule_29_what_the_model_wants_to_say_is_said_if_it_may_be(api: Api, speaker: Speaker) -> None:
-    speaker.says = b'{"summary": "entangled \\"\\n\\\\", "more": [1, 2.5e3, true, null, {"a": {}}]}'
+    speaker.says = b'{"summary": "\\u00e9 \\ud83d\\ude00 \\"\\n\\\\", "more": [1, 2.5e3, true, null, {"a": {}}]}'
     choice = api.chat(response_format=OBJECT).choices[0]
     assert (choice.message.content, choice.finish_reason) == (speaker.says.decode(), "stop")
 

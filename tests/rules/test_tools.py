@@ -273,6 +273,13 @@ def test_rule_26_without_parallel_calls_there_is_at_most_one(api: Api, speaker: 
     assert one.finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_rule_26_a_line_end_after_the_last_call_asks_for_no_more(api: Api, speaker: Speaker, choice: str) -> None:
+    speaker.says = b"\n".join([called("get_weather")] * 2) + b"\n"
+    answer = api.chat(tools=TOOLS, tool_choice=choice).choices[0]
+    assert (len(answer.message.tool_calls or ()), answer.message.content) == (2, None)
+
+
 def test_rule_26_a_loop_of_required_calls_ends(api: Api, speaker: Speaker) -> None:
     speaker.says = b"\n".join([called("get_weather")] * 80)
     answer = api.chat(tools=TOOLS, tool_choice="required").choices[0]
