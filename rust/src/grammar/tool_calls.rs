@@ -72,6 +72,7 @@ pub(super) struct Callable {
 
 const HERMES_OPEN: &str = "<tool_call>";
 const HERMES_CLOSE: &str = "</tool_call>";
+const LINE_END: &str = "\"\\n\"";
 const LLAMA_TAG: &str = "<|python_tag|>";
 
 /// The grammar of an answer in `syntax`. Fails with a sentence for the client.
@@ -87,7 +88,7 @@ pub(super) fn grammar(
             let start = |name: &str| format!("\n{{\"name\": {}, \"arguments\": ", Value::from(name));
             let bodies = bodies(tools, |name| lark::text(&start(name)));
             let close = special.tag(HERMES_CLOSE);
-            let around = around(HERMES_OPEN, "\"\\n\"", shape, special);
+            let around = around(HERMES_OPEN, LINE_END, shape, special);
             Ok(format!("{around}called: body \"}}\\n\" {close}\n{bodies}"))
         }
         Syntax::Gemma => {
@@ -120,7 +121,11 @@ fn around(open: &str, separator: &str, shape: &Shape, special: &SpecialTokens) -
 
 /// The rule `start` of an answer that is calls or JSON; `None` if it may be any text.
 fn without_text(separator: &str, shape: &Shape) -> Option<String> {
-    let calls = lark::repeated("call", separator, shape.max_calls);
+    let mut calls = lark::repeated("call", separator, shape.max_calls);
+    // A model that ends its lines may end the last one too, and is not held to one more call for it.
+    if separator == LINE_END {
+        calls = format!("({calls}) {LINE_END}?");
+    }
     match &shape.otherwise {
         Otherwise::AnyText => None,
         Otherwise::Nothing => Some(format!("start: {calls}\n")),
