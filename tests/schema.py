@@ -61,12 +61,16 @@ def ask(live: Live, count: int, *, start: int = 0, document: dict[str, Any] | No
 
 
 def _ask_one(
-    operation: "APIOperation[Any, Any, Any]", mode: GenerationMode, count: int, session: requests.Session, tally: Tally, *, start: int
+    operation: "APIOperation[Any, Any, Any]",
+    mode: GenerationMode,
+    count: int,
+    session: requests.Session,
+    tally: Tally,
+    *,
+    start: int,
 ) -> None:
     @seed(start)
-    @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def one(case: Any) -> None:
         if isinstance(case.body, dict) and mode is GenerationMode.POSITIVE:
