@@ -257,7 +257,7 @@ impl World {
         if row.start != life.next {
             // It starts anew: admitted for the first time, or after a preemption, behind a prefix from the cache.
             assert!(
-                row.start % size == 0 && row.start < prompt_length,
+                row.start.is_multiple_of(size) && row.start < prompt_length,
                 "a hit is of whole blocks, never all"
             );
             assert!(self.config.prefix_caching || row.start == 0);
@@ -267,8 +267,11 @@ impl World {
             assert!(life.draws > 0 || life.next > 0 || row.start == cached);
         }
         if row.start < prompt_length {
-            assert!(row.start % size == 0, "cells start on the grid");
-            assert!(end == prompt_length || (end < prompt_length && end % size == 0), "and end on it");
+            assert!(row.start.is_multiple_of(size), "cells start on the grid");
+            assert!(
+                end == prompt_length || (end < prompt_length && end.is_multiple_of(size)),
+                "and end on it"
+            );
         }
         assert_eq!(
             row.samples,

@@ -24,38 +24,52 @@ class JsonSchema(Protocol):
     """A schema that answers must fit; `strict` closes every object of it."""
 
     @property
-    def definition(self) -> dict[str, Any]: ...
+    def definition(self) -> dict[str, Any]:
+        """The schema."""
+
     @property
-    def strict(self) -> bool: ...
+    def strict(self) -> bool:
+        """Whether every object is closed."""
 
 
 class ResponseFormat(Protocol):
     """The form an answer must have."""
 
     @property
-    def type(self) -> Literal["text", "json_object", "json_schema"]: ...
+    def type(self) -> Literal["text", "json_object", "json_schema"]:
+        """Which form."""
+
     @property
-    def json_schema(self) -> JsonSchema | None: ...
+    def json_schema(self) -> JsonSchema | None:
+        """What the answer must fit, if that is the form."""
 
 
 class Tool(Protocol):
     """A function that may be called; without `parameters` it takes an empty object."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What calls name it."""
+
     @property
-    def parameters(self) -> dict[str, Any] | None: ...
+    def parameters(self) -> dict[str, Any] | None:
+        """JSON schema of its arguments."""
+
     @property
-    def strict(self) -> bool: ...
+    def strict(self) -> bool:
+        """Whether every object is closed."""
 
 
 class ToolChoice(Protocol):
     """Whether and which tools are called."""
 
     @property
-    def mode(self) -> Literal["none", "auto", "required", "named"]: ...
+    def mode(self) -> Literal["none", "auto", "required", "named"]:
+        """Whether an answer may or must call."""
+
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """The tools that may be called."""
 
 
 class Grammars:

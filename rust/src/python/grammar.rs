@@ -27,7 +27,10 @@ impl PyGrammarCompiler {
     fn json_schema(&self, py: Python<'_>, schema: &str, strict: bool) -> PyResult<PyGrammar> {
         py.detach(|| self.0.json_schema(schema, strict)).map(PyGrammar).or_raise(py)
     }
-    #[pyo3(signature = (syntax, tools, *, mode, max_calls, answer=(None, false)))]
+    #[pyo3(
+        signature = (syntax, tools, *, mode, max_calls, answer=(None, false)),
+        text_signature = "($self, syntax, tools, *, mode, max_calls, answer=(None, False))"
+    )]
     #[allow(clippy::too_many_arguments)]
     fn tool_calls(
         &self,

@@ -220,7 +220,10 @@ impl PySamplerState {
         Ok(Self(Mutex::new(SamplerState::new(vocab_size).or_raise(py)?)))
     }
 
-    #[pyo3(signature = (sequence_id, params, seed, choice, prompt, *, grammar=None, end_ids=vec![], min_tokens=0))]
+    #[pyo3(
+        signature = (sequence_id, params, seed, choice, prompt, *, grammar=None, end_ids=vec![], min_tokens=0),
+        text_signature = "($self, sequence_id, params, seed, choice, prompt, *, grammar=None, end_ids=(), min_tokens=0)"
+    )]
     #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
