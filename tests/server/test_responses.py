@@ -1,11 +1,14 @@
 """The responses endpoint: items in, items out, events in their order; nothing is stored."""
 
+import base64
+import io
 import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from PIL import Image
 
 from ecocore.server.responses import LOGPROBS, ResponsesRequest
 
@@ -290,3 +293,62 @@ def test_a_client_that_leaves_ends_the_work(slow: Any) -> None:
         assert slow.becomes_busy(1)
         stream.close()
     assert slow.becomes_idle()
+
+
+TOOL = {
+    "type": "function",
+    "name": "weather",
+    "parameters": {"type": "object", "properties": {"days": {"enum": [3]}}, "required": ["days"], "additionalProperties": False},
+    "strict": True,
+}
+
+
+def test_a_forced_call_is_an_item_and_its_result_goes_on(live: Any) -> None:
+    fields: dict[str, Any] = {"tools": [TOOL], "tool_choice": {"type": "function", "name": "weather"}}
+    with live.client() as client:
+        answer = client.responses.create(model=MODEL, input="hello", temperature=0, **fields)
+    (call,) = answer.output
+    assert (call.type, call.name, call.status, answer.status) == ("function_call", "weather", "completed", "completed")
+    assert json.loads(call.arguments) == {"days": 3}
+    events = events_of(ask(live, input="hello", stream=True, **fields))
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    pieces = kinds.count("function_call_arguments.delta")
+    assert kinds == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        *["function_call_arguments.delta"] * pieces,
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert "".join(event["delta"] for event in events if "delta" in event) == events[-3]["arguments"] == call.arguments
+    history = [
+        {"role": "user", "content": "hello"},
+        call.model_dump(),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "rain"},
+    ]
+    with live.client() as client:
+        last = client.responses.create(
+            model=MODEL, input=history, tools=[TOOL], tool_choice="none", temperature=0, max_output_tokens=5
+        )
+    assert last.output[0].type == "message"
+
+
+def test_text_can_be_held_to_a_schema(live: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    form = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
+    told = ask(live, input="hello", text=form).json()
+    assert json.loads(told["output"][0]["content"][0]["text"]) == {"a": 1}
+    assert told["text"] == form
+
+
+def test_an_image_is_an_input(live: Any) -> None:
+    with io.BytesIO() as file:
+        Image.new("RGB", (32, 32), (200, 30, 30)).save(file, "png")
+        picture = base64.b64encode(file.getvalue()).decode()
+    part = {"type": "input_image", "image_url": f"data:image/png;base64,{picture}"}
+    told = ask(live, input=[{"role": "user", "content": [part]}], max_output_tokens=2).json()
+    assert told["output"][0]["type"] == "message"
+    wrong = ask(live, input=[{"role": "user", "content": [{**part, "image_url": "data:image/png;base64,AAAA"}]}])
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "input")

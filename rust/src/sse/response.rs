@@ -356,3 +356,112 @@ fn write_part(kind: &str, text: &[u8], entries: &[u8], out: &mut Vec<u8>) {
     }
     out.push(b'}');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn response(stream: bool) -> Response {
+        Response::new(&AnswerOptions {
+            completion_id: "resp_ab".into(),
+            created: 7,
+            model: "m".into(),
+            system_fingerprint: String::new(),
+            stream,
+            choices: 1,
+            include_usage: false,
+            logprobs: false,
+            form: crate::sse::Form::Response,
+            tells_service_tier: false,
+            prompts: 1,
+            echo: vec![],
+            echo_hidden: 0,
+            prompt_only: false,
+            fields: ",\"store\":false".into(),
+        })
+    }
+
+    /// A thought, text, and two calls, the second cut.
+    fn told(response: &mut Response, reason: FinishReason) -> String {
+        let mut out = Vec::new();
+        response.start(&mut out);
+        response.reasoning("h\"m", &mut out);
+        response.text("I ", &[], &mut out);
+        response.text("look", &[], &mut out);
+        for (index, arguments) in ["{}", "{\"a"].into_iter().enumerate() {
+            response.tool_call(index as u32, &format!("call_{index}"), "f", &mut out);
+            response.tool_arguments(index as u32, arguments, &mut out);
+        }
+        response.finish(reason, &mut out);
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: 9, reasoning_tokens: 2 };
+        response.end(usage, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn events(stream: &str) -> Vec<Value> {
+        let frames = stream.split_terminator("\n\n");
+        frames.map(|frame| serde_json::from_str(frame.split_once("\ndata: ").unwrap().1).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_kind_of_item_is_told_whole() {
+        let plain: Value = serde_json::from_str(&told(&mut response(false), FinishReason::Length)).unwrap();
+        assert_eq!(
+            plain,
+            json!({
+                "id": "resp_ab", "object": "response", "created_at": 7, "model": "m", "status": "incomplete",
+                "error": null, "incomplete_details": {"reason": "max_output_tokens"}, "store": false,
+                "output": [
+                    {"id": "rs_ab00", "type": "reasoning", "summary": [], "status": "completed",
+                     "content": [{"type": "reasoning_text", "text": "h\"m"}]},
+                    {"id": "msg_ab01", "type": "message", "role": "assistant", "status": "completed",
+                     "content": [{"type": "output_text", "text": "I look", "annotations": [], "logprobs": []}]},
+                    {"id": "fc_ab02", "type": "function_call", "status": "completed",
+                     "call_id": "call_0", "name": "f", "arguments": "{}"},
+                    {"id": "fc_ab03", "type": "function_call", "status": "incomplete",
+                     "call_id": "call_1", "name": "f", "arguments": "{\"a"},
+                ],
+                "usage": {
+                    "input_tokens": 3, "input_tokens_details": {"cached_tokens": 1}, "output_tokens": 9,
+                    "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 12,
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn the_events_are_the_making_of_the_plain_answer() {
+        let plain: Value =
+            serde_json::from_str(&told(&mut response(false), FinishReason::ToolCalls)).unwrap();
+        let events = events(&told(&mut response(true), FinishReason::ToolCalls));
+        let last = events.last().unwrap();
+        assert_eq!((&last["type"], &last["response"]), (&json!("response.completed"), &plain));
+        let numbers: Vec<u64> =
+            events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
+
+        let done = |event: &&Value| event["type"] == "response.output_item.done";
+        let items: Vec<&Value> = events.iter().filter(done).map(|event| &event["item"]).collect();
+        assert_eq!(items, plain["output"].as_array().unwrap().iter().collect::<Vec<_>>());
+        for (index, item) in items.into_iter().enumerate() {
+            let own: Vec<&Value> = events.iter().filter(|event| event["output_index"] == index).collect();
+            assert_eq!(own[0]["type"], "response.output_item.added");
+            assert_eq!(
+                (&own[0]["item"]["id"], &own[0]["item"]["status"]),
+                (&item["id"], &json!("in_progress"))
+            );
+            let deltas: String = own.iter().filter_map(|event| event["delta"].as_str()).collect();
+            let whole = item["arguments"].as_str().or(item["content"][0]["text"].as_str());
+            assert_eq!(Some(deltas.as_str()), whole);
+        }
+    }
+
+    #[test]
+    fn arguments_of_a_call_that_is_not_open_are_left_out() {
+        let mut response = response(true);
+        let mut out = Vec::new();
+        response.tool_arguments(0, "{}", &mut out);
+        assert!(out.is_empty());
+    }
+}
