@@ -4,11 +4,11 @@ Each is refused as a 400 that names its field, or kept, within a few seconds; an
 """
 
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
-
 from tests.abuse.target import Answer, Target
 
 SECONDS = 5.0
@@ -126,12 +126,8 @@ def test_a_hundred_different_schemas_leave_nothing_behind(target: Target) -> Non
 
 
 def test_everybody_else_is_answered_while_schemas_are_judged(target: Target) -> None:
-    import threading
-
     costly = {"type": "string", "pattern": "(x|y)*x" + "(x|y)" * 150}
-    crowd = [
-        threading.Thread(target=lambda: target.chat(response_format=schema_format(costly), max_tokens=2)) for _ in range(8)
-    ]
+    crowd = [threading.Thread(target=lambda: target.chat(response_format=schema_format(costly), max_tokens=2)) for _ in range(8)]
     for one in crowd:
         one.start()
     assert target.is_well()
