@@ -155,7 +155,7 @@ fn step(state: &mut SamplerState, rows: &[(u64, u32)], likeliest: u32) -> (Vec<u
     logits[likeliest as usize] = 9.0;
     let inputs = state.prepare(&batch);
     let tokens = state.sample(&vec![Logits::F32(&logits); rows.len()], &inputs).unwrap();
-    (tokens.token_ids, tokens.failed)
+    (tokens.token_ids, tokens.failed.into_iter().map(|(sequence_id, _)| sequence_id).collect())
 }
 
 #[test]

@@ -184,3 +184,25 @@ def test_a_sequence_that_cannot_start_is_told_and_the_engine_lives(caplog: pytes
     drive(loop, 8)
     assert seen == [(1, "failed", "engine_error"), (2, "finished", "length")]
     assert "could not be admitted" in caplog.text
+
+
+class Forgets:
+    """A mock model whose logits of one sequence are no numbers."""
+
+    def __init__(self, model: MockModel, sequence_id: int) -> None:
+        self._model = model
+        self._sequence_id = sequence_id
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        logits = np.array(self._model.forward(batch))
+        logits[batch.sequence_ids == self._sequence_id] = np.nan
+        return logits
+
+
+def test_logits_that_are_no_numbers_fail_their_own_sequence() -> None:
+    loop = make_loop(Forgets(MockModel(257, max_sequences=4), sequence_id=1))
+    seen = collect(loop)
+    loop.submit(submission(1), submission(2))
+    drive(loop, 8)
+    assert seen == [(1, "failed", "engine_error"), (2, "finished", "length")]
+    assert loop.stats()["open"] == 0

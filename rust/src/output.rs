@@ -24,10 +24,6 @@ use parsed::Parsed;
 /// Special tokens are never text of an answer.
 const SKIP_SPECIAL_TOKENS: bool = true;
 
-/// Code and message of a sequence whose text outgrew the limits of its grammar.
-const GRAMMAR_LOST: (&str, &str) =
-    ("grammar_too_complex", "the answer became too complex for its grammar; simplify the schema");
-
 /// What one choice asks of its output.
 #[derive(Debug, Clone, Default)]
 pub struct ChoiceOptions {
@@ -108,7 +104,11 @@ impl OutputStreams {
         cached: impl Fn(u64) -> u32,
     ) -> Result<EventBatch, Error> {
         self.check(batch, tokens)?;
-        let mut events = self.fail(&tokens.failed, GRAMMAR_LOST.0, GRAMMAR_LOST.1);
+        let mut events = EventBatch::default();
+        for &(sequence_id, why) in &tokens.failed {
+            let (code, message) = why.words();
+            self.fail_one(sequence_id, code, message, &mut events);
+        }
         events.events.reserve(tokens.token_ids.len());
         self.tell_scores(&tokens.scores, &mut events);
         let draws = tokens.token_ids.iter().zip(&tokens.logprobs);
@@ -142,12 +142,16 @@ impl OutputStreams {
     pub fn fail(&mut self, sequence_ids: &[u64], code: &str, message: &str) -> EventBatch {
         let mut events = EventBatch::default();
         for &sequence_id in sequence_ids {
-            let Some(choice) = self.choices.remove(&sequence_id) else { continue };
-            let kind = EventKind::Failed { code: code.to_owned(), message: message.to_owned() };
-            events.events.push(choice.event(kind));
-            events.finished_sequences.push(sequence_id);
+            self.fail_one(sequence_id, code, message, &mut events);
         }
         events
+    }
+
+    fn fail_one(&mut self, sequence_id: u64, code: &str, message: &str, events: &mut EventBatch) {
+        let Some(choice) = self.choices.remove(&sequence_id) else { return };
+        let kind = EventKind::Failed { code: code.to_owned(), message: message.to_owned() };
+        events.events.push(choice.event(kind));
+        events.finished_sequences.push(sequence_id);
     }
 
     fn check(&self, batch: &Batch, tokens: &SampledTokens) -> Result<(), Error> {
@@ -158,7 +162,9 @@ impl OutputStreams {
             return Err(Error::Internal(message));
         }
         let drawn = tokens.sequence_ids.iter().zip(&tokens.logprobs).filter(|(_, drawn)| drawn.is_none());
-        for (sequence_id, _) in drawn.filter(|(sequence_id, _)| !tokens.failed.contains(sequence_id)) {
+        for (sequence_id, _) in
+            drawn.filter(|(sequence_id, _)| tokens.failed.iter().all(|(failed, _)| failed != *sequence_id))
+        {
             if self.choices.get(sequence_id).is_some_and(|choice| choice.content.logprobs.is_some()) {
                 let message =
                     format!("sequence {sequence_id} asked for log-probabilities, but none were taken");
@@ -324,6 +330,7 @@ impl Choice {
 mod tests {
     use super::*;
     use crate::batch::BatchRow;
+    use crate::sampled::NoToken;
 
     const END: u32 = 256;
 
@@ -511,8 +518,13 @@ mod tests {
         };
         let batch = Batch { rows: vec![row(1), row(2)], ..Batch::default() };
         let (token_ids, logprobs) = (vec![0, 65], vec![None, None]);
-        let tokens =
-            SampledTokens { sequence_ids: vec![1, 2], token_ids, logprobs, failed: vec![1], scores: vec![] };
+        let tokens = SampledTokens {
+            sequence_ids: vec![1, 2],
+            token_ids,
+            logprobs,
+            failed: vec![(1, NoToken::GrammarLost)],
+            scores: vec![],
+        };
         let events = streams.push(&batch, &tokens, |_| 0).unwrap();
         assert_eq!(tell(&events), ["failed grammar_too_complex", "A"]);
         assert_eq!(events.finished_sequences, [1]);

@@ -22,6 +22,29 @@ pub struct Scored {
     pub logprobs: Option<Logprobs>,
 }
 
+/// Why a row has no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoToken {
+    /// Its grammar cannot be followed any further.
+    GrammarLost,
+    /// The model computed -inf or NaN for every token that is allowed.
+    NothingComputed,
+}
+
+impl NoToken {
+    /// A short word for programs, and a sentence for people.
+    pub fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::GrammarLost => {
+                ("grammar_too_complex", "the answer became too complex for its grammar; simplify the schema")
+            }
+            Self::NothingComputed => {
+                ("engine_error", "the model computed no number for the next token; its weights may be broken")
+            }
+        }
+    }
+}
+
 /// One token per sampled row of a batch, in the order of `Batch::sampled_rows`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampledTokens {
@@ -31,8 +54,8 @@ pub struct SampledTokens {
     pub token_ids: Vec<u32>,
     /// Log-probabilities where the row asked for them, parallel to `sequence_ids`.
     pub logprobs: Vec<Option<Logprobs>>,
-    /// Sequences whose grammar could not be followed any further: their tokens mean nothing.
-    pub failed: Vec<u64>,
+    /// Sequences that got no token, and why: theirs mean nothing.
+    pub failed: Vec<(u64, NoToken)>,
     /// Prompt tokens that the batch asked to score, in its order.
     pub scores: Vec<Scored>,
 }

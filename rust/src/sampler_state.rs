@@ -11,7 +11,7 @@ use crate::batch::{Batch, Score};
 use crate::error::Error;
 use crate::grammar::{Grammar, Guide};
 use crate::penalties::History;
-use crate::sampled::{SampledTokens, Scored};
+use crate::sampled::{NoToken, SampledTokens, Scored};
 use crate::sampler::{Draw, Logits, Mask, Row, SamplingParams, Scratch, sample_rows, score_row};
 
 /// What may be drawn for one sequence. The default is every token at any time.
@@ -140,8 +140,8 @@ impl SamplerState {
     }
 
     /// Draws one token for each row and notes it in the sequence's history. A row whose sequence was closed
-    /// meanwhile gets token 0. A row without a possible token gets the lowest id: the engine goes on. So it
-    /// does without a sequence whose grammar is lost: that one gets token 0 and is told in `failed`.
+    /// meanwhile gets token 0. A row without a possible token, or whose grammar is lost, means nothing and is
+    /// told in `failed`: one broken sequence does not end the step of others.
     pub fn sample(&mut self, logits: &[Logits<'_>], inputs: &SamplerInputs) -> Result<SampledTokens, Error> {
         if logits.len() != inputs.len() {
             let (rows, drawn) = (logits.len(), inputs.len());
@@ -171,14 +171,19 @@ impl SamplerState {
         let drawn = sample_rows(&rows);
 
         let lost = inputs.rows.iter().zip(&masks).filter(|(_, mask)| matches!(mask, RowMask::Lost));
+        let lost = lost.map(|(row, _)| (row.sequence_id, NoToken::GrammarLost));
         let mut tokens = SampledTokens {
             sequence_ids: inputs.rows.iter().map(|row| row.sequence_id).collect(),
             token_ids: vec![0; inputs.rows.len()],
             logprobs: vec![None; inputs.rows.len()],
-            failed: lost.map(|(row, _)| row.sequence_id).collect(),
+            failed: lost.collect(),
             scores: score(scored, &inputs.scores, self.vocab_size),
         };
         for (place, drawn) in places.into_iter().zip(drawn) {
+            if !drawn.possible {
+                tokens.failed.push((tokens.sequence_ids[place], NoToken::NothingComputed));
+                continue;
+            }
             self.note(tokens.sequence_ids[place], drawn.id);
             tokens.token_ids[place] = drawn.id;
             tokens.logprobs[place] = drawn.logprobs;

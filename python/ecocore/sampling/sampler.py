@@ -128,7 +128,7 @@ class BatchSampler:
     def sample(self, logits: Tensor, inputs: _core.SamplerInputs) -> _core.SampledTokens:
         """One token per sampled row; `logits`: tensor (batch.num_logits, vocab_size), never written to.
 
-        A row without a usable logit draws the lowest id: one broken row does not end the batch.
+        A row without a usable logit fails its own sequence: one broken row does not end the batch.
         """
         return self._state.sample(logits, inputs)
 

@@ -96,7 +96,7 @@ impl PySampledTokens {
     }
     #[getter]
     fn failed(&self) -> Vec<u64> {
-        self.0.failed.clone()
+        self.0.failed.iter().map(|&(sequence_id, _)| sequence_id).collect()
     }
     fn logprobs(&self, py: Python<'_>, row: usize) -> PyResult<Option<RowLogprobs>> {
         let Some(logprobs) = self.0.logprobs.get(row) else {
