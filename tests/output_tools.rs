@@ -87,7 +87,9 @@ fn run(tokens: &[Token], options: &ChoiceOptions) -> Told {
                     told.calls.last_mut().unwrap().1.push_str(&text);
                 }
                 EventKind::Finished { reason, usage } => (told.reason, told.usage) = (Some(reason), usage),
-                EventKind::Failed { .. } => panic!("nothing fails here"),
+                EventKind::Prompt { .. } | EventKind::Failed { .. } => {
+                    panic!("nothing fails and no prompt is scored here")
+                }
             }
         }
     }

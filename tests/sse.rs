@@ -258,7 +258,7 @@ proptest! {
                     EventKind::Reasoning { text } => thought.push_str(&text),
                     EventKind::ToolCall { id, name, .. } => calls.push([id, name, String::new()]),
                     EventKind::ToolArguments { index, text } => calls[index as usize][2].push_str(&text),
-                    EventKind::Finished { .. } | EventKind::Failed { .. } => {}
+                    EventKind::Prompt { .. } | EventKind::Finished { .. } | EventKind::Failed { .. } => {}
                 }
             }
             prop_assert_eq!((read.content, read.reasoning, read.calls), (text, thought, calls));

@@ -14,7 +14,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     settings = {
         "serve": {"KEEP_ALIVE_SECONDS": 1.0, "WRITE_SECONDS": 1.0, "CLOSE_SECONDS": 0.5, "MAX_CONNECTIONS": 400},
         "limits": {"body_seconds": 1.0, "linger_seconds": 0.5},
-        "pace": {"answer_seconds": 3.0, "tick_seconds": 0.1},
+        "pace": {"answer_seconds": 2.0, "tick_seconds": 0.1},
         "images": {"fetch_seconds": 1.0},
     }
     with attacked(tmp_path_factory.mktemp("abuse"), **settings) as target:

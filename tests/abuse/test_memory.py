@@ -56,10 +56,10 @@ def test_a_crowd_of_large_bodies_is_shed(tmp_path: Path) -> None:
 def test_more_requests_than_may_wait_are_told_to_come_back(tmp_path: Path) -> None:
     from tests.abuse.server import PACED
 
-    with attacked(tmp_path, pace={"answer_seconds": 2.0, "tick_seconds": 0.1}) as target:
+    with attacked(tmp_path, pace={"answer_seconds": 1.0, "tick_seconds": 0.1}) as target:
         assert target.is_well()
         descriptors = target.descriptors()
-        connections = [target.connect() for _ in range(400)]
+        connections = [target.connect() for _ in range(340)]
         for connection in connections:
             connection.sendall(target.request(chat_body(model=PACED, max_tokens=5000)))
         answers = [target.read(connection) for connection in connections]

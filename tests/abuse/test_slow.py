@@ -94,7 +94,7 @@ def test_readers_that_stall_are_cut(target: Target) -> None:
 
 
 def test_answers_without_end_are_ended(target: Target) -> None:
-    """A thousand tokens at this engine's pace would take ten seconds; an answer may take three here."""
+    """A thousand tokens at this engine's pace would take ten seconds; an answer may take two here."""
     plain = target.chat(model=PACED, max_tokens=1000)
     assert (plain.status, plain.error["code"]) == (503, "overloaded")
     streamed = target.chat(model=PACED, max_tokens=1000, stream=True)

@@ -11,9 +11,9 @@ from ecocore.errors import ModelNotFound
 from ecocore.regions.local import LocalRegion
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
-from ecocore.server.error_table import ShuttingDown
+from ecocore.server.error_table import ShuttingDown, api_error
 from ecocore.server.model_list import ModelList
-from ecocore.server.wire import Outbox, Pace
+from ecocore.server.wire import Outbox, Pace, _engine_error
 
 
 def request(**fields: Any) -> ChatRequest:
@@ -97,3 +97,9 @@ def test_the_first_of_two_regions_with_one_name_counts(mock: Runtime) -> None:
     assert models["mock"] is first
     with pytest.raises(ModelNotFound, match="GET /v1/models"):
         models["other"]
+
+
+def test_a_schema_that_proves_too_complex_is_the_clients_fault() -> None:
+    told = api_error(_engine_error("grammar_too_complex", "simplify the schema"))
+    assert (told.status, told.code, told.message) == (400, "invalid_json_schema", "simplify the schema")
+    assert api_error(_engine_error("engine_error", "x")).status == 500

@@ -3,6 +3,7 @@
 from typing import cast
 
 from ecocore._core import EventRow
+from ecocore.errors import InternalError
 from ecocore.events import (
     Event,
     Failed,
@@ -32,6 +33,8 @@ def event_of(row: EventRow) -> Event:
             return Finished(cast("FinishReason", row.reason), Usage(*row.usage), row.choice)
         case "failed":
             return Failed(row.code, row.message, row.choice)
+        case "prompt":
+            raise InternalError("no embedded request asks for the scores of its prompt")
 
 
 def _text(row: EventRow) -> TextDelta:

@@ -394,8 +394,7 @@ mod tests {
             response.tool_arguments(index as u32, arguments, &mut out);
         }
         response.finish(reason, &mut out);
-        let usage =
-            Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: 9, reasoning_tokens: 2 };
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: 9, reasoning_tokens: 2 };
         response.end(usage, &mut out);
         String::from_utf8(out).unwrap()
     }
@@ -433,11 +432,13 @@ mod tests {
 
     #[test]
     fn the_events_are_the_making_of_the_plain_answer() {
-        let plain: Value = serde_json::from_str(&told(&mut response(false), FinishReason::ToolCalls)).unwrap();
+        let plain: Value =
+            serde_json::from_str(&told(&mut response(false), FinishReason::ToolCalls)).unwrap();
         let events = events(&told(&mut response(true), FinishReason::ToolCalls));
         let last = events.last().unwrap();
         assert_eq!((&last["type"], &last["response"]), (&json!("response.completed"), &plain));
-        let numbers: Vec<u64> = events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+        let numbers: Vec<u64> =
+            events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
         assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
 
         let done = |event: &&Value| event["type"] == "response.output_item.done";
@@ -446,7 +447,10 @@ mod tests {
         for (index, item) in items.into_iter().enumerate() {
             let own: Vec<&Value> = events.iter().filter(|event| event["output_index"] == index).collect();
             assert_eq!(own[0]["type"], "response.output_item.added");
-            assert_eq!((&own[0]["item"]["id"], &own[0]["item"]["status"]), (&item["id"], &json!("in_progress")));
+            assert_eq!(
+                (&own[0]["item"]["id"], &own[0]["item"]["status"]),
+                (&item["id"], &json!("in_progress"))
+            );
             let deltas: String = own.iter().filter_map(|event| event["delta"].as_str()).collect();
             let whole = item["arguments"].as_str().or(item["content"][0]["text"].as_str());
             assert_eq!(Some(deltas.as_str()), whole);
