@@ -34,10 +34,10 @@ def cases(settings: Settings) -> Iterator[Case]:
     peer = Peer("json.dumps per event", theirs, lambda: _values(ours()) == _values(theirs()))
     yield Case(f"{streams} streams of {tokens} tokens", "frame", frames, ours, (peer,), rate=(1, "frames/s"))
     for pace, turns in PACES.items():
-        yield _served_case(f"{streams} streams of {tokens} tokens, {pace}", frames, batches, told, streams, turns)
+        yield _served_case(f"{streams} streams of {tokens} tokens, {pace}", frames, streams, turns, batches=batches, told=told)
 
 
-def _served_case(name: str, frames: int, batches: list[Any], told: list[list[Told]], streams: int, turns: int) -> Case:
+def _served_case(name: str, frames: int, streams: int, turns: int, *, batches: list[Any], told: list[list[Told]]) -> Case:
     ours = _served(lambda: _Ours(batches), streams, turns)
     theirs = _served(lambda: _Theirs(told, streams), streams, turns)
     peer = Peer("Starlette + json.dumps", theirs, lambda: _values(ours()) == _values(theirs()))
@@ -207,7 +207,7 @@ class _Ours:
     def cancel(self, request_id: int) -> None:
         """Everything ends by itself here."""
 
-    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+    async def answer(self, scope: Any, _receive: Any, send: Any) -> None:
         from ecocore.regions.region import Admission
         from ecocore.server.wire import SSE_HEADERS
 

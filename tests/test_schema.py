@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from tests.live_server import Live, serving
 from tests.schema import CONTEXT_LENGTH, ask
-from tests.server.conftest import Live, serving
 
 BODIES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize")
 

@@ -8,8 +8,9 @@ from typing import Any
 import openai
 import pytest
 from openai.resources.chat.completions import Completions
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from tests.server.conftest import MODEL, Live, live, serving_with, slow
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageFunctionToolCall
+from openai.types.chat.chat_completion import Choice
+from tests.live_server import MODEL, Live, live, serving_with, slow
 
 __all__ = ["live", "serving_with", "slow"]
 
@@ -79,6 +80,13 @@ class Api:
         return error
 
 
+def calls_of(choice: Choice) -> list[ChatCompletionMessageFunctionToolCall]:
+    """The calls of a choice, which are all calls of functions."""
+    calls = choice.message.tool_calls or []
+    assert all(call.type == "function" for call in calls)
+    return [call for call in calls if call.type == "function"]
+
+
 def envelope(response: Any) -> dict[str, Any]:
     """The error of an answer, whose form is checked: four keys, JSON, small, with a request id."""
     assert response.headers["content-type"] == "application/json"
@@ -96,7 +104,7 @@ def envelope(response: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def api(live: Live) -> Iterator[Api]:  # noqa: F811 (the fixture of that name)
+def api(live: Live) -> Iterator[Api]:
     """The mock engine, as fast as it can be."""
     asking = Api(live)
     with asking.client:

@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
+from tests.live_server import MODEL, serving
 from tests.rules.conftest import Api
-from tests.server.conftest import MODEL, serving
 
 from ecocore._core import Batch
 from ecocore.runtime import Runtime

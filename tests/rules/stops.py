@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def answer(said: bytes, stops: Sequence[str]) -> tuple[str, bool]:
@@ -28,7 +29,7 @@ def pieces(said: bytes, stops: Sequence[str]) -> list[str]:
         held = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
         shown.append(text[: len(text) - max(held, default=0)])
     shown.append(final)
-    return [later[len(earlier) :] for earlier, later in zip(shown, shown[1:], strict=False) if later != earlier]
+    return [later[len(earlier) :] for earlier, later in pairwise(shown) if later != earlier]
 
 
 def complete(said: bytes) -> str:

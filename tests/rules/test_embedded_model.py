@@ -8,8 +8,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.rules.conftest import Api
-from tests.server.conftest import Live, serving
+from tests.live_server import Live, serving
+from tests.rules.conftest import Api, calls_of
 
 from ecocore.runtime import Runtime
 
@@ -147,8 +147,7 @@ def test_rule_23_a_required_call_fits_its_schema(api: Api) -> None:
     }
     choice = api.chat(**fields).choices[0]
     assert choice.finish_reason == "tool_calls"
-    (call,) = choice.message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = calls_of(choice)
     assert call.function.name == "get_weather"
     jsonschema.validate(json.loads(call.function.arguments), WEATHER)
 
@@ -167,3 +166,8 @@ def test_rule_32_a_developer_is_heard(api: Api) -> None:
     as_developer = api.text(messages=[{"role": "developer", "content": "You are a pirate."}, *turns], max_tokens=8)
     as_system = api.text(messages=[{"role": "system", "content": "You are a pirate."}, *turns], max_tokens=8)
     assert as_developer == as_system != api.text(messages=turns, max_tokens=8)
+
+
+def test_rule_33_a_text_model_refuses_images(api: Api) -> None:
+    turns = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]
+    assert api.refusal(messages=turns)["param"] == "messages"

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tests.live_server import MODEL
 from tests.rules.conftest import Api, envelope
-from tests.server.conftest import MODEL
 
 from ecocore.accounts.keys import new_key
 
@@ -49,7 +49,7 @@ def test_rule_34_a_wrong_body_is_a_400_in_json(api: Api, body: bytes) -> None:
         assert word not in response.text.replace("/v1", "").replace("HTTP/1.1", "")
 
 
-WRONG = (None, True, -1, 10**30, 1.5, "x", [], ["x"], {}, {"x": 1}, [None], [[]], "\x00")
+WRONG: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, "x", [], ["x"], {}, {"x": 1}, [None], [[]], "\x00")
 FIELDS = (
     "model",
     "messages",

@@ -1,10 +1,9 @@
 """Rule 33: images in messages, taken from data URLs and public https addresses alone."""
 
 import base64
-import io
-import json
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from tests.live_server import serving
 from tests.rules.conftest import Api
+
+from ecocore.prompt.images.loader import ImageLoader
 
 
 def png(width: int = 40, height: int = 30) -> bytes:
@@ -127,6 +129,9 @@ def test_rule_33_a_malformed_part_is_told(api: Api, part: dict[str, Any]) -> Non
     assert api.refusal(**shown(part))["param"] == "messages"
 
 
+# --- by URL ---------------------------------------------------------------------------------------------
+
+
 class _Gallery(BaseHTTPRequestHandler):
     """A host of pictures on loopback."""
 
@@ -158,3 +163,32 @@ def gallery() -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def allowing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, str]]:
+    """A server that was told to trust one host, and that host."""
+    with gallery() as origin:
+        images = ImageLoader(allowed_origins=[origin])
+        with serving(tmp_path_factory.mktemp("allowing"), images=images) as live:
+            api = Api(live)
+            with api.client:
+                yield api, origin
+
+
+def test_rule_33_an_allowed_origin_may_be_plain_http_and_private(allowing: tuple[Api, str]) -> None:
+    api, origin = allowing
+    by_url = prompt_tokens(api, text("What?"), picture(f"{origin}/a.png"))
+    assert by_url == prompt_tokens(api, text("What?"), picture(data_url(png())))
+    assert by_url == prompt_tokens(api, text("What?"), picture(f"{origin}/to/{origin}/a.png"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/gone", "/text", "/to/https://127.0.0.1:1/a.png", "/to/https://10.0.0.1/a.png", "/to/file:///etc/hostname"]
+)
+def test_rule_33_a_fetch_that_fails_or_is_sent_on_to_a_private_address_is_a_400(allowing: tuple[Api, str], path: str) -> None:
+    api, origin = allowing
+    began = time.monotonic()
+    error = api.refusal(**shown(picture(origin + path)))
+    assert (error["param"], error["type"]) == ("messages", "invalid_request_error")
+    assert time.monotonic() - began < 5

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rules.conftest import Api
+from tests.rules.conftest import Api, calls_of
 from tests.rules.speaker import Speaker, speaking
 from tests.rules.test_tools import SCHEMAS, TOOLS, called
 
@@ -76,7 +76,8 @@ def test_rule_21_a_grammar_moves_the_draw_and_not_its_logprob(api: Api, speaker:
     speaker.says = b"<" * 10
     told = api.chat(response_format=OBJECT, logprobs=True, top_logprobs=1, max_tokens=1).choices[0]
     assert told.logprobs is not None
-    (entry,) = told.logprobs.content or ()
+    assert told.logprobs.content is not None
+    (entry,) = told.logprobs.content
     assert entry.token == told.message.content == "{"
     assert entry.logprob == pytest.approx(-30, abs=1e-5)
     assert entry.top_logprobs[0].token == "<"
@@ -88,7 +89,7 @@ def test_rule_21_a_grammar_moves_the_draw_and_not_its_logprob(api: Api, speaker:
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(sorted(SCHEMAS)), strict=st.booleans())
 def test_rule_30_an_answer_fits_its_schema_and_ends_right_after(
-    room: tuple[Api, Speaker], seed: int, name: str, strict: bool
+    room: tuple[Api, Speaker], *, seed: int, name: str, strict: bool
 ) -> None:
     api, speaker = room
     speaker.says = b""
@@ -152,8 +153,7 @@ def test_rule_30_text_is_a_format_too(api: Api, speaker: Speaker) -> None:
 def test_rule_31_a_forced_call_wins_over_the_format(api: Api, speaker: Speaker, choice: Any) -> None:
     speaker.says = called("get_weather")
     answer = api.chat(tools=TOOLS, tool_choice=choice, response_format=OBJECT, parallel_tool_calls=False).choices[0]
-    (call,) = answer.message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = calls_of(answer)
     assert json.loads(call.function.arguments) == {"city": "Paris"}
     assert (answer.message.content, answer.finish_reason) == (None, "tool_calls")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.live_server import serving
 from tests.rules.conftest import Api, only
-from tests.server.conftest import serving
 
 END = "256"
 COIN = only(_0=100, _1=100)

@@ -102,7 +102,7 @@ def test_rule_15_what_a_model_says_cannot_break_an_event(api: Api) -> None:
     limit = len(said.encode())
     assert api.text(**fields, max_tokens=limit) == said
     assert api.pieces(**fields, max_tokens=limit) == list(said)
-    *events, done = api.frames(**fields, max_tokens=limit)
+    *events, _done = api.frames(**fields, max_tokens=limit)
     assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == said
 
 
@@ -131,7 +131,7 @@ def test_rule_16_usage_does_not_come_unasked(api: Api, options: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, None])
-def test_rule_16_options_without_a_stream_are_told(api: Api, stream: bool | None) -> None:
+def test_rule_16_options_without_a_stream_are_told(api: Api, *, stream: bool | None) -> None:
     assert api.refusal(stream=stream, stream_options={"include_usage": True})["param"] == "stream_options"
 
 
@@ -215,7 +215,7 @@ def test_rule_19_a_silent_stream_has_comments_that_clients_skip(serving_with: Ca
         body = api.post(stream=True, max_tokens=2).text
         blocks = body.removesuffix("\n\n").split("\n\n")
         assert {block for block in blocks if not block.startswith("data: ")} == {": ping"}
-        assert [json.loads(block[6:])["choices"][0]["delta"] for block in blocks if block.startswith("data: {")][0]["role"]
+        assert next(json.loads(block[6:])["choices"][0]["delta"] for block in blocks if block.startswith("data: {"))["role"]
         assert "".join(api.pieces(max_tokens=2)) == api.text(max_tokens=2)
         api.client.close()
 

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rules.conftest import Api
+from tests.rules.conftest import Api, calls_of
 from tests.rules.speaker import Speaker, speaking
 
 WEATHER: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_rule_23_tools_alone_are_auto(api: Api, speaker: Speaker) -> None:
         assert (answer.message.content, answer.message.tool_calls, answer.finish_reason) == ("It is sunny.", None, "stop")
         speaker.says = called("get_weather")
         answer = api.chat(tools=TOOLS, **choice).choices[0]
-        assert [call.function.name for call in answer.message.tool_calls or ()] == ["get_weather"]  # type: ignore[union-attr]
+        assert [call.function.name for call in calls_of(answer)] == ["get_weather"]
         assert answer.finish_reason == "tool_calls"
 
 
@@ -89,7 +89,8 @@ def test_rule_23_no_tools_are_none(api: Api, speaker: Speaker, fields: dict[str,
     ids=["required", "named", "allowed"],
 )
 def test_rule_23_a_forced_call_needs_its_tool(api: Api, choice: Any) -> None:
-    for tools in (None, []):
+    none_at_all: tuple[Any, ...] = (None, [])
+    for tools in none_at_all:
         assert api.refusal(tools=tools, tool_choice=choice)["param"] == "tool_choice"
     if choice != "required":
         assert api.refusal(tools=[tool("another")], tool_choice=choice)["param"] == "tool_choice"
@@ -139,7 +140,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(sorted(SCHEMAS)), named=st.booleans())
 def test_rule_23_forced_calls_fit_their_schema_whatever_the_model_wants(
-    room: tuple[Api, Speaker], seed: int, name: str, named: bool
+    room: tuple[Api, Speaker], *, seed: int, name: str, named: bool
 ) -> None:
     """The model is noise, and may end whenever the grammar lets it."""
     api, speaker = room
@@ -165,8 +166,7 @@ def test_rule_23_strict_holds_under_auto_once_a_call_has_begun(room: tuple[Api, 
     speaker.says = b'<tool_call>\n{"name": "numbers", "arguments": '
     tools = [tool("numbers", SCHEMAS["numbers"], strict=True)]
     answer = api.chat(tools=tools, temperature=1, seed=seed, max_tokens=2000, parallel_tool_calls=False).choices[0]
-    (call,) = answer.message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = calls_of(answer)
     jsonschema.validate(json.loads(call.function.arguments), SCHEMAS["numbers"])
     assert answer.finish_reason == "tool_calls"
 
@@ -174,8 +174,7 @@ def test_rule_23_strict_holds_under_auto_once_a_call_has_begun(room: tuple[Api, 
 def test_rule_13_stop_strings_do_not_cut_a_forced_call(api: Api, speaker: Speaker) -> None:
     speaker.says = called("get_weather")
     answer = api.chat(tools=TOOLS, tool_choice="required", stop=["name", "city", "}", '"'], parallel_tool_calls=False).choices[0]
-    (call,) = answer.message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = calls_of(answer)
     assert json.loads(call.function.arguments) == {"city": "Paris"}
     assert answer.finish_reason == "tool_calls"
 
@@ -240,7 +239,7 @@ def test_rule_25_a_call_streams_as_a_header_and_then_arguments_alone(api: Api, s
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), forced=st.booleans())
-def test_rule_25_a_stream_of_calls_is_its_plain_answer(room: tuple[Api, Speaker], seed: int, forced: bool) -> None:
+def test_rule_25_a_stream_of_calls_is_its_plain_answer(room: tuple[Api, Speaker], *, seed: int, forced: bool) -> None:
     api, speaker = room
     speaker.says = b"" if forced else b"Well." + called("get_weather", '{"city": "\\u00e9 ü }{ <"}')
     choice = "required" if forced else "auto"
@@ -254,7 +253,7 @@ def test_rule_25_a_stream_of_calls_is_its_plain_answer(room: tuple[Api, Speaker]
             if delta.function.name is not None:
                 calls[delta.index] = [delta.function.name, ""]
             calls[delta.index][1] += delta.function.arguments or ""
-    told = [[call.function.name, call.function.arguments] for call in plain.message.tool_calls or ()]  # type: ignore[union-attr]
+    told = [[call.function.name, call.function.arguments] for call in calls_of(plain)]
     assert [calls[index] for index in sorted(calls)] == told
     assert "".join(chunk.delta.content or "" for chunk in chunks) == (plain.message.content or "")
     assert chunks[-1].finish_reason == plain.finish_reason
@@ -293,7 +292,7 @@ def test_rule_26_allowed_tools_narrow_and_the_prompt_stays(api: Api, speaker: Sp
     speaker.says = called("get_weather")
     free = api.chat(**asked)
     narrowed = api.chat(**asked, tool_choice={"type": "allowed_tools", "allowed_tools": allowed}, max_tokens=500)
-    assert [call.function.name for call in narrowed.choices[0].message.tool_calls or ()] == ["get_time"]  # type: ignore[union-attr]
+    assert [call.function.name for call in calls_of(narrowed.choices[0])] == ["get_time"]
     assert free.usage is not None
     assert narrowed.usage is not None
     assert narrowed.usage.prompt_tokens == free.usage.prompt_tokens
@@ -365,8 +364,7 @@ def test_rule_27_a_result_without_its_call_is_told(api: Api, turns: list[dict[st
 @pytest.mark.parametrize("name", ["a", "A-z_09", "x" * 64])
 def test_rule_28_names_that_are_fine(api: Api, speaker: Speaker, name: str) -> None:
     speaker.says = called(name, "{}")
-    (call,) = api.chat(tools=[tool(name)]).choices[0].message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = calls_of(api.chat(tools=[tool(name)]).choices[0])
     assert (call.function.name, call.function.arguments) == (name, "{}")
 
 
@@ -399,8 +397,7 @@ def test_rule_28_missing_parameters_are_an_empty_object(room: tuple[Api, Speaker
     speaker.says = b""
     asked: dict[str, Any] = {"temperature": 1, "seed": seed, "max_tokens": 300, "parallel_tool_calls": False}
     answer = api.chat(tools=[tool("ping")], tool_choice="required", **asked).choices[0]
-    (call,) = answer.message.tool_calls or ()
-    assert call.type == "function"
+    (call,) = calls_of(answer)
     assert json.loads(call.function.arguments) == {}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
-from tests.server.conftest import Live
+from tests.live_server import Live
 
 from ecocore.request import ChatRequest
 from ecocore.request.chat import _REFUSED, TEMPLATE_KWARGS

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.live_server import serving
 from tests.prompt.images.conftest import encoded, picture
-from tests.server.conftest import serving
 
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.runtime import Runtime

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.conftest import Live, serving
+from tests.live_server import Live, serving
 
 from ecocore.runtime import Runtime
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 import pytest
-from tests.server.conftest import MODEL, Live
+from tests.live_server import MODEL, Live
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SCHEMA: dict[str, Any] = {

@@ -124,7 +124,7 @@ def _get(
 def _post(summary: str, asked: str, answer: str, example: Mapping[str, Any], *, streams: bool = False) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": ref(answer)}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": _STREAM}}
+        content["text/event-stream"] = {"schema": {"description": _STREAM}}
     body = {"required": True, "content": {"application/json": {"schema": ref(asked), "example": {"model": "MODEL", **example}}}}
     return {"post": {**_operation(summary, content, key=True, errors=_BODY_ERRORS), "requestBody": body}}
 
