@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from ecocore._core import EventBatch, OutputStreams, Tokenizer
-from ecocore.errors import ModelNotFound, failure
+from ecocore.errors import ModelNotFound
 from ecocore.regions.local import LocalRegion
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
-from ecocore.server.error_table import ShuttingDown, api_error
+from ecocore.server.error_table import ShuttingDown
 from ecocore.server.model_list import ModelList
 from ecocore.server.wire import Outbox, Pace
 
@@ -97,9 +97,3 @@ def test_the_first_of_two_regions_with_one_name_counts(mock: Runtime) -> None:
     assert models["mock"] is first
     with pytest.raises(ModelNotFound, match="GET /v1/models"):
         models["other"]
-
-
-def test_a_schema_that_proves_too_complex_is_the_clients_fault() -> None:
-    told = api_error(failure("grammar_too_complex", "simplify the schema"))
-    assert (told.status, told.code, told.message) == (400, "invalid_json_schema", "simplify the schema")
-    assert api_error(failure("engine_error", "x")).status == 500
