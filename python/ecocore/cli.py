@@ -89,6 +89,7 @@ def serve(
     ] = None,
     no_remote_images: Annotated[bool, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = False,
     metrics_port: Annotated[int | None, typer.Option(help="Show /metrics on this port, and not on the other.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="info writes a line for each request.", show_default="warning")] = None,
 ) -> None:
     """Serve models over HTTP: the embedded one, and those of --model beside it.
 
@@ -104,6 +105,7 @@ def serve(
             "allow_image_origin": allow_image_origin,
             "no_remote_images": no_remote_images or None,
             "metrics_port": metrics_port,
+            "log_level": log_level,
         }
     )
     config = RuntimeConfig.read({"model": model, "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
@@ -128,7 +130,7 @@ def serve(
             region = LocalRegion(stack.enter_context(_load(choice, config)), images)
             stack.callback(region.close)
             regions.append(region)
-        serving.serve(regions, server.database_url, listening, _welcome, metrics=metrics)
+        serving.serve(regions, server.database_url, listening, _welcome, metrics=metrics, log_level=server.log_level)
 
 
 @keys_app.command("create")

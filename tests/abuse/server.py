@@ -24,7 +24,7 @@ PACED = "some-maker/paced"
 def main(folder: str, settings: dict[str, Any]) -> None:
     vars(serve).update(settings.get("serve", {}))
     share_one_pool()
-    serve._log_to_stderr()
+    serve._log_to_stderr("warning")
     serve._allow_many_connections()
     images = ImageLoader(allowed_origins=settings.get("origins", ()), limits=ImageLimits(**settings.get("images", {})))
     runtimes = [Runtime.mock(MODEL), Runtime.mock(BLIND, images=False), Runtime.mock(PACED, tokens_per_second=100)]

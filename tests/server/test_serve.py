@@ -171,6 +171,21 @@ def test_sigterm_lets_streams_end_and_a_second_one_does_not_wait(tmp_path: Path)
         assert re.fullmatch(STOPPING, started.stderr.read())
 
 
+def test_a_line_for_each_request_on_demand(tmp_path: Path) -> None:
+    with process(tmp_path, "--log-level", "info") as started:
+        said = read_until(started, "^curl ")
+        url = shlex.split(said.splitlines()[-1])[1]
+        for path in ("/models?key=eco_abc", "/%0d%0anothing"):
+            httpx.get(url.replace("/chat/completions", path), headers={"x-request-id": "mine"})
+        started.send_signal(signal.SIGTERM)
+        _, log = started.communicate(timeout=20)
+    lines = [line for line in log.splitlines() if "ecocore.access" in line]
+    assert [re.sub(r".*access: (.*), \d+ ms", r"\1", line) for line in lines] == [
+        "mine GET /v1/models 401",
+        "mine GET /v1/%0d%0anothing 404",
+    ]
+
+
 def test_the_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with process(tmp_path) as started:
         said = read_until(started, "^curl ")

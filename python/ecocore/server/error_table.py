@@ -142,9 +142,10 @@ def api_error(error: Exception) -> ApiError:
 
 
 def _routing_error(error: HTTPException) -> ApiError:
+    headers = error.headers or {}
     words = {
-        HTTPStatus.NOT_FOUND: "there is nothing at this URL; the API is under /v1",
-        HTTPStatus.METHOD_NOT_ALLOWED: "this URL does not take this method",
+        HTTPStatus.NOT_FOUND: "there is nothing at this URL; chats go to POST /v1/chat/completions, and /docs lists the rest",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"this URL takes {headers.get('Allow', 'another method')} only",
     }
     message = words.get(HTTPStatus(error.status_code), error.detail)
-    return ApiError(error.status_code, _REQUEST, None, message, headers=tuple((error.headers or {}).items()))
+    return ApiError(error.status_code, _REQUEST, None, message, headers=tuple(headers.items()))

@@ -30,6 +30,9 @@ from ecocore.server.tidy import Tidier
 from ecocore.server.wire import error_response
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("ecocore.access")
+
+MAX_LOGGED_PATH: Final = 200
 
 Headers = list[tuple[bytes, bytes]]
 Observer = Callable[[Scope, int, float], None]
@@ -78,8 +81,10 @@ class Guard:
             try:
                 await exchange.run(self._app)
             finally:
-                if self._observe is not None and exchange.status is not None:
-                    self._observe(scope, exchange.status, exchange.seconds())
+                if exchange.status is not None:
+                    exchange.note()
+                    if self._observe is not None:
+                        self._observe(scope, exchange.status, exchange.seconds())
         else:
             await self._app(scope, receive, send)
 
@@ -102,6 +107,12 @@ class _Exchange:
     def seconds(self) -> float:
         """Since the head of the request was read."""
         return time.monotonic() - self._begun
+
+    def note(self) -> None:
+        """One line for the log."""
+        path = self._scope.get("raw_path", b"")[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
+        milliseconds = self.seconds() * 1000
+        access.info("%s %s %s %s, %.0f ms", self._request_id, self._scope["method"], path, self.status, milliseconds)
 
     async def run(self, app: ASGIApp) -> None:
         try:

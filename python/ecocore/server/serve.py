@@ -90,13 +90,14 @@ def serve(
     announce: Callable[[Welcome], None],
     *,
     metrics: socket.socket | None = None,
+    log_level: str = "warning",
 ) -> None:
     """Answers on `listening` until SIGTERM or SIGINT; a second one ends the process at once.
 
     `announce` is called when the port is open. `metrics`: the socket of a port that shows the metrics, which the other
-    then does not. Raises InvalidConfiguration, DatabaseUnavailable.
+    then does not. `log_level`: "info" tells every request. Raises InvalidConfiguration, DatabaseUnavailable.
     """
-    _log_to_stderr()
+    _log_to_stderr(log_level)
     _allow_many_connections()
 
     async def until_signal() -> None:
@@ -376,9 +377,10 @@ class _Redacted(logging.Formatter):
         return self._KEY.sub("eco_[redacted]", super().format(record))
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(level: str) -> None:
     # What Pillow remarks about strangers' files is of no use to whoever reads the log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("ecocore").setLevel(level.upper())
