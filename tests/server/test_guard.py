@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -229,3 +230,13 @@ async def test_every_error_is_json(exchange: Any) -> None:
     answered = await exchange(Guard(failing_with(InvalidParameter("x", "\0\n\u2028" * 3000)), Limits()))
     assert json.loads(answered.body)["error"]["message"].startswith("x: ")
     assert len(answered.body) <= 4000
+
+
+def test_an_absolute_url_reaches_its_route(live: Any) -> None:
+    host = f"127.0.0.1:{live.port}"
+    for authority, status in ((host, b"200"), ("elsewhere", b"400")):
+        with socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection:
+            head = f"GET http://{authority}/health?x=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.split(b" ", 2)[1] == status
