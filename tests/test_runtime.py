@@ -49,6 +49,13 @@ def test_messages_may_be_a_string_or_turns(mock: Runtime) -> None:
     assert mock.chat("hello", max_tokens=8, seed=3) == mock.chat(turns, max_tokens=8, seed=3)
 
 
+@pytest.mark.parametrize("messages", [5, None, b"hello", {"role": "user", "content": "hello"}])
+def test_messages_of_another_kind_are_told_so(mock: Runtime, messages: Any) -> None:
+    with pytest.raises(InvalidParameter, match="messages: must be a string or a list of messages") as raised:
+        mock.chat(messages)
+    assert (raised.value.param, raised.value.code) == ("messages", "invalid_type")
+
+
 def test_a_stop_string_ends_the_answer_right_before_it(mock: Runtime) -> None:
     whole = mock.chat("x", max_tokens=60, temperature=0).text
     stop = whole[20:25]

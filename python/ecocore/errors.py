@@ -21,13 +21,17 @@ class EcocoreError(Exception):
 
 
 class InvalidRequest(EcocoreError):
-    """The request is at fault. `param`: the field, `code`: a short word for programs or None."""
+    """The request is at fault. `param`: the field, `code`: a short word for programs or None.
+
+    `place`: where below the field, as in "[0].content".
+    """
 
     code: str | None = None
 
-    def __init__(self, param: str | None, message: str, code: str | None = None) -> None:
-        super().__init__(message if param is None else f"{param}: {message}")
+    def __init__(self, param: str | None, message: str, code: str | None = None, *, place: str = "") -> None:
+        super().__init__(message if param is None else f"{param}{place}: {message}")
         self.param = param
+        self.place = place
         self.message = message
         if code is not None:
             self.code = code

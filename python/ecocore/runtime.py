@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -268,6 +268,8 @@ class Runtime:
         unknown = params.keys() - ChatParams.__annotations__.keys()
         if unknown:
             raise TypeError(f"unknown parameter {min(unknown)!r}; known are {', '.join(sorted(ChatParams.__annotations__))}")
+        if isinstance(messages, bytes | Mapping) or not isinstance(messages, Iterable):
+            raise InvalidParameter("messages", "must be a string or a list of messages", "invalid_type")
         turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         return ChatRequest.parse({"model": self.model_id, "messages": turns, **params})
 

@@ -24,6 +24,14 @@ def test_null_is_absent() -> None:
     assert parse(temperature=None, stop=None, seed=None, stream_options=None) == parse()
 
 
+@pytest.mark.parametrize("field", ["chat_template_kwargs", "metadata", "logit_bias"])
+def test_null_is_absent_inside_objects_too(field: str) -> None:
+    value = {"enable_thinking": True} if field == "chat_template_kwargs" else {"1": 1 if field == "logit_bias" else "a"}
+    absent = {"date_string": None} if field == "chat_template_kwargs" else {"2": None}
+    assert getattr(parse(**{field: {**value, **absent}}), field) == getattr(parse(**{field: value}), field)
+    assert not getattr(parse(**{field: absent}), field)
+
+
 def test_the_newer_limit_wins() -> None:
     assert parse(max_tokens=5, max_completion_tokens=7).sampling().max_tokens == 7
 
@@ -56,7 +64,7 @@ def test_one_stop_string_is_a_list_of_one() -> None:
         ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "decimal_above_max_value"),
         ({"stop": ""}, "stop", "invalid_value"),
-        ({"stop": ["x" * 1025]}, "stop", "invalid_value"),
+        ({"stop": ["x" * 1025]}, "stop", "string_above_max_length"),
         ({"stop": ["x"] * 17}, "stop", "array_above_max_length"),
         ({"stop": 5}, "stop", "invalid_type"),
         ({"stop": "\ud800"}, "stop", "invalid_value"),
@@ -144,10 +152,21 @@ def test_a_continuation_needs_text_of_the_assistant_at_the_end() -> None:
         parse(messages=turns, continue_final_message=True, add_generation_prompt=True)
 
 
+@pytest.mark.parametrize(
+    "form", [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}]
+)
+def test_a_continuation_cannot_be_held_to_json(form: Any) -> None:
+    turns = [*BASE["messages"], {"role": "assistant", "content": '{"a":'}]
+    with pytest.raises(InvalidParameter, match="response_format") as raised:
+        parse(messages=turns, continue_final_message=True, response_format=form)
+    assert (raised.value.param, raised.value.code) == ("continue_final_message", "invalid_value")
+    assert parse(messages=turns, continue_final_message=True, response_format={"type": "text"}).continue_final_message
+
+
 def test_an_error_says_where_and_what_in_the_words_of_the_api() -> None:
     with pytest.raises(InvalidParameter) as raised:
         parse(messages=[*BASE["messages"], {"role": "user", "content": [{"type": "text", "text": 5}]}])
-    assert str(raised.value) == "messages: 1.content.0.text: must be a string"
+    assert str(raised.value) == "messages[1].content[0].text: must be a string"
 
 
 @pytest.mark.parametrize("field", sorted(ChatRequest.model_json_schema()["properties"]))

@@ -106,6 +106,7 @@ def test_calls_and_results_belong_together(messages: list[Any]) -> None:
         ({"role": "user", "content": 5}, "invalid_type"),
         ({"role": "user", "content": {"type": "text", "text": "x"}}, "invalid_type"),
         ({"role": "user", "content": ["x"]}, "invalid_type"),
+        ({"role": "user", "content": []}, "empty_array"),
         ({"role": "user", "content": [{"type": "text"}]}, "missing_required_parameter"),
         ({"role": "user", "content": [{"text": "x"}]}, "missing_required_parameter"),
         ({"role": "user", "content": [{"type": 5, "text": "x"}]}, "invalid_value"),
@@ -145,5 +146,5 @@ def test_what_a_message_cannot_carry_is_refused(field: str) -> None:
 
 
 def test_the_place_of_a_broken_history_is_told() -> None:
-    with pytest.raises(InvalidParameter, match=r"messages: 1: a message of role tool must answer"):
+    with pytest.raises(InvalidParameter, match=r"messages\[1\]: a message of role tool must answer"):
         parse(ASK, result("a"))

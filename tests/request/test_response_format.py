@@ -31,6 +31,22 @@ def test_the_three_forms() -> None:
     assert repr(told.json_schema.definition) == repr(SCHEMA)
 
 
+def test_an_object_may_bring_its_schema_along() -> None:
+    told = parse({"type": "json_object", "schema": SCHEMA})
+    assert told is not None
+    assert told.json_schema is not None
+    assert (told.type, told.json_schema.definition, told.json_schema.strict) == ("json_schema", SCHEMA, False)
+    anything = parse({"type": "json_object", "schema": {}})
+    assert anything is not None
+    assert (anything.type, anything.json_schema) == ("json_object", None)
+
+
+@pytest.mark.parametrize("kind", ["text", "json_object"])
+def test_members_of_another_type_are_not_looked_at(kind: str) -> None:
+    assert parse({"type": kind, "json_schema": 5}) == parse({"type": kind})
+    assert parse({**json_schema(name="n", schema=SCHEMA), "schema": 5}) == parse(json_schema(name="n", schema=SCHEMA))
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -42,6 +58,7 @@ def test_the_three_forms() -> None:
         (json_schema(schema={}), "missing_required_parameter"),
         (json_schema(name="a b", schema={}), "invalid_value"),
         (json_schema(name="n", schema=[]), "invalid_type"),
+        ({"type": "json_object", "schema": []}, "invalid_type"),
         (json_schema(name="n", schema={"a": {1, 2}}), "invalid_value"),
         (json_schema(name="n", schema={}, strict="yes"), "invalid_type"),
     ],

@@ -14,6 +14,7 @@ from tests.live_server import Live
 from ecocore.request import ChatRequest
 from ecocore.request.chat import _REFUSED, TEMPLATE_KWARGS
 from ecocore.server.error_table import TABLE
+from ecocore.server.openapi_answers import ANSWERS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "python" / "ecocore"
@@ -71,6 +72,34 @@ def test_every_field_of_the_official_client_is_documented() -> None:
 @pytest.mark.parametrize("name", [*TEMPLATE_KWARGS, *_REFUSED])
 def test_what_is_refused_and_what_a_template_may_be_told_is_named(name: str) -> None:
     assert f"`{name}`" in PAGE
+
+
+# --- answers --------------------------------------------------------------------------------------------
+
+
+def members(schema: dict[str, Any]) -> Iterator[str]:
+    """Every name that an answer of this schema may have."""
+    if "$ref" in schema:
+        yield from members(ANSWERS[schema["$ref"].rpartition("/")[2]])
+    for name, inner in schema.get("properties", {}).items():
+        yield name
+        yield from members(inner)
+    for inner in [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]:
+        yield from members(inner)
+
+
+def test_every_member_of_an_answer_is_documented() -> None:
+    names = set(members(ANSWERS["ChatCompletion"]))
+    assert {"id", "reasoning_content", "cached_tokens", "arguments"} <= names
+    told = set(re.findall(r"`(\w+)`", PAGE[PAGE.index("## Answers") : PAGE.index("## Streams")]))
+    assert names - told == set()
+
+
+def test_the_page_calls_thoughts_as_the_writer_does() -> None:
+    streams = PAGE[PAGE.index("## Streams") : PAGE.index("## Headers")]
+    writer = (ROOT / "rust" / "src" / "sse" / "answer.rs").read_text("utf-8")
+    (name,) = set(re.findall(r'"(reasoning\w*)":', writer))
+    assert f"comes as `{name}`" in streams
 
 
 # --- codes ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -59,6 +60,27 @@ async def test_a_path_has_a_limit(exchange: Any) -> None:
     assert (await exchange(Guard(fine, Limits()), path="/" + "a" * 8000)).status == 200
     assert (await exchange(Guard(fine, Limits()), path="/" + "a" * 8192)).status == 414
     assert (await exchange(Guard(fine, Limits()), query=b"a" * 8192)).status == 414
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "told"),
+    [
+        ("http://localhost:8000/a/b%20c", b"localhost:8000", (200, "/a/b c /a/b%20c")),
+        ("HTTPS://LocalHost:8000/a", b"localhost:8000", (200, "/a /a")),
+        ("http://localhost", b"localhost", (200, "/ /")),
+        ("http://elsewhere/a", b"localhost", (400, None)),
+        ("http://localhost:1/a", b"localhost", (400, None)),
+        ("http://user@localhost/a", b"localhost", (400, None)),
+        ("http:///a", b"localhost", (400, None)),
+        ("/http://localhost/a", b"localhost", (200, "/http://localhost/a /http://localhost/a")),
+    ],
+)
+async def test_an_absolute_url_is_its_path_if_it_names_this_host(exchange: Any, target: str, host: bytes, told: Any) -> None:
+    async def paths(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(f"{scope['path']} {scope['raw_path'].decode()}")(scope, receive, send)
+
+    answered = await exchange(Guard(paths, Limits()), path=target, headers=[(b"host", host)])
+    assert (answered.status, answered.body.decode() if answered.status == 200 else None) == told
 
 
 async def test_a_websocket_is_closed() -> None:
@@ -154,7 +176,7 @@ async def test_a_body_is_joined() -> None:
 
 
 async def test_a_body_too_large_is_refused_by_its_header_before_it_is_read() -> None:
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises(BodyTooLarge, match=r"at most 4194304 bytes \(4 MiB\)"):
         async with BodyReader(Limits()).read(scope((b"content-length", b"4194305")), receiving()):
             pass
 
@@ -208,3 +230,13 @@ async def test_every_error_is_json(exchange: Any) -> None:
     answered = await exchange(Guard(failing_with(InvalidParameter("x", "\0\n\u2028" * 3000)), Limits()))
     assert json.loads(answered.body)["error"]["message"].startswith("x: ")
     assert len(answered.body) <= 4000
+
+
+def test_an_absolute_url_reaches_its_route(live: Any) -> None:
+    host = f"127.0.0.1:{live.port}"
+    for authority, status in ((host, b"200"), ("elsewhere", b"400")):
+        with socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection:
+            head = f"GET http://{authority}/health?x=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.split(b" ", 2)[1] == status

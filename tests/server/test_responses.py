@@ -233,28 +233,62 @@ USER = {"role": "user", "content": "a"}
     ("fields", "param", "code", "words"),
     [
         ({}, "input", "missing_required_parameter", ""),
-        ({"input": 3}, "input", "invalid_type", ""),
+        ({"input": 3}, "input", "invalid_type", ": must be a string or an array of items"),
         ({"input": []}, "input", "empty_array", ""),
-        ({"input": ["a"]}, "input", "invalid_type", ""),
-        ({"input": [USER, {"role": "robot", "content": "a"}]}, "input", "invalid_value", "1.role"),
-        ({"input": [USER, {"role": "user", "content": 3}]}, "input", None, "1.content"),
-        ({"input": [USER, {"type": "item_reference", "id": "x"}]}, "input", "unsupported_parameter", "1:"),
-        ({"input": [USER, {"type": "web_search_call"}]}, "input", "unsupported_parameter", "1:"),
-        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input", "unsupported_parameter", "0.content.0"),
-        ({"input": [USER, CALL]}, "input", "invalid_value", "2: tool_calls"),
+        ({"input": ["a"]}, "input", "invalid_type", "[0]: must be an object"),
+        ({"input": [USER, {"role": "robot", "content": "a"}]}, "input", "invalid_value", "[1].role: "),
+        ({"input": [USER, {"role": "user", "content": 3}]}, "input", None, "[1].content: must be a string or an array of parts"),
+        ({"input": [USER, {"type": "item_reference", "id": "x"}]}, "input", "unsupported_parameter", "[1]: "),
+        ({"input": [USER, {"type": "web_search_call"}]}, "input", "unsupported_parameter", "[1]: "),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file"}]}]},
+            "input",
+            "unsupported_parameter",
+            "[0].content[0]: ",
+        ),
+        ({"input": [USER, CALL]}, "input", "invalid_value", "[2]: a function_call must be followed by one function_call_output"),
         (
             {"instructions": "x", "input": [USER, {"type": "function_call_output", "call_id": "c", "output": "a"}]},
             "input",
             None,
-            "1:",
+            "[1]: ",
         ),
         ({"input": "a", "instructions": 3}, "instructions", "invalid_type", ""),
         ({"input": "a", "max_output_tokens": 0}, "max_output_tokens", "integer_below_min_value", ""),
         ({"input": "a", "temperature": 3}, "temperature", "decimal_above_max_value", ""),
-        ({"input": "a", "text": {"format": {"type": "xml"}}}, "text", "invalid_value", ""),
-        ({"input": "a", "text": {"format": {"type": "json_schema", "name": "x"}}}, "text", "missing_required_parameter", ""),
-        ({"input": "a", "tools": [{"type": "web_search"}]}, "tools", "unsupported_parameter", "0:"),
-        ({"input": "a", "tools": [{"type": "function", "name": "no name"}]}, "tools", "invalid_value", "0."),
+        ({"input": "a", "text": {"format": {"type": "xml"}}}, "text", "invalid_value", ".format.type: must be "),
+        (
+            {"input": "a", "text": {"format": {"type": "json_schema", "name": "x"}}},
+            "text",
+            "missing_required_parameter",
+            ".format.schema: is required",
+        ),
+        ({"input": "a", "tools": [{"type": "web_search"}]}, "tools", "unsupported_parameter", "[0]: "),
+        ({"input": "a", "tools": [{"type": "function", "name": "no name"}]}, "tools", "invalid_value", "[0].name: "),
+        (
+            {"input": [USER, {**CALL, "call_id": 3}, RESULT]},
+            "input",
+            "invalid_type",
+            "[1].call_id: must be a string",
+        ),
+        ({"input": [USER, CALL, {**CALL, "name": "a b"}]}, "input", "invalid_value", "[2].name: must be 1 to 64"),
+        ({"input": [USER, CALL, {**RESULT, "output": 3}]}, "input", "invalid_type", "[2].output: must be a string"),
+        ({"input": [USER, CALL, {**RESULT, "call_id": None}]}, "input", "missing_required_parameter", "[2].call_id: is"),
+        ({"input": [USER, CALL, {**RESULT, "output": None}]}, "input", "missing_required_parameter", "[2].output: is"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": 3}]}]},
+            "input",
+            "invalid_type",
+            "[0].content[0].image_url: must be a string",
+        ),
+        ({"input": "a", "reasoning": {"effort": "x" * 65}}, "reasoning", "string_above_max_length", ".effort: must"),
+        ({"input": "a", "tool_choice": 3}, "tool_choice", "invalid_type", ": must be 'none', 'auto', 'required' or an"),
+        (
+            {"input": "a", "tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function"}},
+            "tool_choice",
+            "missing_required_parameter",
+            ".name: is required",
+        ),
         ({"input": "a", "tool_choice": "required"}, "tool_choice", "invalid_value", ""),
         ({"input": "a", "tool_choice": {"type": "mcp"}}, "tool_choice", "unsupported_parameter", ""),
         ({"input": "a", "include": ["everything"]}, "include", "invalid_value", ""),
@@ -274,7 +308,7 @@ def test_a_wrong_field_is_named_as_the_client_named_it(
     error = response.json()["error"]
     assert error["param"] == param
     assert code is None or error["code"] == code
-    assert error["message"].startswith(f"{param}: {words}")
+    assert error["message"].startswith(f"{param}{words}")
     assert len(response.content) < 500
 
 

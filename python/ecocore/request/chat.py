@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.request.faults import fault, named_errors
-from ecocore.request.json_object import AsTuple, IsText, JsonObject, PlainObject, present
+from ecocore.request.json_object import AsTuple, IsText, JsonObject, NullIsAbsent, PlainObject, present
 from ecocore.request.messages import MAX_MESSAGES, ImagePart, Message, check_history
 from ecocore.request.response_format import ResponseFormat
 from ecocore.request.sampling import (
@@ -143,7 +143,7 @@ class ChatRequest(JsonObject):
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
 
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_allowed_kwargs)] = Field(default_factory=dict)
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_allowed_kwargs), NullIsAbsent] = Field(default_factory=dict)
     continue_final_message: bool = False
     add_generation_prompt: bool | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=256), IsText] | None = None
@@ -154,7 +154,7 @@ class ChatRequest(JsonObject):
     verbosity: str | None = None
     prediction: PlainObject | None = None
     store: bool = False
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], NullIsAbsent] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -192,6 +192,9 @@ class ChatRequest(JsonObject):
             return
         if self.add_generation_prompt:
             raise InvalidParameter("continue_final_message", "cannot go with add_generation_prompt", "invalid_value")
+        if self.response_format is not None and self.response_format.type != "text":
+            # The grammar holds the answer alone, and would begin a new object behind the old one's half.
+            raise InvalidParameter("continue_final_message", "cannot go with a response_format of JSON", "invalid_value")
         last = self.messages[-1]
         if last.role != "assistant" or not last.text:
             raise InvalidParameter("continue_final_message", "needs an assistant message with text at the end", "invalid_value")

@@ -34,15 +34,31 @@ _CODES: Final[Mapping[str, Code]] = {
     "string_too_long": "string_above_max_length",
     "extra_forbidden": "unknown_parameter",
 }
+# The same with a bound from the error's context. Whatever is in neither is told without pydantic's words, which name
+# Python's types.
+_BOUNDED: Final = {
+    "too_short": "must hold at least {min_length} items",
+    "too_long": "must hold at most {max_length} items",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "is_instance_of": "must be of type {class}",
+}
 _OWN: Final = frozenset(Code.__args__)  # type: ignore[attr-defined]
 _WORDS: Final = {
     "missing": "is required",
     "string_type": "must be a string",
+    "string_unicode": "must be text",
     "int_type": "must be an integer",
     "int_from_float": "must be an integer",
     "float_type": "must be a number",
     "bool_type": "must be true or false",
     "tuple_type": "must be an array",
+    "list_type": "must be an array",
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
@@ -71,11 +87,25 @@ def _named(error: ErrorDetails) -> InvalidRequest:
     kept = context.get("error")
     if isinstance(kept, InvalidRequest):
         return kept
-    field, *below = [str(step) for step in error["loc"] if not str(step).startswith(TAG)] or ["request"]
-    place = f"{'.'.join(step[:40] for step in below)[:80]}: " if below else ""
-    words = _WORDS.get(error["type"]) or error["msg"].replace("Input should be", "must be", 1)
+    field, *below = [step for step in error["loc"] if not str(step).startswith(TAG)] or ["request"]
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:40]}" for step in below)[:80]
+    words = _words(error["type"], context)
     kind = UnsupportedParameter if error["type"] == "unsupported_parameter" else InvalidParameter
-    return kind(field[:80], place + words, _code(error["type"], context))
+    return kind(str(field)[:80], words, _code(error["type"], context), place=place)
+
+
+def _words(kind: str, context: Mapping[str, Any]) -> str:
+    if kind in _OWN:
+        return str(context["words"])
+    if kind in ("too_short", "string_too_short") and context["min_length"] == 1:
+        return "must hold at least 1 item" if kind == "too_short" else "must not be empty"
+    if kind in _BOUNDED:
+        return _BOUNDED[kind].format_map({name: _number(value) for name, value in context.items()})
+    return _WORDS.get(kind, "is not valid")
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _code(kind: str, context: Mapping[str, Any]) -> str:

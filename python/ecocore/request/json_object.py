@@ -24,7 +24,7 @@ class JsonObject(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        return present(value) if isinstance(value, Mapping) else value
+        return _without_nulls(value)
 
 
 def is_text(text: str) -> bool:
@@ -57,6 +57,25 @@ def _as_tuple(value: Any) -> Any:
 
 AsTuple: Final = BeforeValidator(_as_tuple)
 """JSON's arrays are lists; ours are tuples, which nobody changes."""
+
+
+def _without_nulls(value: Any) -> Any:
+    return present(value) if isinstance(value, Mapping) else value
+
+
+NullIsAbsent: Final = BeforeValidator(_without_nulls)
+"""For objects whose names are not fields: what an object of ours does by itself."""
+
+
+def either(words: str, *kinds: type) -> BeforeValidator:
+    """Refuses what is of none of `kinds`. `words` name the whole union, where pydantic would tell of one branch."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise fault("invalid_type", f"must be {words}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def json_bytes(value: Any) -> int:

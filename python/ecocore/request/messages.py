@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ecocore.errors import InvalidParameter
 from ecocore.request.faults import Code, fault
-from ecocore.request.json_object import AsTuple, IsText, JsonObject, Text
+from ecocore.request.json_object import AsTuple, IsText, JsonObject, Text, either
 from ecocore.request.tools import FunctionName
 
 MAX_MESSAGES: Final = 4096
@@ -82,7 +82,11 @@ def _content_kind(value: Any) -> str:
     return "#string" if isinstance(value, str) else "#parts"
 
 
-Content = Annotated[Annotated[Text, Tag("#string")] | Annotated[Parts, Tag("#parts")], Discriminator(_content_kind)]
+Content = Annotated[
+    Annotated[Text, Tag("#string")] | Annotated[Parts, Tag("#parts")],
+    Discriminator(_content_kind),
+    either("a string or an array of parts", str, list, tuple),
+]
 
 
 class FunctionCall(JsonObject):
@@ -143,6 +147,8 @@ class Message(JsonObject):
     def _complete(self) -> Self:
         if self.content is None and not self.tool_calls:
             raise fault("missing_required_parameter", "content is required")
+        if self.role == "user" and self.content == ():
+            raise fault("empty_array", "content must hold at least one part")
         if self.tool_calls and self.role != "assistant":
             raise fault("invalid_value", f"tool_calls belong to messages of role assistant, not {self.role}")
         if self.images and self.role not in ("user", "tool"):
@@ -197,4 +203,4 @@ def _unanswered(waiting: set[str]) -> str:
 
 
 def _broken(number: int, words: str, code: Code = "invalid_value") -> InvalidParameter:
-    return InvalidParameter("messages", f"{number}: {words}", code)
+    return InvalidParameter("messages", words, code, place=f"[{number}]")

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from ecocore.request.faults import fault, named_errors
-from ecocore.request.json_object import HALF_A_PAIR, AsTuple, is_text
+from ecocore.request.json_object import HALF_A_PAIR, AsTuple, NullIsAbsent, either, is_text
 
 MAX_STOPS: Final = 16
 MAX_STOP_BYTES: Final = 1024
@@ -17,7 +17,7 @@ MAX_LOGIT_BIAS: Final = 1024
 
 
 def _one_or_many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _within_bounds(stops: tuple[str, ...]) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def _within_bounds(stops: tuple[str, ...]) -> tuple[str, ...]:
         if not is_text(text):
             raise fault("invalid_value", HALF_A_PAIR)
         if len(text.encode()) > MAX_STOP_BYTES:
-            raise fault("invalid_value", f"must hold strings of at most {MAX_STOP_BYTES} bytes")
+            raise fault("string_above_max_length", f"must hold strings of at most {MAX_STOP_BYTES} bytes")
     return stops
 
 
@@ -52,7 +52,7 @@ TypicalP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-LogitBias = Annotated[dict[int, Bias], Field(max_length=MAX_LOGIT_BIAS), BeforeValidator(_token_ids)]
+LogitBias = Annotated[dict[int, Bias], Field(max_length=MAX_LOGIT_BIAS), BeforeValidator(_token_ids), NullIsAbsent]
 TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
@@ -62,9 +62,22 @@ Stops = Annotated[
     tuple[str, ...],
     AfterValidator(_within_bounds),
     BeforeValidator(_one_or_many),
+    either("a string or an array of strings", str, list, tuple),
     WithJsonSchema({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]}),
 ]
 TokenIds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], Field(max_length=MAX_STOP_TOKEN_IDS), AsTuple]
+
+
+def _ids_kind(value: Any) -> str:
+    return "#array" if isinstance(value, np.ndarray) else "#ids"
+
+
+Ids = Annotated[
+    Annotated[tuple[int, ...], Tag("#ids")] | Annotated[NDArray[Any], Tag("#array")],
+    Discriminator(_ids_kind),
+    AsTuple,
+    either("a list of ids or a numpy array of them", list, tuple, np.ndarray),
+]
 
 
 class SamplingParams(BaseModel):
@@ -95,15 +108,10 @@ class SamplingParams(BaseModel):
     logprobs: bool = False
     top_logprobs: TopLogprobs = 0
 
-    history: tuple[int, ...] | NDArray[Any] | None = None
-    prompt: tuple[int, ...] | NDArray[Any] | None = None
+    history: Ids | None = None
+    prompt: Ids | None = None
     mask: NDArray[np.bool_] | None = None
 
     def __init__(self, **fields: Any) -> None:
         with named_errors():
             super().__init__(**fields)
-
-    @field_validator("history", "prompt", mode="before")
-    @classmethod
-    def _ids(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from pydantic import (
 
 from ecocore.errors import InvalidParameter
 from ecocore.request.faults import fault
-from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, Text, json_bytes, present
+from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, Text, either, json_bytes, present
 
 MAX_TOOLS: Final = 128
 MAX_SCHEMA_BYTES: Final = 256 * 1000
@@ -129,6 +129,12 @@ class AllowedChoice(JsonObject):
     allowed_tools: AllowedTools
 
 
+def _known_choice(choice: Any) -> Any:
+    if isinstance(choice, Mapping) and isinstance(kind := choice.get("type"), str) and kind not in ("function", "allowed_tools"):
+        raise fault("invalid_value", f"must be of type 'function' or 'allowed_tools', not {kind[:40]!r}")
+    return choice
+
+
 def _choice_kind(value: Any) -> str:
     if isinstance(value, str):
         return "#mode"
@@ -141,6 +147,8 @@ SentChoice = Annotated[
     | Annotated[NamedTool, Tag("#named")]
     | Annotated[AllowedChoice, Tag("#allowed")],
     Discriminator(_choice_kind),
+    BeforeValidator(_known_choice),
+    either("'none', 'auto', 'required' or an object", str, Mapping, JsonObject),
 ]
 """`tool_choice` as the API spells it."""
 
@@ -160,7 +168,7 @@ def check_tools(tools: Sequence[Tool]) -> None:
     names: set[str] = set()
     for number, tool in enumerate(tools):
         if tool.name in names:
-            raise InvalidParameter("tools", f"{number}.function.name: {tool.name!r} is there twice", "invalid_value")
+            raise InvalidParameter("tools", f"{tool.name!r} is there twice", "invalid_value", place=f"[{number}].function.name")
         names.add(tool.name)
     size = sum(json_bytes(tool.parameters) for tool in tools if tool.parameters is not None)
     if size > MAX_SCHEMA_BYTES:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self
+from urllib.parse import unquote
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +39,7 @@ Headers = list[tuple[bytes, bytes]]
 Observer = Callable[[Scope, int, float], None]
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/]*+)", re.IGNORECASE)
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -186,11 +188,11 @@ class _Exchange:
 def _judge_head(scope: Scope, limits: Limits) -> None:
     headers: Headers = scope["headers"]
     if len(headers) > limits.headers:
-        raise HeadersTooLarge(f"a request may have {limits.headers} header fields, this one has {len(headers)}")
+        raise HeadersTooLarge(f"a request may have at most {limits.headers} header fields, this one has {len(headers)}")
     if sum(len(name) + len(value) for name, value in headers) > limits.header_bytes:
-        raise HeadersTooLarge(f"the header fields of a request may take {limits.header_bytes} bytes together")
+        raise HeadersTooLarge(f"the header fields of a request may take at most {limits.header_bytes} bytes together")
     if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > limits.path_bytes:
-        raise PathTooLong(f"path and query may take {limits.path_bytes} bytes")
+        raise PathTooLong(f"path and query may take at most {limits.path_bytes} bytes")
     names = [name for name, _ in headers]
     if b"content-length" in names and b"transfer-encoding" in names:
         raise BadRequest("send Content-Length or Transfer-Encoding, not both")
@@ -199,6 +201,19 @@ def _judge_head(scope: Scope, limits: Limits) -> None:
         raise BadRequest("send one Host header")
     if not all(_HOST.fullmatch(host) for host in hosts):
         raise BadRequest("the Host header is no host name")
+    _strip_authority(scope, hosts)
+
+
+def _strip_authority(scope: Scope, hosts: list[bytes]) -> None:
+    """Turns `GET http://host/path`, as it is sent to proxies, into `GET /path`: both name the same thing here."""
+    absolute = _ABSOLUTE.match(scope.get("raw_path", b""))
+    if absolute is None:
+        return
+    authority = absolute[1].lower()
+    if not _HOST.fullmatch(authority) or any(host.lower() != authority for host in hosts):
+        raise BadRequest("the URL of the request and its Host header name different hosts")
+    scope["raw_path"] = scope["raw_path"][absolute.end() :] or b"/"
+    scope["path"] = unquote(scope["raw_path"].decode("ascii", "replace"))
 
 
 def _announces_body(headers: Headers) -> bool:
@@ -278,4 +293,4 @@ def _judge_body_headers(headers: Headers, limits: Limits) -> None:
 
 
 def _too_large(limits: Limits) -> BodyTooLarge:
-    return BodyTooLarge(f"a body may have {limits.body_bytes} bytes")
+    return BodyTooLarge(f"a body may have at most {limits.body_bytes} bytes ({limits.body_bytes / 2**20:g} MiB)")

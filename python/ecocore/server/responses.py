@@ -7,22 +7,23 @@ would need an earlier response is refused by name.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from starlette.types import Receive, Scope, Send
 
 from ecocore.accounts.keys import KeyOwner
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.request import ChatRequest
 from ecocore.request.faults import named_errors
-from ecocore.request.json_object import JsonObject, PlainObject, present
+from ecocore.request.json_object import JsonObject, PlainObject, either, present
 from ecocore.server.auth import key_owner
 from ecocore.server.delivery import deliver, until_client_leaves
 from ecocore.server.intake import Intake
 from ecocore.server.model_list import ModelList
 from ecocore.server.renamed import renamed
-from ecocore.server.response_items import Turns, turns_of
+from ecocore.server.response_items import WORDS, Turns, turns_of
 from ecocore.server.wire import Outbox, Told
 
 # What means the same here and in a chat.
@@ -61,7 +62,13 @@ FIELDS: Final = {
     "reasoning_effort": "reasoning",
     "verbosity": "text",
     "logprobs": "include",
+    # The same names, but what is in them is spelled otherwise.
+    "tools": "tools",
+    "tool_choice": "tool_choice",
 }
+
+# Where in its field a member is that a chat has as a field.
+_INSIDE: Final = {"response_format": ".format", "verbosity": ".verbosity", "reasoning_effort": ".effort"}
 
 # They ask for a memory, for another place to run, or for tools of a provider.
 _REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
@@ -125,15 +132,23 @@ class ResponseStreamOptions(JsonObject):
     include_obfuscation: bool = False
 
 
+def _input_kind(value: Any) -> str:
+    return "#string" if isinstance(value, str) else "#items"
+
+
 class ResponseParameters(JsonObject):
     """What this endpoint has of its own, and where it puts what a chat puts elsewhere."""
 
     model: str
-    input: str | list[dict[str, Any]]
+    input: Annotated[
+        Annotated[str, Tag("#string")] | Annotated[list[dict[str, Any]], Tag("#items")],
+        Discriminator(_input_kind),
+        either("a string or an array of items", str, list),
+    ]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     tools: list[dict[str, Any]] = Field(default_factory=list)
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Annotated[str | dict[str, Any], either("'none', 'auto', 'required' or an object", str, dict)] | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     include: list[str] = Field(default_factory=list)
@@ -160,7 +175,7 @@ class ResponsesRequest:
         with named_errors():
             own = ResponseParameters.model_validate(sent)
         turns = turns_of(own.instructions, own.input)
-        with renamed(FIELDS, turns.place):
+        with renamed(FIELDS, partial(_place, turns), WORDS):
             request = ChatRequest.parse(_as_chat(own, sent, turns))
         return cls(request, turns, _settled(own, request, sent))
 
@@ -175,6 +190,15 @@ class ResponsesRequest:
             logprobs=self.request.logprobs,
             fields=self.settled,
         )
+
+
+def _place(turns: Turns, field: str, place: str) -> str:
+    """A place in a field of the chat request, where the client wrote it."""
+    if field == "messages":
+        return turns.place(place)
+    for nested in (".json_schema", ".allowed_tools", ".function"):
+        place = place.replace(nested, "", 1)
+    return _INSIDE.get(field, "") + place
 
 
 def _as_chat(own: ResponseParameters, sent: Mapping[str, Any], turns: Turns) -> dict[str, Any]:
@@ -204,7 +228,9 @@ def _tool(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
     """A function of the flat spelling in the nested one."""
     kind = tool.get("type")
     if kind != "function":
-        raise UnsupportedParameter("tools", f"{number}: tools of type {str(kind)[:40]!r} are not supported; send functions")
+        raise UnsupportedParameter(
+            "tools", f"tools of type {str(kind)[:40]!r} are not supported; send functions", place=f"[{number}]"
+        )
     function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if tool.get(name) is not None}
     return {"type": "function", "function": function}
 
@@ -282,7 +308,7 @@ class Responses:
 
     async def _answer(self, asked: ResponsesRequest, owner: KeyOwner, scope: Scope, send: Send) -> None:
         region = self._models[asked.request.model]
-        with renamed(FIELDS, asked.turns.place):
+        with renamed(FIELDS, partial(_place, asked.turns), WORDS):
             admission = await region.prepare(asked.request)
         with self._outboxes[region.model_id].open_as((admission,), asked.told) as answer:
             admission.start(b"account %d" % owner.account_id)
