@@ -27,7 +27,6 @@ from ecocore.loop import Model, StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
-from ecocore.prompt.images.image import Image
 from ecocore.prompt.plain import PlainPrompts
 from ecocore.prompt.prompt import AnswerForm, Prompt
 from ecocore.prompt.template import ChatTemplate
@@ -280,7 +279,7 @@ class Runtime:
         # Half of the packages that this brings in are for fetching, which a text model never needs.
         from ecocore.prompt.images.loader import load_images
 
-        return self.prepare(request, load_images(request.images))
+        return prompt.showing(load_images(request.images))
 
     def _post(self, prompt: Prompt, request: ChatRequest, mailbox: Callable[[Event], None]) -> int:
         request_id = self.new_request_id()
@@ -311,15 +310,13 @@ class Runtime:
         """A number that no other request of this runtime has."""
         return next(self._request_ids)
 
-    def prepare(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
+    def prepare(self, request: ChatRequest) -> Prompt:
         """Template, token ids, and the grammar of the answer if it has to have a form. Raises InvalidRequest kinds.
 
         Costs CPU time with the prompt's length, and up to 2 s for a new schema; any thread.
-        `images`: those of the request in order, as `ImageLoader` gives them; without them the text alone is judged,
-        and the prompt is not for `submit`.
+        The prompt of a request with images is for `submit` once it is `showing` them, as `ImageLoader` gives them.
         """
-        prompt = self._builder.build(request, images)
-        return replace(prompt, form=self._form(request))
+        return replace(self._builder.build(request), form=self._form(request))
 
     def _form(self, request: ChatRequest) -> AnswerForm:
         choice = request.tool_choice

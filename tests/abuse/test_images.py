@@ -279,6 +279,31 @@ def test_a_thousand_frames_are_one(target: Target) -> None:
     assert time.monotonic() - begun < 2
 
 
+def test_a_picture_of_scans_without_end_holds_no_decoder(target: Target) -> None:
+    """Each scan of a few bytes is a pass over 31 million pixels; a body has room for thousands, a file for 200,000."""
+    file = plain(5600, 5600, "JPEG", progressive=True)
+    scan = file[file.rindex(b"\xff\xda") : -2]
+    bomb = inline(file[:-2] + scan * (5 * 2**20 // len(scan)) + b"\xff\xd9")
+    begun = time.monotonic()
+    for _ in range(4):
+        refused(target.chat(messages=parts(bomb)), "more than 100 scans")
+    assert time.monotonic() - begun < 5
+    assert target.chat(messages=parts(inline(plain(64, 64, "JPEG", progressive=True)))).status == 200
+
+
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\xd0", b"\xff\x01", b"\xff\xe0\0\x02"], ids=repr)
+def test_no_padding_holds_the_event_loop(target: Target, filler: bytes) -> None:
+    photo = plain(64, 64, "JPEG")
+    bomb = inline(photo[:2] + filler * (8 * 2**20 // len(filler)) + photo[2:])
+    crowd = [threading.Thread(target=lambda: target.chat(messages=parts(bomb))) for _ in range(3)]
+    for one in crowd:
+        one.start()
+    assert target.is_well(), "who sends text does not wait for those who send pictures"
+    for one in crowd:
+        one.join()
+    refused(target.chat(messages=parts(bomb)), "no JPEG")
+
+
 def test_images_are_counted(target: Target) -> None:
     small = inline(plain(4, 4))
     assert target.chat(messages=parts(*[small] * 16)).status == 200

@@ -1,12 +1,15 @@
 """The door from asyncio to a runtime."""
 
 import asyncio
+import base64
 import threading
 
 import pytest
+from tests.prompt.images.conftest import encoded, picture
 
 from ecocore._core import EventBatch
 from ecocore.errors import InvalidParameter, RuntimeClosed
+from ecocore.prompt.prompt import Prompt
 from ecocore.regions.local import LocalRegion
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
@@ -45,3 +48,29 @@ async def test_a_closed_region_says_so(mock: Runtime) -> None:
     region.close()
     with pytest.raises(RuntimeClosed):
         await region.prepare(request())
+
+
+async def test_a_request_with_images_is_prepared_once_and_its_prompt_shows_them(
+    mock: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[Prompt] = []
+    prepared: list[ChatRequest] = []
+    prepare = mock.prepare
+
+    def counting(asked: ChatRequest) -> Prompt:
+        prepared.append(asked)
+        return prepare(asked)
+
+    monkeypatch.setattr(mock, "prepare", counting)
+    monkeypatch.setattr(mock, "submit", lambda prompt, *_, **__: submitted.append(prompt))
+    region = LocalRegion(mock)
+    for seed in (1, 2, 1):
+        url = "data:image/png;base64," + base64.b64encode(encoded(picture(8, 8, seed))).decode()
+        content = [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {"url": url}}]
+        admission = await region.prepare(request(messages=[{"role": "user", "content": content}], cache_salt="mine"))
+        admission.start(b"salt")
+    assert len(prepared) == 3
+    digests = [prompt.image_digest for prompt in submitted]
+    assert digests[0] == digests[2] != digests[1]
+    assert all(len(digest) == 32 for digest in digests)
+    assert {prompt.cache_salt for prompt in submitted} == {b"mine"}

@@ -1,15 +1,11 @@
 """From a request to a prompt: template, token ids, and how much of the context the answer may use."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from ecocore._core import Tokenizer
-from ecocore.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
+from ecocore.errors import UnsupportedParameter
+from ecocore.prompt.bounds import Bounds
 from ecocore.prompt.continuation import marked, up_to_mark
-from ecocore.prompt.images.image import Image
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.prompt.traits import TemplateTraits
@@ -35,29 +31,17 @@ class PromptBuilder:
         """`image_text`: what stands for an image where the template takes strings; None for a model that sees none."""
         self._tokenizer = tokenizer
         self._template = template
-        self._context_length = context_length
-        self._vocab_size = vocab_size
+        self._bounds = Bounds(context_length, vocab_size)
         self._image_text = image_text
         self.traits: Final = TemplateTraits.of(template)
 
-    def build(self, request: ChatRequest, images: Sequence[Image] = ()) -> Prompt:
-        """`images`: those of the request, or none where only the text is to be judged.
+    def build(self, request: ChatRequest) -> Prompt:
+        """Knows the places of the images and not what they show.
 
-        Raises InvalidParameter where the template refuses the messages; ContextLengthExceeded.
+        Raises InvalidParameter where the template refuses the messages, and as `Bounds.check`; ContextLengthExceeded.
         """
-        self._check_ids("logit_bias", request.logit_bias)
-        self._check_ids("stop_token_ids", request.stop_token_ids)
-        token_ids = np.asarray(self._tokenizer.encode(self.text(request)), dtype=np.uint32)
-        remaining = self._context_length - len(token_ids)
-        if remaining < 1:
-            raise ContextLengthExceeded(
-                "messages",
-                f"these messages make {len(token_ids)} tokens, the context here is {self._context_length} "
-                "and the answer needs at least one: shorten them",
-            )
-        limit = min(request.token_limit or remaining, remaining)
-        salt = (request.cache_salt or "").encode("utf-8", "surrogatepass")
-        return Prompt(token_ids=token_ids, max_tokens=limit, image_digest=_digest(images), cache_salt=salt)
+        self._bounds.check(request)
+        return self._bounds.fitted(self._tokenizer.encode(self.text(request)), request, field="messages")
 
     def tool_syntax(self, usual: str) -> str:
         """How the model is told to write calls: as its template shows them, or in the text of `hermes`."""
@@ -79,17 +63,6 @@ class PromptBuilder:
             switches=_switches(request),
         )
         return up_to_mark(text, request.messages[-1].text) if request.continue_final_message else text
-
-    def _check_ids(self, field: str, ids: Mapping[int, float] | Sequence[int]) -> None:
-        for token_id in ids:
-            if not 0 <= token_id < self._vocab_size:
-                raise InvalidParameter(
-                    field, f"token id {token_id} is outside the vocabulary of {self._vocab_size}", "invalid_value"
-                )
-
-
-def _digest(images: Sequence[Image]) -> bytes:
-    return hashlib.blake2b(b"".join(image.digest for image in images), digest_size=32).digest() if images else b""
 
 
 def _switches(request: ChatRequest) -> dict[str, Any]:

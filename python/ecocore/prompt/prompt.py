@@ -1,11 +1,15 @@
 """The value that leaves this room: what the engine is asked to continue."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecocore._core import Grammar
+from ecocore.prompt.images.image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +43,8 @@ class Prompt:
     scores: bool = False
     """Whether the log-probabilities of the prompt's own tokens are wanted."""
     form: AnswerForm = AnswerForm()
+
+    def showing(self, images: Sequence[Image]) -> Self:
+        """The same prompt with the images that its text names, in order: all that a prompt lacks until they are loaded."""
+        digests = b"".join(image.digest for image in images)
+        return replace(self, image_digest=hashlib.blake2b(digests, digest_size=32).digest())

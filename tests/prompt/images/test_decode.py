@@ -4,6 +4,7 @@ import hashlib
 import io
 import resource
 import struct
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -207,6 +208,51 @@ def test_two_sizes_in_one_file_are_refused() -> None:
     gif[6:10] = struct.pack("<HH", 4, 4)
     with pytest.raises(BadImage, match="two different sizes"):
         decoded(bytes(gif))
+
+
+def progressive(scans: int) -> bytes:
+    """A progressive JPEG of so many scans; those that are too many say the last one again."""
+    data = encoded(PIL.Image.new("L", (16, 16), 99), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def test_a_jpeg_has_a_hundred_scans_at_most() -> None:
+    """Each is a pass over all pixels, be it empty."""
+    assert decoded(progressive(100)).pixels.shape == (16, 16, 3)
+    for scans in (101, 200_000):
+        with pytest.raises(BadImage, match="more than 100 scans"):
+            decoded(progressive(scans))
+    check(encoded(picture(64, 64), "JPEG", progressive=True), PIL.Image.open(io.BytesIO(encoded(picture(64, 64), "JPEG"))))
+
+
+def test_what_looks_like_a_scan_and_is_none_does_not_count() -> None:
+    """Phones put a film behind a picture, and a preview into its notes."""
+    photo = encoded(picture(64, 64), "JPEG")
+    note = b"\xff\xe2" + (60_002).to_bytes(2) + b"\xff\xda" * 30_000
+    whole = photo[:2] + note + photo[2:] + b"\xff\xda" * 30_000
+    check(whole, PIL.Image.open(io.BytesIO(photo)))
+
+
+@pytest.mark.parametrize(
+    "filler", [b"\xff", b"\xff\xd0", b"\xff\0", b"\0", b"x", b"\xff\x01", b"\xff\xe0\0\x02", b"\xff\xd9", b"\xff\xda\0\x02"]
+)
+@pytest.mark.parametrize("place", ["at the start", "after the size", "after the scan"])
+def test_no_filler_holds_the_judge_or_the_decoder_for_long(filler: bytes, place: str) -> None:
+    photo = encoded(picture(64, 64), "JPEG")
+    at = {"at the start": 2, "after the size": photo.index(b"\xff\xc0") + 19, "after the scan": len(photo) - 2}[place]
+    data = photo[:at] + filler * (10 * 2**20 // len(filler)) + photo[at:]
+    begun = time.thread_time()
+    with suppress(BadImage):
+        decoded(data)
+    assert time.thread_time() - begun < 2
+
+
+def test_a_little_padding_is_borne() -> None:
+    photo = encoded(picture(64, 64), "JPEG")
+    check(photo[:2] + b"\xff" * 4000 + photo[2:], PIL.Image.open(io.BytesIO(photo)))
+    with pytest.raises(BadImage, match="no JPEG"):
+        read_header(photo[:2] + b"\xff" * 5000 + photo[2:])
 
 
 def test_compressed_notes_do_not_blow_up() -> None:

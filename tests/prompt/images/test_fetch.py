@@ -11,7 +11,7 @@ import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.prompt.images.conftest import ImageHost, image_host, until
+from tests.prompt.images.conftest import ImageHost, image_host
 from tests.prompt.images.test_address import NOT_PUBLIC, PUBLIC
 
 from ecocore.errors import Overloaded
@@ -28,7 +28,7 @@ async def fetched(url: str, *allowed: str, **options: Any) -> bytes:
     fetcher = Fetcher(trusted, max_bytes=options.pop("max_bytes", 1000), **options)
     image = parse_source(url, trusted)
     assert isinstance(image, RemoteImage)
-    return await fetcher.fetch(image)
+    return await fetcher.fetch(image, lambda _: None)
 
 
 @pytest.fixture
@@ -331,33 +331,41 @@ async def test_certificates_are_verified(authority: trustme.CA, secure: ImageHos
         await fetched(by_name + "/x", by_name)
 
 
-async def test_all_fetches_together_hold_a_bounded_number_of_bytes(host: ImageHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrived, go = asyncio.Event(), asyncio.Event()
+async def test_bytes_are_told_as_they_come_and_may_be_refused(host: ImageHost) -> None:
+    told: list[int] = []
+    first, go = asyncio.Event(), asyncio.Event()
 
-    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def in_two_halves(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 800\r\n\r\n" + b"x" * 700)
         await writer.drain()
-        arrived.set()
         await go.wait()
         writer.write(b"x" * 100)
 
-    host.answers["/half"] = half
-    host.serves("/whole", b"y" * 400)
-    monkeypatch.setattr(fetching, "MAX_HELD_BYTES", 1000)
+    def take(size: int) -> None:
+        told.append(size)
+        first.set()
+        if sum(told) > 1000:
+            raise Overloaded
+
+    host.answers["/halves"] = in_two_halves
     trusted = Origin.configured([host.origin])
     fetcher = Fetcher(trusted, max_bytes=900)
-    half_image, whole_image = (RemoteImage.parse(host.origin + path, trusted) for path in ("/half", "/whole"))
-    waiting = asyncio.create_task(fetcher.fetch(half_image))
-    await arrived.wait()
-    await until(lambda: fetcher._held)
-    with pytest.raises(Overloaded):
-        await fetcher.fetch(whole_image)
+    image = RemoteImage.parse(host.origin + "/halves", trusted)
+    waiting = asyncio.create_task(fetcher.fetch(image, take))
+    await first.wait()
+    assert told == [700]
     go.set()
-    assert len(await waiting) == 800
-    assert await fetcher.fetch(whole_image) == b"y" * 400
+    assert (len(await waiting), told) == (800, [700, 100])
+    with pytest.raises(Overloaded):
+        await fetcher.fetch(image, take)
+    assert fetcher._open == 0
+
+
+async def test_so_many_are_fetched_at_a_time(host: ImageHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_OPEN", 0)
     with pytest.raises(Overloaded):
-        await fetcher.fetch(whole_image)
+        await fetched(host.serves("/x", b"picture"), host.origin)
+    assert host.heads == []
 
 
 async def test_who_leaves_ends_the_fetch(host: ImageHost) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from tests.prompt.images.conftest import ImageHost, encoded, picture, until
 
 from ecocore.errors import InvalidConfiguration, InvalidParameter, Overloaded
 from ecocore.prompt.images import fetch as fetching
+from ecocore.prompt.images import loader as loading
+from ecocore.prompt.images.decode import decode
+from ecocore.prompt.images.header import read_header
 from ecocore.prompt.images.loader import ImageLimits, ImageLoader
 
 
@@ -159,7 +163,7 @@ async def test_a_bomb_is_refused_by_its_header(loader: ImageLoader, monkeypatch:
         error = await refusal(loader, [Part(data_url(bytes(png)))])
         assert "pixels" in str(error)
     webp = b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\xff\x3f\0\xff\x3f\0" + bytes(10)
-    jpeg = b"\xff\xd8\xff\xc0\0\x11\x08\x40\0\x40\0\x03" + bytes(20)
+    jpeg = b"\xff\xd8\xff\xc0\0\x11\x08\x40\0\x40\0\x03" + bytes(9) + b"\xff\xda" + bytes(20)
     gif = b"GIF89a\xff\xff\xff\xff\0\0\0"
     for data in (webp, jpeg, gif):
         assert "pixels" in str(await refusal(loader, [Part(data_url(data))]))
@@ -253,8 +257,118 @@ async def test_room_is_given_back_whatever_happens() -> None:
             raise ZeroDivisionError
     bad = Part(data_url(encoded(picture(10, 10))[:-30]))
     await refusal(loader, [bad])
-    assert (loader._room._free, loader._fetcher._held, loader._fetcher._open) == (100, 0, 0)
+    assert (loader._room._free, loader._files.held, loader._fetcher._open) == (100, 0, 0)
     loader.close()
+
+
+async def test_files_count_from_their_first_byte_until_they_are_decoded(host: ImageHost) -> None:
+    """A request that waits for its slowest image holds all the others meanwhile."""
+    go = asyncio.Event()
+    small, large = encoded(picture(2, 2)), encoded(picture(30, 30))
+
+    async def slow(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(small) + small[:10])
+        await writer.drain()
+        await go.wait()
+        writer.write(small[10:])
+
+    host.answers["/slow"] = slow
+    fast = [Part(host.serves(f"/{number}", large)) for number in range(2)]
+    loader = ImageLoader(allowed_origins=[host.origin], limits=ImageLimits(bytes=4 * len(large)))
+
+    async def load() -> int:
+        async with loader.load([*fast, Part(data_url(large)), Part(host.origin + "/slow")]) as images:
+            assert loader._files.held <= 2, "what base64 rounds up"
+            return len(images)
+
+    waiting = asyncio.create_task(load())
+    inline_bytes = len(base64.b64encode(large)) // 4 * 3
+    await until(lambda: loader._files.held == 2 * len(large) + inline_bytes + 10)
+    for another in (fast[:1], inline(picture(30, 30))):
+        with pytest.raises(Overloaded):
+            async with loader.load(another):
+                pass
+    async with loader.load(inline(picture(2, 2))) as images:
+        assert len(images) == 1
+    go.set()
+    assert await waiting == 4
+    assert loader._files.held == 0
+    async with loader.load(fast):
+        pass
+    loader.close()
+
+
+async def test_what_is_held_is_given_back_when_a_request_ends_in_the_middle(host: ImageHost) -> None:
+    async def stalling(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    host.answers["/stalling"] = stalling
+    loader = ImageLoader(allowed_origins=[host.origin])
+
+    async def load() -> None:
+        async with loader.load([*inline(picture()), Part(host.origin + "/stalling")]):
+            pass
+
+    leaving = asyncio.create_task(load())
+    await until(lambda: loader._files.held)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert loader._files.held == 0
+    loader.close()
+
+
+async def test_a_request_that_could_never_be_held_is_not_told_to_come_back(host: ImageHost) -> None:
+    data = encoded(picture(9, 9))
+    loader = ImageLoader(allowed_origins=[host.origin], limits=ImageLimits(bytes=3 * len(data)))
+    error = await refusal(loader, [*inline(*[picture(9, 9)] * 3), Part(host.serves("/x", data))])
+    assert (error.code, f"more than {3 * len(data)} bytes together" in str(error)) == ("invalid_image_url", True)
+    loader.close()
+
+
+async def test_who_reads_does_not_wait_for_who_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both decoders are busy, and a file that is none is refused all the same."""
+    go = threading.Event()
+    busy = threading.Semaphore(0)
+
+    def slowly(*arguments: Any) -> Any:
+        busy.release()
+        go.wait()
+        return decode(*arguments)
+
+    monkeypatch.setattr(loading, "decode", slowly)
+    loader = ImageLoader()
+
+    async def load() -> int:
+        async with loader.load(inline(picture())) as images:
+            return len(images)
+
+    waiting = [asyncio.create_task(load()) for _ in range(loading.DECODERS)]
+    for _ in waiting:
+        assert await asyncio.to_thread(busy.acquire, timeout=10)
+    try:
+        async with asyncio.timeout(10):
+            assert "no PNG" in str(await refusal(loader, [Part(data_url(b"x" * 99))]))
+    finally:
+        go.set()
+    assert await asyncio.gather(*waiting) == [1] * loading.DECODERS
+    loader.close()
+
+
+async def test_no_header_is_judged_on_the_event_loop(
+    host: ImageHost, loader: ImageLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def noting(data: bytes) -> Any:
+        threads.append(threading.current_thread().name)
+        return read_header(data)
+
+    monkeypatch.setattr(loading, "read_header", noting)
+    async with loader.load([*inline(picture()), Part(host.serves("/x", encoded(picture())))]):
+        pass
+    assert len(threads) == 2
+    assert all(name.startswith("read images") for name in threads)
 
 
 def test_a_wrong_origin_is_told_at_the_start() -> None:
@@ -264,4 +378,5 @@ def test_a_wrong_origin_is_told_at_the_start() -> None:
 
 def test_redirects_and_bytes_are_bounded_as_documented() -> None:
     assert (fetching.MAX_REDIRECTS, ImageLimits().images, ImageLimits().image_bytes) == (3, 16, 10 * 2**20)
+    assert ImageLimits().bytes == 128 * 2**20
     assert (ImageLimits().image_pixels, ImageLimits().pixels, ImageLimits().fetch_seconds) == (32_000_000, 64_000_000, 10)

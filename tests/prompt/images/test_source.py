@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from ecocore.errors import InvalidConfiguration
+from ecocore.prompt.images import source as sources
 from ecocore.prompt.images.source import BadImage, InlineImage, Origin, RemoteImage, parse_source
 
 NONE: frozenset[Origin] = frozenset()
@@ -156,6 +157,28 @@ def test_a_data_url_has_a_size() -> None:
     for size in (99, 98, 10, 1):
         with pytest.raises(BadImage, match=f"more than {size} bytes"):
             source.decode(size)
+
+
+def test_a_data_url_is_decoded_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_PIECE", 8)
+    for size in range(40):
+        data = bytes(range(size))
+        text = base64.b64encode(data).decode()
+        source = parse_source("data:image/png;base64," + text, NONE)
+        assert isinstance(source, InlineImage)
+        assert source.decode(100) == data
+        assert 0 <= source.most_bytes - len(data) <= 2
+    for bad in (
+        "AAAAAAA=AAAA",
+        "AAA=AAAAAAAAAAAA",
+        "AAAAAA==AAAAAAA=",
+        "AAAAAAAAA",
+        "AAAAAAAA====",
+        "AAAAAAAA=AAA",
+        "AAAAAAAAAA\nA",
+    ):
+        with pytest.raises(BadImage, match="no valid base64"):
+            InlineImage(bad).decode(100)
 
 
 def test_an_allowed_origin_is_scheme_host_and_port() -> None:

@@ -1,7 +1,8 @@
 """Fetches images from the internet, and from nowhere else.
 
 Takes a `RemoteImage`, gives the bytes of a 200 answer, or a BadImage. A name is resolved once, all of its addresses are
-judged, and the connection goes to those addresses only; a redirect is a new URL that is judged from the start.
+judged, and the connection goes to those addresses only; a redirect is a new URL that is judged from the start. Who asks
+counts the bytes as they come.
 """
 
 import asyncio
@@ -15,16 +16,17 @@ from typing import Any, Final
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from ecocore.errors import Overloaded
+from ecocore.errors import InvalidRequest, Overloaded
 from ecocore.prompt.images.address import is_public
 from ecocore.prompt.images.source import BadImage, Origin, RemoteImage
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Take = Callable[[int], None]
+"""Is told of so many bytes before they are kept; may raise."""
 
 MAX_REDIRECTS: Final = 3
 MAX_OPEN: Final = 256
 MAX_RESOLVING: Final = 64
-MAX_HELD_BYTES: Final = 128 * 2**20
 _CHUNK: Final = 64 * 1024
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEADERS: Final = {
@@ -35,7 +37,7 @@ _HEADERS: Final = {
 
 
 class Fetcher:
-    """Fetches for all requests of a process, so that together they hold a bounded number of bytes."""
+    """Fetches for all requests of a process, so that together they open a bounded number of connections."""
 
     def __init__(
         self,
@@ -51,30 +53,31 @@ class Fetcher:
         self._resolve = resolve or _SystemResolver()
         self._ssl = ssl
         self._open = 0
-        self._held = 0
 
-    async def fetch(self, image: RemoteImage) -> bytes:
-        """The image's bytes. Has no deadline of its own. Raises BadImage, Overloaded."""
+    async def fetch(self, image: RemoteImage, take: Take) -> bytes:
+        """The image's bytes. Has no deadline of its own. Raises BadImage, Overloaded, and what `take` raises."""
         if self._open >= MAX_OPEN:
             raise Overloaded("many images are being fetched; retry in a moment")
         self._open += 1
         try:
-            return await self._follow(image)
+            return await self._follow(image, take)
+        except InvalidRequest:
+            raise
         except (ClientError, OSError, ValueError):
             # What a library says may hold an address or a part of the answer.
             raise BadImage("its host cannot be reached, or does not speak HTTP") from None
         finally:
             self._open -= 1
 
-    async def _follow(self, image: RemoteImage) -> bytes:
+    async def _follow(self, image: RemoteImage, take: Take) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            found = await self._exchange(image)
+            found = await self._exchange(image, take)
             if isinstance(found, bytes):
                 return found
             image = image.redirected(found, self._trusted)
         raise BadImage(f"its host redirects more than {MAX_REDIRECTS} times")
 
-    async def _exchange(self, image: RemoteImage) -> bytes | str:
+    async def _exchange(self, image: RemoteImage, take: Take) -> bytes | str:
         """One request: the answer's body, or where it redirects to."""
         addresses = await self._addresses(image)
         connector = TCPConnector(
@@ -99,23 +102,18 @@ class Fetcher:
                 raise BadImage(f"its host answered with status {response.status}")
             if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
                 raise BadImage("its host sent it compressed")
-            return await self._body(response)
+            return await self._body(response, take)
 
-    async def _body(self, response: ClientResponse) -> bytes:
+    async def _body(self, response: ClientResponse, take: Take) -> bytes:
         if (response.content_length or 0) > self._max_bytes:
             raise BadImage(f"it has more than {self._max_bytes} bytes")
         body = bytearray()
-        try:
-            async for chunk in response.content.iter_chunked(_CHUNK):
-                body += chunk
-                self._held += len(chunk)
-                if len(body) > self._max_bytes:
-                    raise BadImage(f"it has more than {self._max_bytes} bytes")
-                if self._held > MAX_HELD_BYTES:
-                    raise Overloaded("many images are being fetched; retry in a moment")
-            return bytes(body)
-        finally:
-            self._held -= len(body)
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            if len(body) + len(chunk) > self._max_bytes:
+                raise BadImage(f"it has more than {self._max_bytes} bytes")
+            take(len(chunk))
+            body += chunk
+        return bytes(body)
 
     async def _addresses(self, image: RemoteImage) -> Sequence[str]:
         """Where the connection may go. Raises BadImage unless every address of the host is public."""

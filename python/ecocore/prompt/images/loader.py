@@ -17,13 +17,16 @@ from ecocore.errors import InvalidParameter, Overloaded
 from ecocore.prompt.images.decode import decode
 from ecocore.prompt.images.fetch import Fetcher, Resolve
 from ecocore.prompt.images.header import Header, read_header
+from ecocore.prompt.images.held import HeldBytes, Share
 from ecocore.prompt.images.image import Image
 from ecocore.prompt.images.source import BadImage, InlineImage, Origin, RemoteImage, parse_source
 
 Done = TypeVar("Done")
 
-# More would only take cores from the engine.
+# More would only take cores from the engine. Who reads does not stand in line behind who decodes: a picture may take
+# seconds, base64 and a header take milliseconds.
 DECODERS: Final = 2
+READERS: Final = 2
 
 
 class Part(Protocol):
@@ -44,6 +47,8 @@ class ImageLimits:
 
     images: int = 16
     image_bytes: int = 10 * 2**20
+    bytes: int = 128 * 2**20
+    """Of all files together; as much is held at most for all requests together."""
     image_pixels: int = 32_000_000
     pixels: int = 64_000_000
     """Of all images together; as much is held at most for all requests together."""
@@ -75,7 +80,9 @@ class ImageLoader:
         self._trusted = Origin.configured(allowed_origins)
         self._remote = remote
         self._fetcher = Fetcher(self._trusted, max_bytes=self._limits.image_bytes, resolve=resolve, ssl=ssl)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read images")
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode images")
+        self._files = HeldBytes(self._limits.bytes)
         self._room = _Room(self._limits.pixels, self._limits.wait_seconds)
 
     @asynccontextmanager
@@ -86,26 +93,21 @@ class ImageLoader:
                 "messages", f"holds {len(parts)} images, at most {self._limits.images} are allowed", "array_above_max_length"
             )
         sources = [_named(number, self._source, part.url) for number, part in enumerate(parts, 1)]
-        files = await self._read_all(sources)
-        del sources
-        headers = [_named(number, self._judged_header, data) for number, data in enumerate(files, 1)]
-        pixels = sum(header.width * header.height for header in headers)
-        if pixels > self._limits.pixels:
-            raise InvalidParameter(
-                "messages",
-                f"its images have {pixels} pixels together, at most {self._limits.pixels} are allowed",
-                "invalid_image_url",
-            )
-        async with self._room.hold(pixels):
-            images: list[Image] = []
-            for number, (part, header) in enumerate(zip(parts, headers, strict=True), 1):
-                work = partial(_named, number, decode, files[number - 1], header, part.detail)
-                images.append(await asyncio.get_running_loop().run_in_executor(self._decoders, work))
-                files[number - 1] = b""
-            yield images
+        with self._files.share() as share:
+            files = await self._read_all(sources, share)
+            pixels = sum(file.header.width * file.header.height for file in files)
+            if pixels > self._limits.pixels:
+                raise InvalidParameter(
+                    "messages",
+                    f"its images have {pixels} pixels together, at most {self._limits.pixels} are allowed",
+                    "invalid_image_url",
+                )
+            async with self._room.hold(pixels):
+                yield await self._decode_all(files, parts, share)
 
     def close(self) -> None:
         """Takes no more work."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def _source(self, url: str) -> InlineImage | RemoteImage:
@@ -114,9 +116,9 @@ class ImageLoader:
             raise BadImage("this server fetches no images; send it as data:image/...;base64,...")
         return source
 
-    async def _read_all(self, sources: Sequence[InlineImage | RemoteImage]) -> list[bytes]:
+    async def _read_all(self, sources: Sequence[InlineImage | RemoteImage], share: Share) -> list["_File"]:
         """Every file, fetched side by side; the first failure ends all."""
-        reading = [asyncio.ensure_future(self._read(number, source)) for number, source in enumerate(sources, 1)]
+        reading = [asyncio.ensure_future(self._read(number, source, share)) for number, source in enumerate(sources, 1)]
         try:
             return list(await asyncio.gather(*reading))
         finally:
@@ -124,27 +126,43 @@ class ImageLoader:
                 task.cancel()
             await asyncio.gather(*reading, return_exceptions=True)
 
-    async def _read(self, number: int, source: InlineImage | RemoteImage) -> bytes:
+    async def _read(self, number: int, source: InlineImage | RemoteImage, share: Share) -> "_File":
         if isinstance(source, InlineImage):
-            work = partial(_named, number, source.decode, self._limits.image_bytes)
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-        return await _named_async(number, self._fetch(source))
+            # One that is too large is refused before anything is decoded.
+            share.take(min(source.most_bytes, self._limits.image_bytes))
+            work = partial(_named, number, self._opened, source)
+        else:
+            work = partial(_named, number, self._judged, await _named_async(number, self._fetch(source, share)))
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def _fetch(self, image: RemoteImage) -> bytes:
+    async def _decode_all(self, files: list["_File"], parts: Sequence[Part], share: Share) -> list[Image]:
+        """One after another, and each file is let go as soon as it is decoded. Leaves `files` empty."""
+        images: list[Image] = []
+        for number, part in enumerate(parts, 1):
+            file = files.pop(0)
+            work = partial(_named, number, decode, file.data, file.header, part.detail)
+            images.append(await asyncio.get_running_loop().run_in_executor(self._decoders, work))
+            share.give_back(len(file.data))
+        return images
+
+    async def _fetch(self, image: RemoteImage, share: Share) -> bytes:
         try:
             async with asyncio.timeout(self._limits.fetch_seconds):
-                return await self._fetcher.fetch(image)
+                return await self._fetcher.fetch(image, share.take)
         except TimeoutError:
             raise BadImage(f"its host did not deliver it within {self._limits.fetch_seconds:g} seconds") from None
 
-    def _judged_header(self, data: bytes) -> Header:
+    def _opened(self, image: InlineImage) -> "_File":
+        return self._judged(image.decode(self._limits.image_bytes))
+
+    def _judged(self, data: bytes) -> "_File":
         header = read_header(data)
         sides, limits = (header.width, header.height), self._limits
         if min(sides) < limits.min_side or max(sides) > limits.max_side:
             raise BadImage(f"each side must have {limits.min_side} to {limits.max_side} pixels")
         if header.width * header.height > limits.image_pixels:
             raise BadImage(f"it has more than {limits.image_pixels} pixels")
-        return header
+        return _File(data, header)
 
 
 def load_images(parts: Sequence[Part]) -> list[Image]:
@@ -161,6 +179,12 @@ def load_images(parts: Sequence[Part]) -> list[Image]:
     # A caller may well stand inside a loop of its own.
     with ThreadPoolExecutor(1, thread_name_prefix="load images") as worker:
         return worker.submit(asyncio.run, load()).result()
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    data: bytes
+    header: Header
 
 
 class _Room:
