@@ -523,6 +523,9 @@ class SseWriter:
     def buffered(self, request_id: int) -> int:
         """Bytes waiting in the buffer."""
 
+    def backlog(self, request_id: int) -> int:
+        """Bytes waiting because nobody takes them: without those of the largest single event, and none once the answer ended."""
+
     def is_finished(self, request_id: int) -> bool:
         """Whether nothing more will be rendered (also for an unknown id)."""
 
@@ -594,6 +597,14 @@ def read_safetensors_header(path: str | PathLike[str]) -> dict[str, tuple[str, t
     """Name to (dtype, shape, first byte, end byte) with offsets counted from the start of the file.
 
     Raises InvalidModelFile where header, offsets, shapes or dtypes disagree with each other or the file's length.
+    """
+
+# --- texts from strangers ---------------------------------------------------------------------------------
+
+def json_shape(body: bytes) -> tuple[int, int, int]:
+    """How deep a JSON text nests, how many arrays and objects it has, and how many commas; without those in strings.
+
+    One pass over any bytes, without the GIL. What is no JSON has at least the shape that a parser meets before it fails.
     """
 
 # --- tests and front-end benchmarks -----------------------------------------------------------------------

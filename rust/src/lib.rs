@@ -12,6 +12,7 @@ pub mod event;
 pub mod gguf;
 pub mod gguf_vocab;
 pub mod grammar;
+pub mod json_scan;
 pub mod meter;
 pub mod mock;
 pub mod output;

@@ -138,7 +138,9 @@ impl SseWriter {
                 answer.last_push = self.pushes;
                 touched.push((request_id, answer.buffer.is_empty()));
             }
+            let before = answer.buffer.len();
             answer.push(first_choice.saturating_add(event.choice), &event.kind);
+            answer.largest = answer.largest.max(answer.buffer.len().saturating_sub(before));
         }
         touched.retain(|(request_id, was_empty)| {
             let answer = &self.answers[request_id];
@@ -151,12 +153,20 @@ impl SseWriter {
     pub fn take(&mut self, request_id: u64) -> Vec<u8> {
         let Some(answer) = self.answers.get_mut(&request_id) else { return Vec::new() };
         answer.taken |= !answer.buffer.is_empty();
+        answer.largest = 0;
         std::mem::take(&mut answer.buffer)
     }
 
     /// How many bytes wait in the buffer.
     pub fn buffered(&self, request_id: u64) -> usize {
         self.answers.get(&request_id).map_or(0, |answer| answer.buffer.len())
+    }
+
+    /// How many bytes gathered because nobody takes them: without what the largest single event made, which no
+    /// reader could have taken sooner. None where nothing more can gather, and for an unknown id.
+    pub fn backlog(&self, request_id: u64) -> usize {
+        let running = self.answers.get(&request_id).filter(|answer| !answer.is_ended());
+        running.map_or(0, |answer| answer.buffer.len().saturating_sub(answer.largest))
     }
 
     /// Whether nothing more will be rendered; true for an unknown id.
@@ -206,6 +216,8 @@ struct Answer {
     spelling: Spelling,
     /// Rendered and not yet taken.
     buffer: Vec<u8>,
+    /// Bytes of the buffer that one event made, at most.
+    largest: usize,
     taken: bool,
     choices: Vec<Phase>,
     /// Of the choices that finished, for each prompt, which is counted once.
@@ -219,6 +231,7 @@ impl Answer {
         Self {
             spelling: Spelling::new(options),
             buffer: Vec::new(),
+            largest: 0,
             taken: false,
             choices: vec![Phase::Waiting; options.choices as usize],
             usages: vec![None; options.prompts as usize],
@@ -490,6 +503,27 @@ mod tests {
         taken(&mut writer);
         assert_eq!(writer.buffered(REQUEST), 0);
         assert_eq!(writer.push(&batch(vec![(0, text("d"))])), [REQUEST]);
+    }
+
+    #[test]
+    fn a_backlog_is_what_a_quicker_reader_would_have_taken() {
+        let mut writer = writer(&options(true));
+        writer.push(&batch(vec![(0, text("a"))]));
+        taken(&mut writer);
+        let long = "b".repeat(1000);
+        writer.push(&batch(vec![(0, text(&long))]));
+        assert_eq!(writer.backlog(REQUEST), 0);
+        let first = writer.buffered(REQUEST);
+        writer.push(&batch(vec![(0, text("c")), (0, text("d"))]));
+        assert_eq!(writer.backlog(REQUEST), writer.buffered(REQUEST) - first);
+        writer.push(&batch(vec![(0, text(&long)), (0, text(&long))]));
+        assert!(writer.backlog(REQUEST) > 2 * long.len());
+        taken(&mut writer);
+        assert_eq!(writer.backlog(REQUEST), 0);
+        writer.push(&batch(vec![(0, text("c")), (0, text("d"))]));
+        assert_eq!(writer.backlog(REQUEST), writer.buffered(REQUEST) / 2);
+        writer.push(&batch(vec![(0, finished(2))]));
+        assert_eq!((writer.backlog(REQUEST), writer.backlog(9)), (0, 0));
     }
 
     #[test]

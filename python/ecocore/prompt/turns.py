@@ -1,6 +1,7 @@
 """From messages to turns that a template can show: every word of the client gets in, whatever the template lacks."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -60,11 +61,14 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def decoded(arguments: str) -> dict[str, Any] | str:
-    """Arguments as an object; the text itself where a model left it broken. No text means no arguments."""
+    """Arguments as an object; the text itself where a model left it broken, or wrote a number that is none of JSON's here.
+
+    No text means no arguments.
+    """
     if not arguments.strip():
         return {}
     try:
-        value = json.loads(arguments, parse_constant=_refuse_constant)
+        value = json.loads(arguments, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) and _is_shallow(value) else arguments
@@ -72,6 +76,14 @@ def decoded(arguments: str) -> dict[str, Any] | str:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    """A number past every float would be told as `Infinity`, which the model did not write."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(digits[:40])
+    return number
 
 
 def _is_shallow(value: Any) -> bool:

@@ -103,7 +103,8 @@ def json_bytes(value: Any) -> int:
     raise ValueError(f"must not be nested more than {MAX_DEPTH} deep")
 
 
-def _bounded(value: dict[str, Any]) -> dict[str, Any]:
+def bounded(value: dict[str, Any]) -> dict[str, Any]:
+    """The object itself, which may be kept as it came. Raises a fault for what is no JSON or is nested too deeply."""
     try:
         json_bytes(value)
     except ValueError as error:
@@ -111,5 +112,5 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-PlainObject = Annotated[dict[str, Any], AfterValidator(_bounded)]
+PlainObject = Annotated[dict[str, Any], AfterValidator(bounded)]
 """A JSON object that is kept as it came."""

@@ -35,7 +35,12 @@ def _within_bounds(stops: tuple[str, ...]) -> tuple[str, ...]:
 
 def _token_ids(value: Any) -> Any:
     """JSON spells ids as strings where they are names."""
-    return {_token_id(key): bias for key, bias in value.items()} if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    biases = {_token_id(key): bias for key, bias in value.items()}
+    if len(biases) != len(value):
+        raise fault("invalid_value", "names a token twice")
+    return biases
 
 
 def _token_id(key: Any) -> int:

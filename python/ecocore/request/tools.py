@@ -20,10 +20,10 @@ from pydantic import (
 
 from ecocore.errors import InvalidParameter
 from ecocore.request.faults import fault
-from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, Text, either, json_bytes, present
+from ecocore.request.json_object import AsTuple, JsonObject, PlainObject, Text, bounded, either, json_bytes, present
 
 MAX_TOOLS: Final = 128
-MAX_SCHEMA_BYTES: Final = 256 * 1000
+MAX_TOOLS_BYTES: Final = 256 * 1000
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -75,6 +75,8 @@ class Tool(JsonObject):
     def _remember(self, sent: Mapping[str, Any]) -> Self:
         self._sent = {**present(sent), "function": present(sent["function"])}
         self._sent["function"].pop("strict", None)
+        # Members that nobody here knows are shown to the model all the same.
+        bounded(self._sent)
         return self
 
     @property
@@ -164,16 +166,16 @@ class ToolChoice(JsonObject):
 
 
 def check_tools(tools: Sequence[Tool]) -> None:
-    """Raises InvalidParameter("tools") for two of one name and for schemas that are too large together."""
+    """Raises InvalidParameter("tools") for two of one name and for tools that are too large together."""
     names: set[str] = set()
     for number, tool in enumerate(tools):
         if tool.name in names:
             raise InvalidParameter("tools", f"{tool.name!r} is there twice", "invalid_value", place=f"[{number}].function.name")
         names.add(tool.name)
-    size = sum(json_bytes(tool.parameters) for tool in tools if tool.parameters is not None)
-    if size > MAX_SCHEMA_BYTES:
+    size = sum(json_bytes(tool.as_sent()) for tool in tools)
+    if size > MAX_TOOLS_BYTES:
         raise InvalidParameter(
-            "tools", f"the schemas are {size} bytes together; at most {MAX_SCHEMA_BYTES} are taken", "invalid_value"
+            "tools", f"the tools are {size} bytes of JSON together; at most {MAX_TOOLS_BYTES} are taken", "invalid_value"
         )
 
 

@@ -1,6 +1,7 @@
 """JSON from strangers: bytes to one plain object, within bounds, or a BadRequest that says what is wrong.
 
-Depth is judged on the bytes, before any parser recurses. Which fields an object needs is `ChatRequest`'s matter.
+Depth and size are judged on the bytes, before any parser recurses or holds the interpreter for long. Which fields an
+object needs is `ChatRequest`'s matter.
 """
 
 import json
@@ -9,26 +10,27 @@ import re
 from collections import Counter
 from typing import Any, Final
 
+from ecocore._core import json_shape
 from ecocore.server.error_table import BadRequest
 
 MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 400
 # 4,096 messages of several parts and 128 tools with their schemas have fewer; 200,000 take a second to parse and check.
 MAX_CONTAINERS: Final = 50_000
+# The parser lets nobody else run while it builds an object; a million members take it a second, so many a quarter of that.
+MAX_COMMAS: Final = 250_000
 
-# Possessive throughout, and the closing quote is optional: one pass, whatever the bytes are.
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises BadRequest."""
-    brackets = _STRING.sub(b"", body).translate(_BRACKETS, _NO_BRACKETS)
-    if brackets.count(b"[") > MAX_CONTAINERS:
+    depth, containers, commas = json_shape(body)
+    if containers > MAX_CONTAINERS:
         raise BadRequest(f"the body holds more than {MAX_CONTAINERS} arrays and objects")
-    if _depth(brackets) > MAX_DEPTH:
+    if commas > MAX_COMMAS:
+        raise BadRequest(f"the body holds more than {MAX_COMMAS} values")
+    if depth > MAX_DEPTH:
         raise BadRequest(f"the body is no valid JSON, or nested more than {MAX_DEPTH} deep")
     try:
         value = json.loads(
@@ -49,18 +51,6 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest("the body must be a JSON object")
     return value
-
-
-def _depth(brackets: bytes) -> int:
-    """How deep brackets nest; at least that for brackets that do not match, which no parser accepts.
-
-    Each round removes the innermost pairs, at the speed of `bytes.replace`; there are at most `MAX_DEPTH` of them.
-    """
-    rounds = 0
-    while rounds <= MAX_DEPTH and b"[]" in brackets:
-        brackets = brackets.replace(b"[]", b"")
-        rounds += 1
-    return rounds + brackets.count(b"[")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ mod batch;
 mod buffer;
 mod event;
 mod grammar;
+mod json_scan;
 mod meter;
 mod mock;
 mod output;
@@ -27,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     event::register(module)?;
     meter::register(module)?;
     grammar::register(module)?;
+    json_scan::register(module)?;
     mock::register(module)?;
     output::register(module)?;
     sampler::register(module)?;

@@ -98,6 +98,10 @@ impl PySseWriter {
         self.with(py, |writer| writer.buffered(request_id))
     }
 
+    fn backlog(&self, py: Python<'_>, request_id: u64) -> usize {
+        self.with(py, |writer| writer.backlog(request_id))
+    }
+
     fn is_finished(&self, py: Python<'_>, request_id: u64) -> bool {
         self.with(py, |writer| writer.is_finished(request_id))
     }
