@@ -68,6 +68,54 @@ fn any_object_is_on_one_line() {
 }
 
 #[test]
+fn numbers_stay_within_what_every_reader_holds() {
+    let (long, longer) = ("1".repeat(40), "1".repeat(41));
+    let object = compiler().json_object().unwrap();
+    let right = ["0", "-1.5", "6.02e23", "1E-05", "1e+99", &long, &format!("-0.{long}e9")];
+    let wrong = ["1e567", "1e-100", "01", "1e", &longer, &format!("0.{longer}")];
+    let within = |number: &str| format!(r#"{{"a":[{number}]}}"#);
+    for number in right {
+        assert!(follows(&object, &within(number)), "{number} is refused");
+    }
+    for number in wrong {
+        assert!(!follows(&object, &within(number)), "{number} is taken");
+    }
+    for schema in [
+        r#"{"type": "number"}"#,
+        r#"{"type": ["null", "number"]}"#,
+        r#"{"anyOf": [{"type": "null"}, {"type": "number"}]}"#,
+        r#"{"type": ["integer", "number", "string"], "$defs": {"number": {}}}"#,
+        "{}",
+    ] {
+        check(&compiler().json_schema(schema, true).unwrap(), &right, &wrong);
+    }
+    let integers = ["0", "-17", &long];
+    check(
+        &compiler().json_schema(r#"{"type": "integer"}"#, true).unwrap(),
+        &integers,
+        &["1.5", "1e5", &longer],
+    );
+    // Where schemas are merged, numbers are bounded by value and written without exponents.
+    let merged = compiler().json_schema(r#"{"allOf": [{"type": "number"}, {"minimum": 0}]}"#, false).unwrap();
+    check(&merged, &["0", "8999999999999999999", "0.5"], &["-1", "1e5", &long]);
+}
+
+#[test]
+fn numbers_in_calls_are_those_of_answers() {
+    let schema =
+        r#"{"type": "object", "properties": {"x": {"type": "number"}, "y": {}}, "required": ["x", "y"]}"#;
+    let tools = [Tool { name: "f", parameters: schema, strict: false }];
+    for (syntax, before, after) in [
+        (Syntax::Llama, r#"{"name": "f", "parameters": "#, "}"),
+        (Syntax::Hermes, "<tool_call>\n{\"name\": \"f\", \"arguments\": ", "}\n</tool_call>"),
+    ] {
+        let grammar = compiler().tool_calls(syntax, &tools, Mode::Required, 1).unwrap();
+        let call = |x: &str, y: &str| format!(r#"{before}{{"x": {x}, "y": {y}}}{after}"#);
+        check(&grammar, &[&call("1e9", "1.5e-7")], &[&call("1e567", "1"), &call("1", "1e567")]);
+    }
+}
+
+#[test]
 fn a_schema_fixes_keys_their_order_and_their_values() {
     let schema = r#"{"properties": {"b": {"enum": [1, "x"]}, "a": {"type": "boolean"}}, "required": ["b"]}"#;
     let right = [r#"{"b":1}"#, r#"{"b": "x", "a": true}"#];

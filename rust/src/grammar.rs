@@ -8,16 +8,18 @@ mod compile;
 mod gemma;
 mod guide;
 mod lark;
+mod numbers;
 mod schema;
 mod tool_calls;
 mod trie;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, SimpleVob};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{Matcher, ParserFactory, panic_utils};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -97,7 +99,8 @@ impl GrammarCompiler {
     pub fn json_schema(&self, schema: &str, strict: bool) -> Result<Arc<Grammar>, Error> {
         let value = schema::read(schema, strict, schema::Root::Any)
             .map_err(|message| Error::schema(RESPONSE_FORMAT, message))?;
-        self.compile_schema(value, schema.len())
+        let place = schema::only_place(&value, "oneOf");
+        self.compile_schema(value, schema.len()).map_err(|error| placed(error, place))
     }
 
     /// Answers that call the tools, at most `max_calls` times. For one named tool pass that tool alone, and 1.
@@ -134,7 +137,8 @@ impl GrammarCompiler {
         let deadline = Instant::now() + compile::DEADLINE;
         for tool in tools.iter().take_while(|_| Instant::now() < deadline) {
             if let Err(Error::InvalidSchema { message, .. }) = compile(std::slice::from_ref(tool)) {
-                return Err(of_tool(&tool.name, &message));
+                let error = of_tool(&tool.name, &message);
+                return Err(placed(error, schema::only_place(&tool.parameters, "oneOf")));
             }
         }
         Err(Error::schema(TOOLS, error))
@@ -172,12 +176,20 @@ impl GrammarCompiler {
     fn compile(&self, name: &str, grammar: TopLevelGrammar, size: usize) -> Result<Arc<Grammar>, Error> {
         let (factory, blamed) = (Arc::clone(&self.factory), name.to_owned());
         compile::within_deadline(name, move || {
-            let parser = factory.create_parser(grammar);
-            let parser = parser.map_err(|error| Error::schema(&blamed, reason(&error.to_string())))?;
+            let refused =
+                |error: &dyn std::fmt::Display| Error::schema(&blamed, reason(&format!("{error:#}")));
+            let compile = AssertUnwindSafe(|| {
+                let environment = Some(factory.tok_env().clone());
+                GrammarInit::Serialized(grammar).to_internal(environment, factory.limits().clone())
+            });
+            let (grammar, mut lexemes) =
+                panic_utils::catch_unwind(compile).map_err(|error| refused(&error))?;
+            numbers::bound(&mut lexemes).map_err(|error| refused(&error))?;
+            let parser = factory.create_parser_from_init_default(GrammarInit::Internal(grammar, lexemes));
+            let parser = parser.map_err(|error| refused(&error))?;
             let lexer_bytes = parser.parser.lexer_stats().num_bytes;
             let mut start = Matcher::new(Ok(parser));
-            let first =
-                start.compute_mask().map_err(|error| Error::schema(&blamed, reason(&error.to_string())))?;
+            let first = start.compute_mask().map_err(|error| refused(&error))?;
             let num_bytes = lexer_bytes + 4 * first.as_slice().len() + 32 * size;
             Ok(Arc::new(Grammar { start: Mutex::new(start), first, num_bytes }))
         })
@@ -200,16 +212,48 @@ fn of_tool(name: &str, message: &str) -> Error {
     Error::schema(TOOLS, format!("parameters of `{name}`: {message}"))
 }
 
-/// What llguidance says, in one short line: it may quote the schema.
+const OVERLAP: &str = "uses oneOf with options that overlap";
+
+/// What llguidance says, in one short line for those who know their schema alone: it may quote the schema.
 fn reason(error: &str) -> String {
     const MAX_CHARS: usize = 200;
+    const UNSATISFIABLE: &str = "Unsatisfiable schema: ";
     let line = error.lines().next().unwrap_or_default();
     // Where in the grammar that we wrote ourselves is nobody's business.
     let line = line.rsplit("failed to compile JSON schema: ").next().unwrap_or_default();
     if line.starts_with("panic") {
         return "cannot be compiled; simplify the schema".into();
     }
-    format!("cannot be followed by a grammar: {}", line.chars().take(MAX_CHARS).collect::<String>())
+    if line.contains("coerce_one_of") {
+        return format!("{OVERLAP}; make them differ by type or by a required constant, or send anyOf");
+    }
+    if line.contains("lookarounds not supported") {
+        return "has a pattern with ^ or $ elsewhere than at its ends, which is not supported".into();
+    }
+    let (start, line) = match line.contains(UNSATISFIABLE) {
+        false => ("cannot be followed by a grammar", line.to_owned()),
+        true if line.contains("Regex is empty") => (
+            "has no answer that fits",
+            "a pattern contradicts itself or the lengths or format beside it".into(),
+        ),
+        true => {
+            let line = line.replace(UNSATISFIABLE, "");
+            let line = line.replace("is unsatisfiable", "allows no value");
+            ("has no answer that fits", line.replace("are unsatisfiable", "allow no value"))
+        }
+    };
+    format!("{start}: {}", line.chars().take(MAX_CHARS).collect::<String>())
+}
+
+/// The error with the place of the only `oneOf`.
+fn placed(error: Error, place: Option<String>) -> Error {
+    match (error, place) {
+        (Error::InvalidSchema { name, message }, Some(place)) => {
+            let overlap = format!("{OVERLAP} at {place}");
+            Error::InvalidSchema { name, message: message.replace(OVERLAP, &overlap) }
+        }
+        (error, _) => error,
+    }
 }
 
 /// A compiled grammar, shared by all sequences that follow it.

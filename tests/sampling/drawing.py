@@ -30,6 +30,12 @@ class Drawing:
             if word.strip()[:1] in (b'"', b"}", b"]", b"<") or word == b",":
                 self._bias[token] = hurry
 
+    def favor(self, characters: str, bias: float) -> None:
+        """Adds `bias` to the tokens that are one of the characters."""
+        for token in range(self.tokenizer.vocab_size):
+            if _bytes(self.tokenizer, token).decode(errors="replace") in set(characters):
+                self._bias[token] += bias
+
     def answers(self, grammar: _core.Grammar | None, *, count: int = 1, **options: Any) -> list[list[int]]:
         """The drawn ids of `count` sequences that run together, end token included; options of `run`."""
         ends = self.run(dict.fromkeys(range(count), grammar), **options)

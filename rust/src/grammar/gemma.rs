@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use super::lark::{self, SpecialTokens};
+use super::numbers;
 use super::schema;
 use super::tool_calls::Callable;
 
@@ -36,13 +37,14 @@ pub(super) fn calls(tools: &[Callable], special: &SpecialTokens) -> Result<Strin
     let quote = &rules.quote;
     Ok(format!(
         "called: ({}) {}\n{}\
-         any: ANY_JSON | any_string | any_array | any_object\nANY_JSON: /null|true|false|-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+\\-]?[0-9]+)?/\n\
+         any: ANY_JSON | any_string | any_array | any_object\nANY_JSON: /null|true|false|{}/\n\
          any_string: {quote} ANY_TEXT? {quote}\nANY_TEXT: /(?s:.+)/ & {NO_QUOTE}\n\
          any_array: \"[\" (any (\",\" any)*)? \"]\"\nany_object: \"{{\" (any_pair (\",\" any_pair)*)? \"}}\"\n\
          any_pair: KEY \":\" any\nKEY: {KEY}\n",
         called.join(" | "),
         lark::tokens(&[close]),
         rules.text,
+        numbers::NUMBER,
     ))
 }
 

@@ -7,6 +7,8 @@
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
+use super::numbers::{Definitions, Position};
+
 /// Bytes of a schema.
 const MAX_BYTES: usize = 256 << 10;
 /// Levels of arrays and objects in a schema.
@@ -50,7 +52,8 @@ pub(super) fn read(text: &str, strict: bool, root: Root) -> Result<Value, String
         nodes.check_object()?;
     }
     let closes = strict || !nodes.iter().any(is_composed);
-    let explicit = Explicit { closes, strict };
+    let merged = merges_references(&schema);
+    let explicit = Explicit { closes, strict, merged };
     if root == Root::Object && schema.as_object().is_some_and(|map| !is_constrained(map)) {
         schema = json!({"type": "object"});
     }
@@ -124,6 +127,37 @@ fn is_constrained(map: &Map<String, Value>) -> bool {
 /// Whether one value is described in several places, of which none may be closed on its own.
 fn is_composed(map: &Map<String, Value>) -> bool {
     map.contains_key("allOf") || (has_any(map, &IN_PLACE) && has_any(map, &OBJECT))
+}
+
+/// Whether the grammar of one value is made from several schemas at once.
+fn is_merged(map: &Map<String, Value>) -> bool {
+    let matters = |(name, value): &(&String, &Value)| {
+        !matches!(name.as_str(), "$defs" | "definitions") && kind(name, value) != Some(Kind::Annotation)
+    };
+    let alone = map.iter().filter(matters).count() == 1;
+    map.contains_key("oneOf")
+        || map.get("allOf").and_then(Value::as_array).is_some_and(|parts| parts.len() > 1)
+        || (!alone && has_any(map, &IN_PLACE))
+        || (map.contains_key("properties") && map.contains_key("patternProperties"))
+}
+
+/// Whether what is referred to may be merged with something.
+fn merges_references(schema: &Value) -> bool {
+    let mut open = vec![(schema, false)];
+    while let Some((value, merged)) = open.pop() {
+        match value {
+            Value::Array(items) => open.extend(items.iter().map(|item| (item, merged))),
+            Value::Object(map) => {
+                let merged = merged || is_merged(map);
+                if merged && map.contains_key("$ref") {
+                    return true;
+                }
+                open.extend(map.values().map(|item| (item, merged)));
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 fn has_any(map: &Map<String, Value>, keywords: &[&str]) -> bool {
@@ -251,7 +285,11 @@ impl<'a> Nodes<'a> {
                             at(&here)
                         ));
                     }
-                    self.push(item, step(&here, name))?;
+                    let here = step(&here, name);
+                    if keyword == "patternProperties" {
+                        check_pattern(name).map_err(|wrong| format!("schema{} {wrong}", at(&here)))?;
+                    }
+                    self.push(item, here)?;
                 }
             }
             (Kind::List, _) => return Err(format!("schema{} must be an array of schemas", at(&here))),
@@ -365,6 +403,14 @@ impl<'a> Nodes<'a> {
     }
 }
 
+/// Where a schema uses `keyword`, if it does so once.
+pub(super) fn only_place(schema: &Value, keyword: &str) -> Option<String> {
+    let nodes = Nodes::of(schema).ok()?;
+    let mut using = nodes.list.iter().filter(|node| node.value.get(keyword).is_some());
+    let place = step(&using.next()?.path, keyword);
+    using.next().is_none().then_some(place)
+}
+
 /// What tells a schema from every other of its document.
 pub(super) fn address(value: &Value) -> usize {
     std::ptr::from_ref(value).addr()
@@ -390,6 +436,7 @@ fn check_value(keyword: &str, value: &Value, map: &Map<String, Value>) -> Result
         ("pattern", Value::String(pattern)) if pattern.len() > MAX_PATTERN_BYTES => {
             Err(format!("is longer than {MAX_PATTERN_BYTES} bytes"))
         }
+        ("pattern", Value::String(pattern)) => check_pattern(pattern),
         ("format", Value::String(format)) => {
             let types = types(map);
             let matters = types.is_empty() || types.contains(&"string");
@@ -398,7 +445,7 @@ fn check_value(keyword: &str, value: &Value, map: &Map<String, Value>) -> Result
             }
             Err(format!("is {}; supported are {}", quoted(format), FORMATS.join(", ")))
         }
-        ("pattern" | "$ref", Value::String(_)) => Ok(()),
+        ("$ref", Value::String(_)) => Ok(()),
         ("pattern" | "format" | "$ref", _) => Err("must be a string".into()),
         ("required", Value::Array(names)) if names.iter().all(Value::is_string) => Ok(()),
         ("required", _) => Err("must be an array of names".into()),
@@ -430,6 +477,25 @@ fn check_value(keyword: &str, value: &Value, map: &Map<String, Value>) -> Result
     }
 }
 
+/// Reads a pattern as llguidance does, which tells neither what it dislikes nor where.
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    let pattern = llguidance::regex_to_lark(pattern, "dw");
+    let read = regex_syntax::Parser::new().parse(&pattern).map_err(|error| {
+        let reason = match error {
+            regex_syntax::Error::Parse(error) => error.kind().to_string(),
+            regex_syntax::Error::Translate(error) => error.kind().to_string(),
+            _ => "it cannot be read".to_owned(),
+        };
+        format!("is no pattern that can be kept: {reason}")
+    })?;
+    let anchors = regex_syntax::hir::LookSet::singleton(regex_syntax::hir::Look::Start)
+        .insert(regex_syntax::hir::Look::End);
+    if read.properties().look_set().subtract(anchors).is_empty() {
+        return Ok(());
+    }
+    Err("is no pattern that can be kept: word boundaries and anchors of lines are not supported".into())
+}
+
 fn is_type(name: &Value) -> bool {
     name.as_str().is_some_and(|name| TYPES.contains(&name))
 }
@@ -454,12 +520,15 @@ fn check_constant(value: &Value) -> Result<(), String> {
 struct Explicit {
     closes: bool,
     strict: bool,
+    /// Any of its schemas may be merged with another.
+    merged: bool,
 }
 
 impl Explicit {
     fn rewrite(&self, schema: &mut Value) {
-        let mut open = vec![schema];
-        while let Some(schema) = open.pop() {
+        let mut numbers = Definitions::new(schema);
+        let mut open = vec![(&mut *schema, Position { merged: self.merged, alternative: false })];
+        while let Some((schema, position)) = open.pop() {
             let Value::Object(map) = schema else { continue };
             map.retain(|keyword, value| kind(keyword, value) != Some(Kind::Annotation));
             if is_implied_object(map) && !has_any(map, &IN_PLACE) {
@@ -469,15 +538,29 @@ impl Explicit {
             if self.closes && is_object && !map.contains_key("patternProperties") {
                 map.entry("additionalProperties").or_insert(Value::Bool(false));
             }
+            let position = Position { merged: position.merged || is_merged(map), ..position };
+            let written = map.contains_key("anyOf");
+            numbers.rewrite(map, position);
             for (keyword, value) in map.iter_mut() {
+                // What was only now split into alternatives is done.
+                if keyword == "anyOf" && !written {
+                    continue;
+                }
+                let alternative = matches!(keyword.as_str(), "anyOf" | "oneOf" | "allOf");
+                let below = |value| (value, Position { alternative, ..position });
                 match (kind(keyword, value), value) {
-                    (Some(Kind::Schema | Kind::SchemaOrList), value @ Value::Object(_)) => open.push(value),
-                    (Some(Kind::List | Kind::SchemaOrList), Value::Array(items)) => open.extend(items),
-                    (Some(Kind::Map), Value::Object(items)) => open.extend(items.values_mut()),
+                    (Some(Kind::Schema | Kind::SchemaOrList), value @ Value::Object(_)) => {
+                        open.push(below(value));
+                    }
+                    (Some(Kind::List | Kind::SchemaOrList), Value::Array(items)) => {
+                        open.extend(items.iter_mut().map(below));
+                    }
+                    (Some(Kind::Map), Value::Object(items)) => open.extend(items.values_mut().map(below)),
                     _ => {}
                 }
             }
         }
+        numbers.define(schema);
     }
 }
 
