@@ -42,14 +42,17 @@ const MAX_TOOLS_BYTES: usize = 256 << 10;
 /// The longest name of a tool.
 const MAX_NAME_BYTES: usize = 256;
 
-/// What one grammar, one mask or one sequence may cost: llguidance's defaults but for memory (a sequence
-/// keeps 1 to 2 kB for each state of its lexer) and for objects of a thousand optional properties (three
-/// items for each property, about 20 items in a microsecond).
+/// What one grammar and one mask may cost; `guide` bounds a whole sequence. Lexer fuel comes at about 10,000
+/// in a millisecond, and 28,000 is the most that a mask of an honest schema was seen to take: letters of any
+/// language, a thousand of them counted. Objects of a thousand optional properties need three items for each
+/// property and row, 8,000 for a mask. A string of 10,000 characters has a lexer state for each, and up to
+/// three more where they are not ASCII.
 fn limits() -> ParserLimits {
     ParserLimits {
+        step_lexer_fuel: 100_000,
         max_lexer_states: 50_000,
-        max_items_in_row: 20_000,
-        step_max_items: 200_000,
+        max_items_in_row: 10_000,
+        step_max_items: 20_000,
         verbose_errors: false,
         ..ParserLimits::default()
     }

@@ -1,7 +1,7 @@
 //! The fast parts of ecocore: text (tokenize, detokenize, stop), choice (penalties, grammars,
 //! top-k/p, seeded draw) and bookkeeping (scheduler, KV blocks, prefix cache).
 //!
-//! The core is plain Rust and knows no Python, no tensors, and no clock but the deadline of a grammar;
+//! The core is plain Rust and knows no Python, no tensors, and no clock but the deadline of a grammar and its masks';
 //! `python/` binds it behind the `python` feature. Three small values travel between the parts:
 //! [`batch::Batch`] (what the model computes), [`sampled::SampledTokens`] (what was drawn) and
 //! [`event::EventBatch`] (what leaves).

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,11 @@ def smollm2_drawing() -> Drawing:
 @cache
 def smollm2_compiler() -> _core.GrammarCompiler:
     return _core.GrammarCompiler(smollm2_drawing().tokenizer, 49152, [2, 0])
+
+
+def resident_bytes() -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
 
 
 # --- schemas ----------------------------------------------------------------------------------------------
@@ -526,6 +532,37 @@ def test_an_answer_that_outgrows_the_limits_fails_alone() -> None:
     assert drawing.run({0: hard, 1: easy}, max_tokens=120) == {0: "failed", 1: "finished"}
     alone = drawing.run({1: easy}, max_tokens=120)
     assert alone == {1: "finished"}
+
+
+def hostile(number: int) -> Schema:
+    """One of many schemas that compile in no time and whose masks cost all that they may."""
+    if number % 2:
+        return {"type": "string", "pattern": f"((.{{1,{70 + number}}}a){{1,100}}|(.{{1,90}}b){{1,90}})*z"}
+    inner = {"anyOf": [{"type": "array", "items": {"const": other}} for other in range(900 + number)]}
+    return {"type": "array", "minItems": 9999, "items": inner}
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "smollm2"])
+def test_hostile_schemas_neither_hold_up_their_neighbour_nor_fill_the_memory(tokenizer: str) -> None:
+    compiler = byte_compiler() if tokenizer == "bytes" else smollm2_compiler()
+    drawing = byte_drawing() if tokenizer == "bytes" else smollm2_drawing()
+    grammars = {number: compiler.json_schema(json.dumps(hostile(number))) for number in range(1, 33)}
+    # Warm: the buffers of the drawing itself are no part of the figure.
+    drawing.run(dict.fromkeys(range(33)), max_tokens=2)
+    # The time of all threads together, since other programs take the cores as well: 5 s for two cores.
+    memory, start = resident_bytes(), time.process_time()
+    ends = drawing.run({0: None, **grammars}, max_tokens=100)
+    assert time.process_time() - start < 10
+    assert resident_bytes() - memory < 192 * 2**20
+    assert ends[0] == "finished" and len(drawing.drawn[0]) <= 100
+    assert "failed" in ends.values()
+
+
+def test_the_time_for_masks_grows_with_the_answer() -> None:
+    """A counted string of thousands of characters costs more in all than a sequence has at its start."""
+    schema = {"type": "string", "minLength": 4000, "maxLength": 4500}
+    (text,) = byte_drawing().texts(byte_compiler().json_schema(json.dumps(schema)), max_tokens=20_000)
+    assert judge(schema, text) is not None
 
 
 def test_clients_cannot_reach_the_layout() -> None:
