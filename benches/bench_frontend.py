@@ -191,7 +191,7 @@ class _Ours:
 
     def __init__(self, batches: list[Any]) -> None:
         from ecocore.request import ChatRequest
-        from ecocore.server.wire import Outbox, Pace
+        from ecocore.server.wire import Outbox, Pace, Told
 
         self.steps = batches
         self._outbox = Outbox(self, Pace())  # type: ignore[arg-type]
@@ -209,7 +209,7 @@ class _Ours:
 
     async def answer(self, scope: Any, _receive: Any, send: Any) -> None:
         from ecocore.regions.region import Admission
-        from ecocore.server.wire import SSE_HEADERS
+        from ecocore.server.wire import SSE_HEADERS, Told
 
         admission = Admission(scope["path_params"]["number"], lambda _: None)
         with self._outbox.open(admission, self._request) as answer:
