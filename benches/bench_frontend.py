@@ -210,9 +210,10 @@ class _Ours:
     async def answer(self, scope: Any, _receive: Any, send: Any) -> None:
         from ecocore.regions.region import Admission
         from ecocore.server.wire import SSE_HEADERS
+        from ecocore.server.wire import Told as Telling
 
         admission = Admission(scope["path_params"]["number"], lambda _: None)
-        with self._outbox.open(admission, self._request) as answer:
+        with self._outbox.open([admission], Telling.chat(self._request)) as answer:
             await send({"type": "http.response.start", "status": 200, "headers": list(SSE_HEADERS)})
             while piece := await answer.take():
                 await answer.send(send, piece)

@@ -10,51 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "ecocore"
 
-# room -> (rooms and values it may import, third-party packages it may know)
-RULES: dict[str, tuple[set[str], set[str]]] = {
-    "errors": (set(), set()),
-    "events": (set(), set()),
-    "config": ({"errors"}, {"pydantic", "pydantic_settings"}),
-    "completion": ({"errors", "events"}, set()),
-    "progress": (set(), {"rich"}),
-    "request": ({"errors"}, {"pydantic", "pydantic_core", "numpy"}),
-    "families": ({"errors"}, set()),
-    "prompt": ({"request", "errors", "_core"}, {"numpy", "minijinja", "aiohttp", "yarl", "PIL"}),
-    "weights": ({"errors", "_core"}, {"torch", "safetensors"}),
-    "kernels": ({"errors", "_core"}, {"torch"}),
-    "model": ({"_core", "weights", "kernels", "errors"}, {"torch", "numpy"}),
-    "sampling": ({"_core", "request", "kernels", "errors"}, {"torch", "numpy"}),
-    "output": ({"events", "request", "_core", "errors"}, set()),
-    "loop": ({"events", "errors", "_core"}, {"numpy"}),
-    "runtime": (
-        {
-            "errors",
-            "events",
-            "request",
-            "completion",
-            "families",
-            "prompt",
-            "weights",
-            "model",
-            "sampling",
-            "output",
-            "loop",
-            "_core",
-            "progress",
-        },
-        {"torch"},
-    ),
-    "accounts": ({"errors"}, {"sqlalchemy", "alembic"}),
-    "regions": ({"runtime", "prompt", "request", "events", "errors", "_core"}, set()),
-    "server": (
-        {"regions", "request", "events", "errors", "accounts", "config", "_core"},
-        {"starlette", "hypercorn", "h11", "h2", "pydantic", "prometheus_client"},
-    ),
-    "cli": (
-        {"config", "runtime", "server", "accounts", "regions", "prompt", "weights", "events", "errors", "progress"},
-        {"typer", "rich", "click"},
-    ),
-}
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def rules() -> Iterator[tuple[str, tuple[set[str], set[str]]]]:
+    """Of each room of the page's table: which rooms and values it may import, and which third-party packages."""
+    table = PAGE[PAGE.index("| room | may import from ecocore |") :].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        rooms, ours, theirs = ({name.strip() for name in cell.split(",")} - {"-"} for cell in line.strip("|").split(" | "))
+        yield from ((room, (ours, theirs)) for room in rooms)
+
+
+RULES = dict(rules())
 STANDARD = set(__import__("sys").stdlib_module_names)
 
 
@@ -95,7 +62,14 @@ def test_a_room_imports_only_its_neighbours(path: Path) -> None:
 
 def test_the_rules_name_no_room_that_is_gone() -> None:
     there = {room_of(path) for path in SOURCES}
-    assert RULES.keys() - there <= {"kernels"}
+    assert RULES.keys() <= there
+    known = {name for ours, _ in RULES.values() for name in ours}
+    assert known <= there | {"_core"}
+
+
+def test_the_rules_know_no_package_that_nobody_imports() -> None:
+    imported = {(room_of(path), module.partition(".")[0]) for path in SOURCES for module in imports(path)}
+    assert {(room, package) for room, (_, theirs) in RULES.items() for package in theirs} <= imported
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

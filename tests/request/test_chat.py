@@ -63,6 +63,8 @@ def test_one_stop_string_is_a_list_of_one() -> None:
         ({"presence_penalty": 3}, "presence_penalty", "decimal_above_max_value"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"logit_bias": {"1": 1, "01": 5}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {1: 1, "1": 1}}, "logit_bias", "invalid_value"),
         ({"stop": ""}, "stop", "invalid_value"),
         ({"stop": ["x" * 1025]}, "stop", "string_above_max_length"),
         ({"stop": ["x"] * 17}, "stop", "array_above_max_length"),
@@ -98,6 +100,15 @@ def test_one_stop_string_is_a_list_of_one() -> None:
         ({"continue_final_message": True}, "continue_final_message", "invalid_value"),
         ({"add_generation_prompt": "no"}, "add_generation_prompt", "invalid_type"),
         ({"metadata": {"a": 1}}, "metadata", "invalid_type"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "array_above_max_length"),
+        ({"metadata": {"a" * 65: ""}}, "metadata", "string_above_max_length"),
+        ({"metadata": {"a": "b" * 513}}, "metadata", "string_above_max_length"),
+        ({"user": "u" * 513}, "user", "string_above_max_length"),
+        ({"safety_identifier": "s" * 513}, "safety_identifier", "string_above_max_length"),
+        ({"prompt_cache_key": "k" * 513}, "prompt_cache_key", "string_above_max_length"),
+        ({"prompt_cache_retention": "x" * 65}, "prompt_cache_retention", "string_above_max_length"),
+        ({"service_tier": "x" * 65}, "service_tier", "string_above_max_length"),
+        ({"verbosity": "x" * 65}, "verbosity", "string_above_max_length"),
         ({"store": "yes"}, "store", "invalid_type"),
         ({"prediction": {"a": float("inf")}}, "prediction", "invalid_value"),
     ],
@@ -143,6 +154,11 @@ def test_hints_and_bookkeeping_are_accepted() -> None:
         reasoning_effort="high",
         moderation={"input": False},
     )
+
+
+def test_the_books_may_be_full() -> None:
+    metadata = {f"{number:>64}": "é" * 512 for number in range(16)}
+    assert parse(metadata=metadata, user="é" * 512).metadata == metadata
 
 
 def test_a_continuation_needs_text_of_the_assistant_at_the_end() -> None:

@@ -90,7 +90,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"tools": [tool("f", extra={"a": [float("inf")]})]}, "tools", "invalid_value"),
         ({"tools": [{**tool("f"), "extra": "half \ud83d"}]}, "tools", "invalid_value"),
         ({"tools": [{**tool("f"), "half \ud83d": 1}]}, "tools", "invalid_value"),
-        ({"tools": [dict[Any, Any](tool("f")) | {5: 1}]}, "tools", "invalid_value"),
+        ({"tools": [tool("f", extra={5: 1})]}, "tools", "invalid_value"),
         ({"tools": [tool("f", strict="yes")]}, "tools", "invalid_type"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"tool_choice": named("f")}, "tool_choice", "invalid_value"),

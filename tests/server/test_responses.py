@@ -224,6 +224,32 @@ def test_images_formats_and_tools_are_spelled_as_in_a_chat() -> None:
     assert told["text"]["format"]["schema"] == {"type": "object"}
 
 
+JUNK = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "name": "f", "extra": JUNK}]},
+        {"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function", "name": "f", "extra": JUNK}},
+        {
+            "tools": [{"type": "function", "name": "f"}],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "function", "name": "f", "extra": JUNK}],
+                "extra": JUNK,
+            },
+        },
+        {"text": {"format": {"type": "text", "name": JUNK, "description": JUNK, "schema": {"a": JUNK}}, "extra": JUNK}},
+        {"reasoning": {"effort": "low", "summary": JUNK}},
+        {"extra": JUNK},
+    ],
+)
+def test_only_what_is_known_is_told_again(fields: dict[str, Any]) -> None:
+    assert JUNK not in ResponsesRequest.parse({"model": MODEL, "input": "a", **fields}).settled
+
+
 CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "c", "output": "a"}
 USER = {"role": "user", "content": "a"}
@@ -255,6 +281,11 @@ USER = {"role": "user", "content": "a"}
         ),
         ({"input": "a", "instructions": 3}, "instructions", "invalid_type", ""),
         ({"input": "a", "max_output_tokens": 0}, "max_output_tokens", "integer_below_min_value", ""),
+        ({"input": "a", "metadata": {"a": "b" * 513}}, "metadata", "string_above_max_length", ""),
+        ({"input": "a", "user": "u" * 513}, "user", "string_above_max_length", ""),
+        ({"input": "a", "safety_identifier": "s" * 513}, "safety_identifier", "string_above_max_length", ""),
+        ({"input": "a", "prompt_cache_key": "k" * 513}, "prompt_cache_key", "string_above_max_length", ""),
+        ({"input": "a", "text": {"verbosity": "x" * 65}}, "text", "string_above_max_length", ""),
         ({"input": "a", "temperature": 3}, "temperature", "decimal_above_max_value", ""),
         ({"input": "a", "text": {"format": {"type": "xml"}}}, "text", "invalid_value", ".format.type: must be "),
         (

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +13,9 @@ from ecocore.errors import ModelNotFound
 from ecocore.regions.local import LocalRegion
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
-from ecocore.server.error_table import ShuttingDown
+from ecocore.server.error_table import ReaderTooSlow, ShuttingDown
 from ecocore.server.model_list import ModelList
-from ecocore.server.wire import Outbox, Pace
+from ecocore.server.wire import Outbox, Pace, Told
 
 
 def request(**fields: Any) -> ChatRequest:
@@ -54,7 +56,7 @@ async def test_an_answer_is_delivered_whole(mock: Runtime, *, stream: bool) -> N
     outbox = Outbox(region, Pace())
     async with outbox.running():
         admission = await region.prepare(request(stream=stream, max_tokens=500))
-        with outbox.open(admission, request(stream=stream)) as answer:
+        with outbox.open([admission], Told.chat(request(stream=stream))) as answer:
             admission.start(b"")
             pieces = []
             while piece := await answer.take():
@@ -69,7 +71,7 @@ async def test_an_answer_that_is_left_is_forgotten_everywhere(mock: Runtime) -> 
     outbox = Outbox(region, Pace())
     async with outbox.running():
         admission = await region.prepare(request(stream=True))
-        with outbox.open(admission, request(stream=True)) as answer:
+        with outbox.open([admission], Told.chat(request(stream=True))) as answer:
             admission.start(b"")
             assert await answer.take()
         assert outbox.writer.is_finished(admission.request_id)
@@ -81,13 +83,44 @@ async def test_a_drained_outbox_takes_nothing_and_has_told_everybody(mock: Runti
     outbox = Outbox(region, Pace())
     async with outbox.running():
         admission = await region.prepare(request())
-        with outbox.open(admission, request()) as answer:
+        with outbox.open([admission], Told.chat(request())) as answer:
             draining = asyncio.create_task(outbox.drain(0))
             with pytest.raises(ShuttingDown):
                 await answer.take()
         await draining
         with pytest.raises(ShuttingDown):
-            outbox.open(admission, request())
+            outbox.open([admission], Told.chat(request()))
+
+
+@pytest.mark.parametrize(("drawn", "message"), [(600, None), (8000, "too slowly")], ids=["complete", "going on"])
+async def test_only_an_answer_that_goes_on_may_be_too_much_for_its_reader(mock: Runtime, drawn: int, message: str | None) -> None:
+    """The last events of a response repeat it three times: more than may gather, and nothing that a reader could hasten."""
+    region = LocalRegion(mock)
+    asked = request(stream=True, max_tokens=drawn)
+    told = replace(Told.chat(asked), form="response", id_prefix="resp_", fields=',"instructions":"' + "x" * 100_000 + '"')
+    outbox = Outbox(region, Pace(buffer_bytes=150_000))
+    gone_on = asyncio.Event()
+
+    async def send(_message: Any) -> None:
+        """A client that takes its first piece only when enough has gathered."""
+        await gone_on.wait()
+
+    async with outbox.running():
+        admission = await region.prepare(asked)
+        with outbox.open([admission], told) as answer:
+            admission.start(b"")
+            sending = asyncio.create_task(answer.send(send, await answer.take()))
+            # Neither wakes anybody while bytes wait.
+            while not (outbox.writer.is_finished(answer.request_id) or answer._failure):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert outbox.writer.buffered(answer.request_id) > 150_000 or message
+            gone_on.set()
+            await sending
+            with nullcontext() if message is None else pytest.raises(ReaderTooSlow, match=message):
+                rest = b""
+                while piece := await answer.take():
+                    rest += piece
+                assert b"response.incomplete" in rest
 
 
 def test_the_first_of_two_regions_with_one_name_counts(mock: Runtime) -> None:

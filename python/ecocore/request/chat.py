@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Self, TypedDict
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.request.faults import fault, named_errors
@@ -29,6 +29,9 @@ from ecocore.request.tools import MAX_TOOLS, SentChoice, Tool, ToolChoice, check
 
 MAX_CHOICES: Final = 8
 MAX_TEMPLATE_STRING: Final = 64
+MAX_METADATA: Final = 16
+MAX_METADATA_NAME: Final = 64
+MAX_BOOKED: Final = 512
 
 # Which switches of a chat template a request may set, and of what type each is.
 TEMPLATE_KWARGS: Final[Mapping[str, type]] = {
@@ -105,6 +108,24 @@ def _text_only(modalities: tuple[str, ...]) -> tuple[str, ...]:
     return modalities
 
 
+Hint = Annotated[str, Field(max_length=64)]
+Booked = Annotated[str, Field(max_length=MAX_BOOKED)]
+"""What only a provider's books would hold."""
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=MAX_METADATA_NAME)], Booked],
+    Field(max_length=MAX_METADATA),
+    NullIsAbsent,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MAX_METADATA,
+            "propertyNames": {"maxLength": MAX_METADATA_NAME},
+            "additionalProperties": {"type": "string", "maxLength": MAX_BOOKED},
+        }
+    ),
+]
+
+
 class ChatRequest(JsonObject):
     """One request. An explicit null means absent.
 
@@ -147,20 +168,20 @@ class ChatRequest(JsonObject):
     continue_final_message: bool = False
     add_generation_prompt: bool | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=256), IsText] | None = None
-    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
+    reasoning_effort: Hint | None = None
 
     # Accepted without effect: hints for other models, and what a provider keeps in its books.
     modalities: Annotated[tuple[str, ...], Field(max_length=8), AfterValidator(_text_only), AsTuple] = ("text",)
-    verbosity: str | None = None
+    verbosity: Hint | None = None
     prediction: PlainObject | None = None
     store: bool = False
-    metadata: Annotated[dict[str, str], NullIsAbsent] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    metadata: Metadata | None = None
+    user: Booked | None = None
+    safety_identifier: Booked | None = None
+    prompt_cache_key: Booked | None = None
     prompt_cache_options: PlainObject | None = None
-    prompt_cache_retention: str | None = None
-    service_tier: str | None = None
+    prompt_cache_retention: Hint | None = None
+    service_tier: Hint | None = None
     moderation: PlainObject | None = None
 
     @classmethod

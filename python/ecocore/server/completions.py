@@ -11,14 +11,12 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from starlette.types import Receive, Scope, Send
 
-from ecocore.accounts.keys import KeyOwner
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.regions.region import Region
 from ecocore.request import ChatRequest
 from ecocore.request.faults import fault, named_errors
 from ecocore.request.json_object import JsonObject, present
-from ecocore.server.auth import key_owner
-from ecocore.server.delivery import deliver, until_client_leaves
+from ecocore.server.delivery import Ready, exchange
 from ecocore.server.intake import Intake
 from ecocore.server.model_list import ModelList
 from ecocore.server.wire import Outbox, Told
@@ -196,20 +194,16 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange. Raises what `error_table` tells."""
-        asked = await self._intake.read(scope, receive, CompletionRequest.parse)
-        await until_client_leaves(receive, self._answer(asked, key_owner(scope), scope, send))
+        await exchange(self._intake, CompletionRequest.parse, self._prepare, scope=scope, receive=receive, send=send)
 
-    async def _answer(self, asked: CompletionRequest, owner: KeyOwner, scope: Scope, send: Send) -> None:
+    async def _prepare(self, asked: CompletionRequest) -> Ready:
         region = self._models[asked.request.model]
         prepare = partial(region.prepare_plain, asked.request, scores=asked.scores)
         admissions = [await prepare(prompt) for prompt in asked.prompts]
         echo = tuple([await _text(region, prompt) for prompt in asked.prompts]) if asked.echo else ()
         # What the model begins every text with is in the prompt, but not in what the client sent.
         hidden = await region.tokenize("", add_special_tokens=True) if isinstance(asked.prompts[0], str) else []
-        with self._outboxes[region.model_id].open_as(admissions, asked.told(echo, len(hidden))) as answer:
-            for admission in admissions:
-                admission.start(b"account %d" % owner.account_id)
-            await deliver(answer, stream=asked.request.stream, scope=scope, send=send)
+        return Ready(self._outboxes[region.model_id], admissions, asked.told(echo, len(hidden)))
 
 
 async def _text(region: Region, prompt: Prompt) -> str:

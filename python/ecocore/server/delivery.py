@@ -1,18 +1,71 @@
-"""From an answer to its connection: the last steps of every POST that runs a model.
+"""One exchange of a POST that runs a model: what all its endpoints do alike, for as long as the client is there.
 
-Takes an `Answer`, gives bytes to a connection for as long as its client is there.
+Takes how a body is parsed and how its request is prepared, gives the bytes of the answer to the connection.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ecocore.errors import EcocoreError
+from ecocore.regions.region import Admission
+from ecocore.server.auth import key_owner
 from ecocore.server.error_table import api_error
-from ecocore.server.wire import SSE_HEADERS, Answer, error_event
+from ecocore.server.intake import Intake
+from ecocore.server.wire import SSE_HEADERS, Answer, Outbox, Told, error_event
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Requests that could start now, and how their one answer is told."""
+
+    outbox: Outbox
+    admissions: list[Admission]
+    told: Told
+
+
+async def exchange(
+    intake: Intake,
+    parse: Callable[[Mapping[str, Any]], Parsed],
+    prepare: Callable[[Parsed], Awaitable[Ready]],
+    *,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Reads, prepares, answers. Raises what `error_table` tells.
+
+    The order of judgement: body and JSON, model, template and context, capacity. The body counts as held until the
+    request is prepared; then it is let go, for images may weigh megabytes, and an answer may take minutes.
+    """
+    async with AsyncExitStack() as held:
+        # Without a name of its own here, the request is what `_answer` makes of it.
+        work = _answer(await held.enter_async_context(intake.holding(scope, receive, parse)), prepare, held, scope, send)
+        await until_client_leaves(receive, work)
+
+
+async def _answer(
+    request: Parsed, prepare: Callable[[Parsed], Awaitable[Ready]], held: AsyncExitStack, scope: Scope, send: Send
+) -> None:
+    preparing = prepare(request)
+    del request
+    ready = await preparing
+    await held.aclose()
+    stream = ready.told.stream
+    with ready.outbox.open(ready.admissions, ready.told) as answer:
+        account = b"account %d" % key_owner(scope).account_id
+        while ready.admissions:
+            ready.admissions.pop(0).start(account)
+        # What is to be echoed is the writer's now.
+        del ready
+        await deliver(answer, stream=stream, scope=scope, send=send)
 
 
 async def deliver(answer: Answer, *, stream: bool, scope: Scope, send: Send) -> None:

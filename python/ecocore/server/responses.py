@@ -13,18 +13,18 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Discriminator, Field, Tag
 from starlette.types import Receive, Scope, Send
 
-from ecocore.accounts.keys import KeyOwner
 from ecocore.errors import InvalidParameter, UnsupportedParameter
 from ecocore.request import ChatRequest
 from ecocore.request.faults import named_errors
 from ecocore.request.json_object import JsonObject, PlainObject, either, present
-from ecocore.server.auth import key_owner
-from ecocore.server.delivery import deliver, until_client_leaves
+from ecocore.server.delivery import Ready, exchange
 from ecocore.server.intake import Intake
 from ecocore.server.model_list import ModelList
 from ecocore.server.renamed import renamed
 from ecocore.server.response_items import WORDS, Turns, turns_of
 from ecocore.server.wire import Outbox, Told
+
+MAX_DESCRIPTION: Final = 4096
 
 # What means the same here and in a chat.
 SHARED: Final[tuple[str, ...]] = (
@@ -101,9 +101,15 @@ class TextFormat(JsonObject):
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
-    description: str | None = None
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] | None = None
     definition: Annotated[PlainObject | None, Field(alias="schema")] = None
     strict: bool | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As the answer repeats it."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        return self.model_dump(by_alias=True, exclude_none=True)
 
     def as_chat(self) -> dict[str, Any]:
         """As chat completions spell it."""
@@ -177,7 +183,7 @@ class ResponsesRequest:
         turns = turns_of(own.instructions, own.input)
         with renamed(FIELDS, partial(_place, turns), WORDS):
             request = ChatRequest.parse(_as_chat(own, sent, turns))
-        return cls(request, turns, _settled(own, request, sent))
+        return cls(request, turns, _settled(own, request))
 
     @property
     def told(self) -> Told:
@@ -251,8 +257,11 @@ def _named(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": tool.get("type"), "function": present({"name": tool.get("name")})}
 
 
-def _settled(own: ResponseParameters, request: ChatRequest, sent: Mapping[str, Any]) -> str:
-    """Every member of a response object that tells what was asked, whether it was sent or not."""
+def _settled(own: ResponseParameters, request: ChatRequest) -> str:
+    """Every member of a response object that tells what was asked, whether it was sent or not.
+
+    A stream tells them three times: only what is checked, and bounded, is among them.
+    """
     text = own.text or TextOptions()
     form = text.format or TextFormat(type="text")
     members = {
@@ -271,15 +280,25 @@ def _settled(own: ResponseParameters, request: ChatRequest, sent: Mapping[str, A
         "service_tier": "default",
         "store": False,
         "temperature": request.temperature,
-        "text": {"format": form.model_dump(by_alias=True, exclude_none=True), **present({"verbosity": text.verbosity})},
-        "tool_choice": own.tool_choice or "auto",
+        "text": {"format": form.told(), **present({"verbosity": text.verbosity})},
+        "tool_choice": _told_choice(own.tool_choice),
         "tools": [_told_tool(tool) for tool in own.tools],
         "top_logprobs": request.top_logprobs,
         "top_p": request.top_p,
         "truncation": "disabled",
-        "user": sent.get("user"),
+        "user": request.user,
     }
     return "," + json.dumps(members, ensure_ascii=False, separators=(",", ":"))[1:-1]
+
+
+def _told_choice(choice: str | dict[str, Any] | None) -> Any:
+    """In the flat spelling, without what nobody knows."""
+    if not isinstance(choice, dict):
+        return choice or "auto"
+    if choice["type"] == "function":
+        return {"type": "function", "name": choice["name"]}
+    tools = [{"type": "function", "name": tool["name"]} for tool in choice["tools"]]
+    return {"type": "allowed_tools", "mode": choice["mode"], "tools": tools}
 
 
 def _told_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,13 +322,10 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange. Raises what `error_table` tells."""
-        async with self._intake.holding(scope, receive, ResponsesRequest.parse) as asked:
-            await until_client_leaves(receive, self._answer(asked, key_owner(scope), scope, send))
+        await exchange(self._intake, ResponsesRequest.parse, self._prepare, scope=scope, receive=receive, send=send)
 
-    async def _answer(self, asked: ResponsesRequest, owner: KeyOwner, scope: Scope, send: Send) -> None:
+    async def _prepare(self, asked: ResponsesRequest) -> Ready:
         region = self._models[asked.request.model]
         with renamed(FIELDS, partial(_place, asked.turns), WORDS):
             admission = await region.prepare(asked.request)
-        with self._outboxes[region.model_id].open_as((admission,), asked.told) as answer:
-            admission.start(b"account %d" % owner.account_id)
-            await deliver(answer, stream=asked.request.stream, scope=scope, send=send)
+        return Ready(self._outboxes[region.model_id], [admission], asked.told)

@@ -1,26 +1,37 @@
 """POST /tokenize and /detokenize: what a model's tokenizer makes of a text, and back. No template is applied."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ecocore.errors import InvalidParameter
-from ecocore.request.faults import named_errors
-from ecocore.request.json_object import JsonObject
+from ecocore.request.faults import fault, named_errors
+from ecocore.request.json_object import IsText, JsonObject
 from ecocore.server.intake import Intake
 from ecocore.server.model_list import ModelList
 
+# Telling the ids of 1 MiB, one for each byte at worst, takes the event loop a twentieth of a second.
+MAX_PROMPT_BYTES: Final = 2**20
+
+
+def _within_bytes(prompt: str) -> str:
+    if len(prompt.encode()) > MAX_PROMPT_BYTES:
+        raise fault("string_above_max_length", f"must have at most {MAX_PROMPT_BYTES} bytes; send it in pieces")
+    return prompt
+
+
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+LongPrompt = Annotated[str, Field(max_length=MAX_PROMPT_BYTES), IsText, AfterValidator(_within_bytes)]
 
 
 class TokenizeParameters(JsonObject):
     """The body of /tokenize. `add_special_tokens`: put what the model begins every text with before it."""
 
     model: str
-    prompt: str
+    prompt: LongPrompt
     add_special_tokens: bool = True
 
     @classmethod

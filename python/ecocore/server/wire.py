@@ -64,7 +64,7 @@ class Pace:
     ping_seconds: float = 15.0
     """A stream that is silent so long gets a comment, so that no proxy cuts it."""
     buffer_bytes: int = 256 * 1024
-    """What may gather for a client that reads slower than the engine writes."""
+    """What may gather for a client that reads slower than the engine writes, the largest single event aside."""
     tick_seconds: float = 1.0
     """How exactly the times above are kept."""
 
@@ -86,6 +86,20 @@ class Told:
     echo_hidden: int = 0
     prompt_only: bool = False
     fields: str = ""
+
+    @classmethod
+    def chat(cls, request: ChatRequest) -> Self:
+        """How the answer to a chat is told."""
+        return cls(
+            form="chat",
+            id_prefix="chatcmpl-",
+            model=request.model,
+            stream=request.stream,
+            choices=request.n,
+            include_usage=request.stream_options is not None and request.stream_options.include_usage,
+            logprobs=request.logprobs,
+            service_tier=request.service_tier,
+        )
 
 
 class Outbox:
@@ -130,21 +144,7 @@ class Outbox:
             unsubscribe()
             ticking.cancel()
 
-    def open(self, admission: Admission, request: ChatRequest) -> "Answer":
-        """The answer to a chat request that has not been started yet. Raises ShuttingDown."""
-        told = Told(
-            form="chat",
-            id_prefix="chatcmpl-",
-            model=request.model,
-            stream=request.stream,
-            choices=request.n,
-            include_usage=request.stream_options is not None and request.stream_options.include_usage,
-            logprobs=request.logprobs,
-            service_tier=request.service_tier,
-        )
-        return self.open_as((admission,), told)
-
-    def open_as(self, admissions: Sequence[Admission], told: Told) -> "Answer":
+    def open(self, admissions: Sequence[Admission], told: Told) -> "Answer":
         """One answer to requests that have not been started yet, as many as `told.prompts`. Raises ShuttingDown."""
         if not self.accepting:
             raise ShuttingDown
@@ -279,8 +279,8 @@ class Answer:
             self.wake()
 
     def bound_buffer(self) -> None:
-        """Ends an answer whose client does not keep up."""
-        if self._outbox.writer.buffered(self.request_id) > self._outbox.pace.buffer_bytes:
+        """Ends an answer that goes on while its client does not keep up."""
+        if self._outbox.writer.backlog(self.request_id) > self._outbox.pace.buffer_bytes:
             self.fail(ReaderTooSlow("the client reads too slowly; the answer was given up"))
 
     def tick(self, now: float) -> None:
