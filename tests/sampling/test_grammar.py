@@ -466,7 +466,10 @@ REFUSED: list[tuple[Any, str]] = [
     ({"prefixItems": [{"oneOf": [{}, {}]}, {"oneOf": [{}, {}]}]}, "uses oneOf with options that overlap; make them differ"),
     ({"type": "object", "required": ["a"], "properties": {}}, "required property 'a' allows no value: schema is false"),
     (
-        {"properties": {"a": {"properties": {"b": {"minimum": 5, "maximum": 3, "type": "integer"}}, "required": ["b"]}}, "required": ["a"]},
+        {
+            "properties": {"a": {"properties": {"b": {"minimum": 5, "maximum": 3, "type": "integer"}}, "required": ["b"]}},
+            "required": ["a"],
+        },
         "no answer that fits: required property 'a' allows no value: required property 'b' allows no value: minimum (5) is",
     ),
     (False, "has no answer that fits: schema is false"),
@@ -576,8 +579,14 @@ def test_clients_cannot_reach_the_layout() -> None:
     [
         ([("a", '{"type": "string"}', False)], "`a`: schema must describe an object"),
         ([("good", "", False), ("bad", '{"properties": {"x": {"not": {}}}}', False)], "`bad`: schema uses the keyword `not`"),
-        ([("bad", '{"type": "object", "properties": {"x": {"pattern": "(?=a)"}}}', False), ("good", "", False)], "`bad`: schema at properties.x.pattern is no"),
-        ([("bad", '{"type": "object", "properties": {"x": {"oneOf": [{}, {}]}}}', False)], "`bad`: uses oneOf with options that overlap at p"),
+        (
+            [("bad", '{"type": "object", "properties": {"x": {"pattern": "(?=a)"}}}', False), ("good", "", False)],
+            "`bad`: schema at properties.x.pattern is no",
+        ),
+        (
+            [("bad", '{"type": "object", "properties": {"x": {"oneOf": [{}, {}]}}}', False)],
+            "`bad`: uses oneOf with options that overlap at p",
+        ),
         ([("open", '{"type": "object", "additionalProperties": true}', True)], "under strict it must be false"),
         ([], "1 to 128 tools"),
         ([("x", "", False)] * 129, "1 to 128 tools"),
