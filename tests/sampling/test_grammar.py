@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -158,72 +157,6 @@ def test_tokens_of_many_bytes_fit_as_well(schema: Schema, number: int) -> None:
     grammar = smollm2_compiler().json_schema(json.dumps(schema))
     for text in smollm2_drawing().texts(grammar, count=2, seed=number):
         judge(schema, text)
-
-
-# --- numbers ----------------------------------------------------------------------------------------------
-
-
-def finite(text: str) -> Any:
-    """What json reads, if every number in it is finite in every reader."""
-
-    def number(digits: str) -> float:
-        assert math.isfinite(value := float(digits)), digits
-        return value
-
-    return json.loads(text, parse_float=number, parse_int=number, parse_constant=pytest.fail)
-
-
-UNBOUNDED: list[Schema] = [
-    {"type": "number"},
-    {"type": "integer"},
-    {},
-    {"type": ["number", "null"]},
-    {"type": ["integer", "string"], "maxLength": 3},
-    {"type": ["number", "array"], "items": {"type": ["integer", "number"]}},
-    {"anyOf": [{"type": "number"}, {"type": "integer"}, {"type": "null"}]},
-    {"minLength": 1},
-    {"type": "number", "minimum": 0},
-    {"type": "integer", "exclusiveMaximum": -7},
-    {"type": "number", "multipleOf": 0.01},
-    {"allOf": [{"type": ["number", "null"]}, {"type": ["null", "number"]}]},
-    {"type": "array", "minItems": 3},
-    {"type": "object", "additionalProperties": {"type": ["null", "number"]}, "minProperties": 1},
-    {"type": "object", "additionalProperties": True, "minProperties": 1},
-]
-
-
-@cache
-def numeric_drawing() -> Drawing:
-    """Noise that likes digits and exponents, and hardly ever ends a number."""
-    drawing = Drawing(tagged_drawing().tokenizer, tagged_compiler_size(), tagged_drawing().end_ids, hurry=0.0)
-    drawing.favor("0123456789", 4.0)
-    drawing.favor("eE", 5.0)
-    drawing.favor('"}]', 2.0)
-    return drawing
-
-
-def tagged_compiler_size() -> int:
-    return tagged_drawing().tokenizer.vocab_size + 5
-
-
-@pytest.mark.parametrize("schema", UNBOUNDED, ids=str)
-def test_numbers_are_finite_in_every_reader(schema: Schema) -> None:
-    drawing, whole = numeric_drawing(), {"type": "object", "properties": {"a": schema}, "required": ["a"]}
-    grammar = tagged_compiler().json_schema(json.dumps(whole))
-    for text in drawing.texts(grammar, count=100, seed=11):
-        Draft202012Validator(whole).validate(finite(text))
-    for syntax in READERS:
-        calls = tagged_compiler().tool_calls(syntax, [("f", json.dumps(whole), False)], mode="named", max_calls=1)
-        for text in drawing.texts(calls, count=10, seed=11):
-            [(_, arguments)] = READERS[syntax](text)
-            finite(json.dumps(arguments, allow_nan=False))
-
-
-def test_numbers_of_any_object_are_finite() -> None:
-    texts = numeric_drawing().texts(tagged_compiler().json_object(), count=100, seed=12)
-    assert any(re.search(r"\d[eE]", text) for text in texts)
-    for text in texts:
-        finite(text)
 
 
 # --- calls ------------------------------------------------------------------------------------------------
@@ -461,7 +394,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "string", "pattern": "^a$", "minLength": 2}, "no answer that fits: a pattern contradicts itself or the lengths"),
     (
         {"properties": {"a": {"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}}},
-        "uses oneOf with options that overlap at properties.a.oneOf; make them differ by type or by a required constant, or send anyOf",
+        "overlap at properties.a.oneOf; make them differ by type or by a required constant, or send anyOf",
     ),
     ({"prefixItems": [{"oneOf": [{}, {}]}, {"oneOf": [{}, {}]}]}, "uses oneOf with options that overlap; make them differ"),
     ({"type": "object", "required": ["a"], "properties": {}}, "required property 'a' allows no value: schema is false"),

@@ -76,10 +76,8 @@ const TYPES: [&str; 2] = ["number", "integer"];
 impl Definitions {
     /// Names that the document does not have.
     pub fn new(root: &Value) -> Self {
-        let taken = |suffix: &str| {
-            let has = |name: &&str| root.pointer(&format!("/$defs/{name}{suffix}")).is_some();
-            TYPES.iter().any(|name| has(&name))
-        };
+        let taken =
+            |suffix: &str| TYPES.iter().any(|name| root.pointer(&format!("/$defs/{name}{suffix}")).is_some());
         let mut suffix = String::new();
         while taken(&suffix) {
             suffix.push('_');
