@@ -31,6 +31,7 @@ __all__ = [
     "TokenStream",
     "Tokenizer",
     "__version__",
+    "json_shape",
     "mock_logits",
     "read_gguf",
     "read_safetensors_header",
