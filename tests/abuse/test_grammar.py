@@ -5,11 +5,13 @@ Each is refused as a 400 that names its field, or kept, within a few seconds; an
 
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.abuse.target import Answer, Target
+from tests.abuse.target import Answer, Target, attacked
 
 SECONDS = 5.0
 
@@ -133,23 +135,34 @@ def costly(number: int) -> dict[str, Any]:
     return {"type": "array", "minItems": 9999, "items": inner}
 
 
-def test_everybody_else_is_answered_while_costly_schemas_are_drawn(target: Target) -> None:
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Target]:
+    """A server that gives an answer the time it takes, so that a delay is seen and not cut off."""
+    with attacked(tmp_path) as target:
+        yield target
+
+
+def test_everybody_else_is_answered_while_costly_schemas_are_drawn(patient: Target) -> None:
     """A step waits for the slowest mask of its batch; one of such patterns once held a neighbour up for 12 s."""
-    memory = target.memory()
+    assert patient.is_well()
+    memory = patient.memory()
 
     def drawn(number: int) -> Answer:
-        return target.chat(response_format=schema_format(costly(number)), n=4, temperature=1, seed=number, max_tokens=500)
+        return patient.chat(response_format=schema_format(costly(number)), n=4, temperature=1, seed=number, max_tokens=500)
 
     with ThreadPoolExecutor(8) as crowd:
         asked = [crowd.submit(drawn, number) for number in range(8)]
-        begun = time.monotonic()
         while not all(one.done() for one in asked):
-            answer = target.chat(max_tokens=100)
+            begun = patient.computed()
+            answer = patient.chat(max_tokens=100)
             assert (answer.status, answer.json["usage"]["completion_tokens"]) == (200, 100)
-            assert time.monotonic() - begun < SECONDS
-            begun = time.monotonic()
-    assert all(one.result().status in (200, 400) for one in asked)
-    assert target.memory() <= memory + 128 * 2**20
+            # What the server computed meanwhile, for other programs take the cores too: 5 s for two cores.
+            assert patient.computed() - begun < 2 * SECONDS
+    for one in asked:
+        answer = one.result()
+        assert answer.status in (200, 400)
+        assert answer.status == 200 or answer.error["code"] == "invalid_json_schema"
+    assert patient.memory() <= memory + 128 * 2**20
 
 
 @pytest.mark.parametrize(
