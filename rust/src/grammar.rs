@@ -23,10 +23,11 @@ use llguidance::{Matcher, ParserFactory, panic_utils};
 use serde_json::{Value, json};
 
 use crate::error::Error;
+pub use crate::tool_syntax::Syntax;
 use crate::vocab::Vocab;
 pub use guide::{Guide, Lost};
 use lark::SpecialTokens;
-pub use tool_calls::{Answer, Mode, Syntax};
+pub use tool_calls::{Answer, Mode};
 use tool_calls::{Callable, Otherwise, Shape};
 
 /// Where schemas for answers come from, as errors name it.

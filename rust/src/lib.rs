@@ -31,6 +31,7 @@ pub mod text_stream;
 pub mod tokenizer;
 pub mod tokenizer_json;
 pub mod tool_calls;
+pub mod tool_syntax;
 pub mod vocab;
 
 #[cfg(feature = "python")]

@@ -5,6 +5,7 @@ anything in an answer that tells of the server's insides.
 """
 
 import json
+import os
 import re
 import select
 import socket
@@ -136,6 +137,11 @@ class Target:
         """Resident bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    def computed(self) -> float:
+        """Seconds that all its threads have computed."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -12,10 +12,7 @@ use super::lark::{self, SpecialTokens};
 use super::numbers;
 use super::schema;
 use super::tool_calls::Callable;
-
-pub(super) const OPEN: &str = "<|tool_call>";
-const CLOSE: &str = "<tool_call|>";
-const QUOTE: &str = "<|\"|>";
+use crate::tool_syntax::gemma::{CLOSE, OPEN, OPEN_CALL, QUOTE};
 
 /// A string may not spell the quote that ends it.
 const NO_QUOTE: &str = r#"~/(?s:.*)<\|"\|>(?s:.*)/"#;
@@ -32,7 +29,7 @@ pub(super) fn calls(tools: &[Callable], special: &SpecialTokens) -> Result<Strin
     let mut called = Vec::new();
     for tool in tools {
         let root = rules.tool(tool)?;
-        called.push(format!("{} {root}", lark::text(&format!("call:{}", tool.name))));
+        called.push(format!("{} {root}", lark::text(&format!("{}{}", &OPEN_CALL[OPEN.len()..], tool.name))));
     }
     let quote = &rules.quote;
     Ok(format!(

@@ -5,27 +5,7 @@ use serde_json::Value;
 
 use super::gemma;
 use super::lark::{self, SpecialTokens};
-
-/// How a family writes its calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Syntax {
-    /// `{"name": NAME, "parameters": ARGUMENTS}`, joined by `; `. The answer holds nothing else.
-    Llama,
-    /// `<tool_call>\n{"name": NAME, "arguments": ARGUMENTS}\n</tool_call>`, one in a line, after any text.
-    Hermes,
-    /// `<|tool_call>call:NAME{KEY:VALUE,...}<tool_call|>` with strings in `<|"|>`, after any text.
-    Gemma,
-}
-
-impl Syntax {
-    /// The syntax of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [("llama", Self::Llama), ("hermes", Self::Hermes), ("gemma", Self::Gemma)]
-            .into_iter()
-            .find_map(|(known, syntax)| (known == name).then_some(syntax))
-    }
-}
+use crate::tool_syntax::{Syntax, gemma as tags, hermes, llama};
 
 /// Whether an answer has to call.
 #[derive(Debug, Clone, Copy)]
@@ -70,10 +50,7 @@ pub(super) struct Callable {
     pub parameters: Value,
 }
 
-const HERMES_OPEN: &str = "<tool_call>";
-const HERMES_CLOSE: &str = "</tool_call>";
 const LINE_END: &str = "\"\\n\"";
-const LLAMA_TAG: &str = "<|python_tag|>";
 
 /// The grammar of an answer in `syntax`. Fails with a sentence for the client.
 pub(super) fn grammar(
@@ -83,17 +60,17 @@ pub(super) fn grammar(
     special: &SpecialTokens,
 ) -> Result<String, String> {
     match syntax {
-        Syntax::Llama => Ok(llama(tools, shape, special)),
+        Syntax::Llama => Ok(llama_calls(tools, shape, special)),
         Syntax::Hermes => {
             let start = |name: &str| format!("\n{{\"name\": {}, \"arguments\": ", Value::from(name));
             let bodies = bodies(tools, |name| lark::text(&start(name)));
-            let close = special.tag(HERMES_CLOSE);
-            let around = around(HERMES_OPEN, LINE_END, shape, special);
+            let close = special.tag(hermes::CLOSE);
+            let around = around(hermes::OPEN, LINE_END, shape, special);
             Ok(format!("{around}called: body \"}}\\n\" {close}\n{bodies}"))
         }
         Syntax::Gemma => {
             let called = gemma::calls(tools, special)?;
-            Ok(around(gemma::OPEN, "", shape, special) + &called)
+            Ok(around(tags::OPEN, "", shape, special) + &called)
         }
     }
 }
@@ -135,7 +112,7 @@ fn without_text(separator: &str, shape: &Shape) -> Option<String> {
     }
 }
 
-fn llama(tools: &[Callable], shape: &Shape, special: &SpecialTokens) -> String {
+fn llama_calls(tools: &[Callable], shape: &Shape, special: &SpecialTokens) -> String {
     // Beside JSON a call falls into the same words as JSON does; beside text it is one word until it is sure.
     let begin = |name: &str| match shape.otherwise {
         Otherwise::Json(_) => {
@@ -154,8 +131,8 @@ fn llama(tools: &[Callable], shape: &Shape, special: &SpecialTokens) -> String {
         tools.iter().map(|tool| escaped(&Value::from(&*tool.name).to_string())).collect();
     let named = format!("\\{{\"name\": ({})", names.join("|"));
     let calls = lark::repeated("call", "\"; \"", shape.max_calls);
-    let tag = special.get(LLAMA_TAG).map_or_else(String::new, |id| format!("{}? ", lark::tokens(&[id])));
-    let rest = special.others(LLAMA_TAG).map_or_else(String::new, |other| format!("({other} TEXT?)*"));
+    let tag = special.get(llama::TAG).map_or_else(String::new, |id| format!("{}? ", lark::tokens(&[id])));
+    let rest = special.others(llama::TAG).map_or_else(String::new, |other| format!("({other} TEXT?)*"));
     format!(
         "start: {tag}({calls} | FREE? {rest})\n{call}\
          FREE: /(?s:.+)/ & ~/{named}(?s:.*)/\nTEXT: /(?s:.+)/\n"

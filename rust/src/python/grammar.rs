@@ -41,8 +41,7 @@ impl PyGrammarCompiler {
         max_calls: u32,
         answer: (Option<String>, bool),
     ) -> PyResult<PyGrammar> {
-        let known = "must be llama, hermes or gemma";
-        let syntax = Syntax::named(syntax).ok_or_else(|| Error::parameter("syntax", known)).or_raise(py)?;
+        let syntax = Syntax::from_name("syntax", syntax).or_raise(py)?;
         let (schema, strict) = &answer;
         let answer = schema.as_deref().map(|schema| Answer { schema, strict: *strict });
         let (mode, max_calls) = match mode {

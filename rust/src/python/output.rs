@@ -102,7 +102,10 @@ impl PyOutputStreams {
         reasoning: bool,
     ) -> PyResult<()> {
         let tools = ToolOptions {
-            syntax: tool_syntax.map(Syntax::from_name).transpose().or_raise(py)?,
+            syntax: tool_syntax
+                .map(|name| Syntax::from_name("tool_syntax", name))
+                .transpose()
+                .or_raise(py)?,
             names: tool_names,
             forced: forced_tool,
             max_calls: max_tool_calls,

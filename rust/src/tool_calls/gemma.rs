@@ -1,13 +1,15 @@
 //! `<|tool_call>call:name{key:value}<tool_call|>` among text: Gemma's calls. What stands between the braces is
 //! `gemma_arguments`'.
 
+use super::closing::{Closed, Closing};
 use super::gemma_arguments::{Arguments, Progress};
 use super::opening::Opening;
-use super::{Sink, begins_a_name, cut, find_name, is_space};
+use super::{Sink, begins_a_name, cut, find_name};
+use crate::tool_syntax::gemma;
 
-pub(super) const OPEN_TOKEN: &[u8] = b"<|tool_call>";
-const OPEN: &[u8] = b"<|tool_call>call:";
-pub(super) const CLOSE: &[u8] = b"<tool_call|>";
+/// The opening tag and what follows it in every call.
+const OPEN: &[u8] = gemma::OPEN_CALL.as_bytes();
+const CLOSE: &[u8] = gemma::CLOSE.as_bytes();
 
 #[derive(Debug, Clone)]
 pub(super) struct Gemma {
@@ -26,11 +28,8 @@ enum State {
         start: usize,
     },
     Arguments(Box<Arguments>),
-    /// After the closing brace: white space, and the closing tag once, of which some bytes may have matched.
-    After {
-        matched: usize,
-        closed: bool,
-    },
+    /// After the closing brace.
+    After(Closing),
 }
 
 impl Gemma {
@@ -67,23 +66,16 @@ impl Gemma {
                 },
                 State::Arguments(arguments) => match arguments.push(byte, sink) {
                     Progress::More => {}
-                    Progress::Over => self.state = State::After { matched: 0, closed: false },
-                    Progress::Closed => self.state = State::After { matched: 0, closed: true },
+                    Progress::Over => self.state = State::After(Closing::new(CLOSE, false)),
+                    Progress::Closed => self.state = State::After(Closing::new(CLOSE, true)),
                 },
-                State::After { matched: 0, .. } if is_space(byte) => sink.syntax(1),
-                State::After { matched, closed: false } if byte == CLOSE[*matched] => {
-                    *matched += 1;
-                    if *matched == CLOSE.len() {
-                        sink.syntax(CLOSE.len());
-                        self.state = State::After { matched: 0, closed: true };
+                State::After(closing) => {
+                    if let Closed::Left(held) = closing.push(byte, sink) {
+                        // Text, or the next tag, which begins as the closing tag does.
+                        self.state = State::Text;
+                        self.opening.push(held, sink);
+                        continue;
                     }
-                }
-                State::After { matched, .. } => {
-                    // Text, or the next tag, which begins as the closing tag does.
-                    let held = &CLOSE[..*matched];
-                    self.state = State::Text;
-                    self.opening.push(held, sink);
-                    continue;
                 }
             }
             bytes = rest;
@@ -95,7 +87,7 @@ impl Gemma {
             State::Text => cut(&self.opening.take(), self.forced, sink),
             State::Name { held, .. } => cut(held, self.forced, sink),
             State::Arguments(arguments) => arguments.finish(sink),
-            State::After { matched, .. } => sink.syntax(*matched),
+            State::After(closing) => closing.finish(sink),
         }
     }
 }

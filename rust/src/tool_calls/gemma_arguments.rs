@@ -3,11 +3,12 @@
 //! Whatever the model writes, the JSON of a call that was closed is valid: what is missing is filled in, what has no
 //! place is left out, and a bare word that is no number, `true`, `false` or `null` is a string.
 
-use super::gemma::CLOSE;
 use super::{Sink, is_space, json};
+use crate::tool_syntax::gemma;
 
+const CLOSE: &[u8] = gemma::CLOSE.as_bytes();
 /// Around strings, in which nothing else has a meaning.
-pub(super) const QUOTE: &[u8] = b"<|\"|>";
+const QUOTE: &[u8] = gemma::QUOTE.as_bytes();
 
 /// A bare value longer than this is taken for a string, so that little is held.
 const LONGEST_BARE: usize = 64;

@@ -1,12 +1,14 @@
 //! `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` among text: Qwen's calls, and those of every model
 //! whose template knows no tools.
 
+use super::closing::{Closed, Closing};
 use super::object::{CallObject, Step};
 use super::opening::Opening;
-use super::{Sink, cut, is_space};
+use super::{Sink, cut};
+use crate::tool_syntax::hermes;
 
-pub(super) const OPEN: &[u8] = b"<tool_call>";
-pub(super) const CLOSE: &[u8] = b"</tool_call>";
+const OPEN: &[u8] = hermes::OPEN.as_bytes();
+const CLOSE: &[u8] = hermes::CLOSE.as_bytes();
 
 #[derive(Debug, Clone)]
 pub(super) struct Hermes {
@@ -21,11 +23,8 @@ enum State {
     Text,
     /// After the opening tag.
     Object(Box<CallObject>),
-    /// After the object: white space, and the closing tag once, of which some bytes may have matched.
-    After {
-        matched: usize,
-        closed: bool,
-    },
+    /// After the object.
+    After(Closing),
 }
 
 impl Hermes {
@@ -50,27 +49,20 @@ impl Hermes {
                         self.state = State::Text;
                         continue;
                     }
-                    Step::Over => self.state = State::After { matched: 0, closed: false },
-                    Step::Closed => self.state = State::After { matched: 0, closed: true },
+                    Step::Over => self.state = State::After(Closing::new(CLOSE, false)),
+                    Step::Closed => self.state = State::After(Closing::new(CLOSE, true)),
                     Step::OverBefore => {
-                        self.state = State::After { matched: 0, closed: false };
+                        self.state = State::After(Closing::new(CLOSE, false));
                         continue;
                     }
                 },
-                State::After { matched: 0, .. } if is_space(byte) => sink.syntax(1),
-                State::After { matched, closed: false } if byte == CLOSE[*matched] => {
-                    *matched += 1;
-                    if *matched == CLOSE.len() {
-                        sink.syntax(CLOSE.len());
-                        self.state = State::After { matched: 0, closed: true };
+                State::After(closing) => {
+                    if let Closed::Left(held) = closing.push(byte, sink) {
+                        // Text, or the next tag, which begins as the closing tag does.
+                        self.state = State::Text;
+                        self.opening.push(held, sink);
+                        continue;
                     }
-                }
-                State::After { matched, .. } => {
-                    // Text, or the next tag, which begins as the closing tag does.
-                    let held = &CLOSE[..*matched];
-                    self.state = State::Text;
-                    self.opening.push(held, sink);
-                    continue;
                 }
             }
             bytes = rest;
@@ -84,7 +76,7 @@ impl Hermes {
                 object.finish(sink);
                 cut(&object.take_held(), self.forced, sink);
             }
-            State::After { matched, .. } => sink.syntax(*matched),
+            State::After(closing) => closing.finish(sink),
         }
     }
 }

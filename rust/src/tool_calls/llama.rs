@@ -5,8 +5,9 @@
 
 use super::object::{CallObject, Step};
 use super::{Sink, cut, is_space, text};
+use crate::tool_syntax::llama;
 
-pub(super) const TAG: &[u8] = b"<|python_tag|>";
+const TAG: &[u8] = llama::TAG.as_bytes();
 
 #[derive(Debug, Clone)]
 pub(super) struct Llama {

@@ -4,6 +4,7 @@
 //! Each syntax is a machine that sees every byte once and never looks back: it keeps the bytes whose meaning is
 //! still open and nothing else, so the cost is linear and any cut of the bytes gives the same parts.
 
+mod closing;
 mod gemma;
 mod gemma_arguments;
 mod hermes;
@@ -18,42 +19,8 @@ use hermes::Hermes;
 use llama::Llama;
 use thoughts::Thoughts;
 
-use crate::error::Error;
-
-/// How a family of models writes tool calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Syntax {
-    /// `{"name": ..., "parameters": {...}}` as the whole answer.
-    Llama,
-    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` anywhere in the answer.
-    Hermes,
-    /// `<|tool_call>call:name{key:value}<tool_call|>`, values in a notation of its own.
-    Gemma,
-}
-
-impl Syntax {
-    /// The syntax that Python calls `name`. Fails with `InvalidParameter("tool_syntax")`.
-    pub fn from_name(name: &str) -> Result<Self, Error> {
-        match name {
-            "llama" => Ok(Self::Llama),
-            "hermes" => Ok(Self::Hermes),
-            "gemma" => Ok(Self::Gemma),
-            _ => Err(Error::parameter(
-                "tool_syntax",
-                "must be \"llama\", \"hermes\", \"gemma\" or None for no calls",
-            )),
-        }
-    }
-
-    /// Special tokens that mean something to the machine. All others are left out of an answer unseen.
-    fn markers(self) -> &'static [&'static [u8]] {
-        match self {
-            Self::Llama => &[llama::TAG],
-            Self::Hermes => &[hermes::OPEN, hermes::CLOSE],
-            Self::Gemma => &[gemma::OPEN_TOKEN, gemma::CLOSE, gemma_arguments::QUOTE],
-        }
-    }
-}
+pub use crate::tool_syntax::Syntax;
+use crate::tool_syntax::{gemma as gemma_tags, hermes as hermes_tags, llama as llama_tags};
 
 /// What is looked for in an answer.
 #[derive(Debug, Clone, Default)]
@@ -110,7 +77,8 @@ enum Calls {
 impl AnswerParser {
     /// A parser at the start of an answer.
     pub fn new(options: &ToolOptions) -> Self {
-        let mut markers: Vec<&[u8]> = options.syntax.map_or(&[][..], Syntax::markers).to_vec();
+        let mut markers: Vec<&[u8]> =
+            options.syntax.map_or(&[][..], markers).iter().map(|tag| tag.as_bytes()).collect();
         let thoughts = options.reasoning.then(|| Thoughts::new(options.syntax));
         markers.extend(thoughts.iter().flat_map(Thoughts::markers));
         let names = || options.names.clone();
@@ -152,6 +120,15 @@ impl AnswerParser {
             Calls::Hermes(machine) => machine.finish(sink),
             Calls::Gemma(machine) => machine.finish(sink),
         }
+    }
+}
+
+/// Special tokens that mean something to the machine. All others are left out of an answer unseen.
+fn markers(syntax: Syntax) -> &'static [&'static str] {
+    match syntax {
+        Syntax::Llama => &[llama_tags::TAG],
+        Syntax::Hermes => &[hermes_tags::OPEN, hermes_tags::CLOSE],
+        Syntax::Gemma => &[gemma_tags::OPEN, gemma_tags::CLOSE, gemma_tags::QUOTE],
     }
 }
 
