@@ -35,17 +35,23 @@ def test_the_room_for_large_bodies_is_free_while_answers_are_told(serving_with: 
     limits = Limits(small_body_bytes=1000, large_bodies_bytes=42_000)
     large = body(**fields, vendor_extra="x" * 10_000)
     with serving_with(tokens_per_second=50.0, limits=limits, grace=0.2) as live, live.http() as http, ExitStack() as answers:
+        # An iterator that nobody holds closes its answer.
+        going_on = []
         for _ in range(5):
             answer = answers.enter_context(http.stream("POST", path, content=large))
             assert answer.status_code == 200
-            assert next(answer.iter_bytes())
+            going_on.append(answer.iter_bytes())
+            assert next(going_on[-1])
+        assert live.runtime.stats()["open"] == 5
 
 
 @ENDPOINTS
 def test_a_request_is_let_go_once_its_answer_begins(slow: Any, path: str, fields: dict[str, Any]) -> None:
     with slow.http() as http, http.stream("POST", path, content=body(**fields, seed=424242)) as answer:
-        assert next(answer.iter_bytes())
+        pieces = answer.iter_bytes()
+        assert next(pieces)
         gc.collect()
         alive = [thing for thing in gc.get_objects() if type(thing) in (ChatRequest, CompletionRequest, ResponsesRequest)]
         requests = [getattr(thing, "request", thing) for thing in alive]
         assert [request for request in requests if request.seed == 424242] == []
+        assert slow.runtime.stats()["open"] == 1

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -110,6 +111,8 @@ def test_a_reader_that_stalls_does_not_hold_its_connection(stalled: tuple[Any, s
 def _peer(number: int) -> object:
     """Who is at the other end of an open file, if it is a connection."""
     try:
+        if not stat.S_ISSOCK(os.fstat(number).st_mode):
+            return None
         with socket.socket(fileno=os.dup(number)) as copy:
             return copy.getpeername()
     except OSError:
