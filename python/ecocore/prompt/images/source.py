@@ -26,6 +26,8 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _MAX_NAME: Final = 253
 # Where the last label looks like a number, resolvers read the whole name as an address: 0x7f.1, 2130706433.
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+# What yarl raises for what it cannot read; brackets that do not pair take it past the end of a string.
+_UNREADABLE: Final = (ValueError, IndexError)
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -122,7 +124,7 @@ class RemoteImage:
             raise BadImage("its host redirects to something that is no URL")
         try:
             target = self.url.join(URL(location, encoded=True))
-        except ValueError:
+        except _UNREADABLE:
             raise BadImage("its host redirects to something that is no URL") from None
         return RemoteImage.parse(str(target), trusted)
 
@@ -146,7 +148,7 @@ def _strict(text: str) -> URL:
     try:
         url = URL(text, encoded=True)
         host, port = url.raw_host, url.port
-    except ValueError:
+    except _UNREADABLE:
         raise BadImage("its URL is malformed") from None
     if url.scheme not in _DEFAULT_PORTS:
         raise BadImage("its URL must begin with https:// or data:")
