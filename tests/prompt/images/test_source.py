@@ -93,6 +93,8 @@ def test_a_plain_https_url_is_taken_as_it_is(url: str) -> None:
             "https://127.0.0.1%2f@example.com/",
             "https://*/",
             "https://a,b/",
+            "https://4]9[c@",
+            "https://]][@a@",
             "https://" + "a" * 64 + ".example/",
         ),
         *("https://" + "a." * 127 + "example/", "https://example.com/" + "a" * 8192),
