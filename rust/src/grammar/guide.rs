@@ -39,19 +39,26 @@ struct Place {
     left: Allowance,
 }
 
-/// Time that the masks of a sequence may still take. It is what the thread itself computed, without waiting
-/// for a core, so no sequence fails because of another. Honest schemas take 0.05 s for an answer beyond 0.2 ms
-/// for each token, without optimization; all that a sequence may cost its neighbours is this.
+/// What the masks of a sequence may still cost: all that it may cost its neighbours.
 #[derive(Debug, Clone, Copy)]
-struct Allowance(Duration);
+struct Allowance {
+    /// What the threads themselves compute, without waiting for a core, so no sequence fails because of another.
+    /// Honest schemas take 0.05 s for an answer beyond 0.2 ms for each token, without optimization.
+    time: Duration,
+    /// Spent on new states of the lexer, which stay in memory. Honest schemas take 130,000 for an answer at
+    /// most, or 500 for each token of long strings whose characters are counted.
+    fuel: u64,
+}
 
 impl Allowance {
-    const AT_START: Self = Self(Duration::from_millis(100));
-    const FOR_A_TOKEN: Duration = Duration::from_millis(1);
+    const AT_START: Self = Self { time: Duration::from_millis(100), fuel: 500_000 };
+    const FOR_A_TOKEN: Self = Self { time: Duration::from_millis(1), fuel: 2000 };
 
-    /// What is left after one more token; `None` if that took too long.
-    fn after(self, spent: Duration) -> Option<Self> {
-        (self.0 + Self::FOR_A_TOKEN).checked_sub(spent).map(Self)
+    /// What is left after one more token; `None` if that cost too much.
+    fn after(self, time: Duration, fuel: u64) -> Option<Self> {
+        let time = (self.time + Self::FOR_A_TOKEN.time).checked_sub(time)?;
+        let fuel = (self.fuel + Self::FOR_A_TOKEN.fuel).checked_sub(fuel)?;
+        Some(Self { time, fuel })
     }
 }
 
@@ -132,7 +139,8 @@ fn step(mut matcher: Matcher, left: Allowance, token: u32) -> Option<Box<Place>>
     let begun = computed();
     matcher.consume_token(token).ok()?;
     let mask = matcher.compute_mask_or_eos().ok()?;
-    let left = left.after(computed().saturating_sub(begun))?;
+    let fuel = matcher.last_step_stats().ok()?.lexer_cost;
+    let left = left.after(computed().saturating_sub(begun), fuel)?;
     Some(Box::new(Place { matcher, mask, left }))
 }
 
@@ -150,9 +158,10 @@ mod tests {
     #[test]
     fn an_allowance_grows_by_the_token_and_ends() {
         let (little, much) = (Duration::from_micros(200), Duration::from_millis(60));
-        let long = (0..10_000).try_fold(Allowance::AT_START, |left, _| left.after(little));
+        let long = (0..10_000).try_fold(Allowance::AT_START, |left, _| left.after(little, 500));
         assert!(long.is_some());
-        let left = Allowance::AT_START.after(much);
-        assert!(left.is_some_and(|left| left.after(much).is_none()));
+        let left = Allowance::AT_START.after(much, 0);
+        assert!(left.is_some_and(|left| left.after(much, 0).is_none()));
+        assert!(Allowance::AT_START.after(little, 600_000).is_none());
     }
 }
