@@ -127,6 +127,9 @@ def test_bad_values_name_their_field(fields: dict[str, Any], param: str, code: s
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
         ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"max_output_tokens": 5}, "max_output_tokens"),
+        ({"guided_json": {"type": "object"}}, "guided_json"),
+        ({"echo": True}, "echo"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

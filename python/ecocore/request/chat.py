@@ -48,6 +48,13 @@ _REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "web_search_options": ((), "searching the web is not supported"),
     "functions": (([],), "is deprecated and not supported; send tools"),
     "function_call": (("none", "auto"), "is deprecated and not supported; send tool_choice"),
+    # Names of other endpoints and servers: an answer without what they ask for would look like one with it.
+    "max_output_tokens": ((), "is for /v1/responses; send max_completion_tokens"),
+    "guided_json": ((), "is not supported; send response_format"),
+    "guided_regex": ((), "is not supported; send response_format"),
+    "guided_choice": ((), "is not supported; send response_format"),
+    "guided_grammar": ((), "is not supported; send response_format"),
+    "echo": ((False,), "is for /v1/completions"),
 }
 
 

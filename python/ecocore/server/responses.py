@@ -70,6 +70,8 @@ FIELDS: Final = {
 # Where in its field a member is that a chat has as a field.
 _INSIDE: Final = {"response_format": ".format", "verbosity": ".verbosity", "reasoning_effort": ".effort"}
 
+LOGPROBS: Final = "message.output_text.logprobs"
+
 # They ask for a memory, for another place to run, or for tools of a provider.
 _REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "previous_response_id": ((), "nothing is stored here; send the earlier items in input"),
@@ -79,9 +81,16 @@ _REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "max_tool_calls": ((), "bounds tools of a provider, and there are none"),
     "truncation": (("disabled",), 'a conversation is never shortened silently; leave it out or send "disabled"'),
     "context_management": (([],), "a conversation is never shortened silently"),
+    # The names of chat completions: an answer without what they ask for would look like one with it.
+    "messages": (([],), "is not for responses; send input"),
+    "max_tokens": ((), "is not for responses; send max_output_tokens"),
+    "max_completion_tokens": ((), "is not for responses; send max_output_tokens"),
+    "response_format": (({"type": "text"},), "is not for responses; send text.format"),
+    "n": ((1,), "is not for responses, which give one answer; use /v1/chat/completions"),
+    "logprobs": ((False,), f'is not for responses; send include: ["{LOGPROBS}"]'),
+    "functions": (([],), "is deprecated and not supported; send tools"),
 }
 
-LOGPROBS: Final = "message.output_text.logprobs"
 # Extras of items that never appear in our answers: asking for them changes nothing.
 _ABSENT_EXTRAS: Final = frozenset(
     {
