@@ -111,10 +111,10 @@ def test_what_is_out_of_bounds_names_its_field(target: Target, fields: dict[str,
 
 @pytest.mark.parametrize(
     "field",
-    ["chat_template", "documents", "n_discard", "guided_regex", "guided_grammar", "lora", "cache_prompt", "add_special_tokens"],
+    ["chat_template", "documents", "n_discard", "lora", "cache_prompt", "add_special_tokens"],
 )
 def test_what_other_servers_obey_is_ignored(target: Target, field: str) -> None:
-    """A template or a grammar of the client's own never runs: CVE-2025-61620, and CVE-2026-21869's n_discard."""
+    """A template of the client's own never runs: CVE-2025-61620, and CVE-2026-21869's n_discard."""
     for value in ("{% for x in range(10**9) %}{% for y in range(10**9) %}{% endfor %}{% endfor %}", -(10**9), [{"x": 1}]):
         assert target.chat(**{field: value}).status == 200
 

@@ -232,6 +232,11 @@ class _Connection(TCPServer):
         finally:
             _Connection._open -= 1
 
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        # The client has closed: Hypercorn would hold the connection until its time for the next request is over.
+        await self.idle_task.stop()
+
     async def protocol_send(self, event: Event) -> None:
         try:
             async with asyncio.timeout(WRITE_SECONDS):
