@@ -119,6 +119,13 @@ def test_what_other_servers_obey_is_ignored(target: Target, field: str) -> None:
         assert target.chat(**{field: value}).status == 200
 
 
+@pytest.mark.parametrize("field", ["guided_json", "guided_regex", "guided_choice", "guided_grammar"])
+def test_a_grammar_of_the_clients_own_never_runs(target: Target, field: str) -> None:
+    for value in ("(a+)+$" * 1000, -(10**9), [{"x": 1}], {}):
+        answer = target.chat(**{field: value})
+        assert (answer.status, answer.error["param"], answer.error["code"]) == (400, field, "unsupported_parameter")
+
+
 def test_a_text_model_takes_no_images(target: Target) -> None:
     part = {"type": "image_url", "image_url": {"url": "https://127.0.0.1/"}}
     answer = target.chat(model=BLIND, messages=[{"role": "user", "content": [part]}])

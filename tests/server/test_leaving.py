@@ -233,3 +233,12 @@ def everything(connection: socket.socket) -> bytes:
     finally:
         connection.close()
     return received
+
+
+def test_a_connection_that_its_client_closed_is_let_go_at_once(live: Any) -> None:
+    """Not only after its time for a next request, which is twice as long as the test waits."""
+    assert live.eventually(lambda: serve._Connection._open == 0, 20)
+    with live.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert serve._Connection._open == 1
+    assert live.eventually(lambda: serve._Connection._open == 0, serve.KEEP_ALIVE_SECONDS / 2)
