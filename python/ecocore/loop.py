@@ -62,7 +62,7 @@ class Submission:
     """A sequence on its way to the engine thread.
 
     `params` is the sampler's own business, `output` the output's: keywords of `OutputStreams.open`. `end_ids` end the
-    sequence, not before `min_tokens` tokens; `grammar` says what may be drawn.
+    sequence, not before `min_tokens` tokens; `grammar` says what may be drawn. Those of one `key` share its turns.
     """
 
     sequence_id: int
@@ -74,6 +74,7 @@ class Submission:
     params: Any
     seed: int
     salt: bytes
+    key: int = 0
     min_tokens: int = 0
     grammar: Grammar | None = None
     output: Mapping[str, Any] = field(default_factory=dict)

@@ -343,11 +343,12 @@ class Runtime:
         n: int = 1,
         first_choice: int = 0,
         salt: bytes = b"",
+        key: int = 0,
     ) -> None:
         """Starts a prepared request; its events go to the subscribers. Raises Overloaded, RuntimeClosed.
 
         `n`: how many answers to it, numbered from `first_choice` on; at most 8 for one request. All start or none.
-        `salt` separates tenants in the prefix cache.
+        `salt` separates tenants in the prefix cache; requests of one `key` share its turns where others wait too.
         """
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
         form = prompt.form
@@ -377,6 +378,7 @@ class Runtime:
                     grammar=form.grammar,
                     output=output,
                     scores=prompt.scores,
+                    key=key,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),
                 )
                 for choice in range(first_choice, first_choice + n)

@@ -1,5 +1,6 @@
 """Keys: their form, their secrecy, their life in the database."""
 
+import hashlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_what_is_no_key_is_no_key(text: str) -> None:
 
 async def test_a_key_finds_its_owner(keys: KeyStore) -> None:
     key = await keys.create("laptop")
-    assert await keys.find(key) == KeyOwner(account_id=1, account="default", key_name="laptop")
+    key_id = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)
+    assert await keys.find(key) == KeyOwner(account_id=1, account="default", key_name="laptop", key_id=key_id)
     assert await keys.find(new_key()) is None
 
 

@@ -30,11 +30,12 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose key it is."""
+    """Whose key it is. `key_id`: the same for each use of one key, another for each other."""
 
     account_id: int
     account: str
     key_name: str
+    key_id: int
 
 
 def new_key() -> str:
@@ -94,7 +95,7 @@ class KeyStore:
             row = (await connection.execute(query)).one_or_none()
         if row is None or not hmac.compare_digest(row.hash, wanted):
             return None
-        return KeyOwner(account_id=row.id, account=row.name, key_name=row.key_name)
+        return KeyOwner(account_id=row.id, account=row.name, key_name=row.key_name, key_id=int(wanted[:16], 16))
 
     async def is_empty(self) -> bool:
         """Whether no key was ever made; also tells that the database answers. Raises DatabaseUnavailable."""

@@ -10,7 +10,7 @@ from ecocore._core import EventBatch
 from ecocore.errors import RuntimeClosed
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.prompt.prompt import Prompt
-from ecocore.regions.region import Admission
+from ecocore.regions.region import Admission, Owner
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
 
@@ -66,8 +66,8 @@ class LocalRegion:
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 
-        def start(salt: bytes) -> None:
-            self._runtime.submit(prompt, params, request_id=request_id, n=request.n, salt=salt)
+        def start(owner: Owner) -> None:
+            self._runtime.submit(prompt, params, request_id=request_id, n=request.n, salt=owner.salt, key=owner.key)
 
         return Admission(request_id, start)
 

@@ -9,15 +9,25 @@ from ecocore.request import ChatRequest
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a request is for.
+
+    `salt` separates accounts in the prefix cache. Requests of one `key` (64 bits) share its turns where others wait too.
+    """
+
+    salt: bytes = b""
+    key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """A request that its region has judged and will run when told.
 
-    Its events carry `request_id`. `start(salt)` sets it off and raises Overloaded or RuntimeClosed; `salt`
-    separates tenants in the prefix cache.
+    Its events carry `request_id`. `start(owner)` sets it off and raises Overloaded or RuntimeClosed.
     """
 
     request_id: int
-    start: Callable[[bytes], None]
+    start: Callable[[Owner], None]
 
 
 class Region(Protocol):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ecocore.errors import EcocoreError
-from ecocore.regions.region import Admission
+from ecocore.regions.region import Admission, Owner
 from ecocore.server.auth import key_owner
 from ecocore.server.error_table import api_error
 from ecocore.server.intake import Intake
@@ -60,9 +60,10 @@ async def _answer(
     await held.aclose()
     stream = ready.told.stream
     with ready.outbox.open(ready.admissions, ready.told) as answer:
-        account = b"account %d" % key_owner(scope).account_id
+        sender = key_owner(scope)
+        owner = Owner(salt=b"account %d" % sender.account_id, key=sender.key_id)
         while ready.admissions:
-            ready.admissions.pop(0).start(account)
+            ready.admissions.pop(0).start(owner)
         # What is to be echoed is the writer's now.
         del ready
         await deliver(answer, stream=stream, scope=scope, send=send)
