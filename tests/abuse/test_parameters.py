@@ -121,7 +121,8 @@ def test_what_other_servers_obey_is_ignored(target: Target, field: str) -> None:
 
 @pytest.mark.parametrize("field", ["guided_json", "guided_regex", "guided_choice", "guided_grammar"])
 def test_a_grammar_of_the_clients_own_never_runs(target: Target, field: str) -> None:
-    for value in ("(a+)+$" * 1000, -(10**9), [{"x": 1}], {}):
+    values: tuple[Any, ...] = ("(a+)+$" * 1000, -(10**9), [{"x": 1}], {})
+    for value in values:
         answer = target.chat(**{field: value})
         assert (answer.status, answer.error["param"], answer.error["code"]) == (400, field, "unsupported_parameter")
 
