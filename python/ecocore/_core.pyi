@@ -456,6 +456,10 @@ class EventBatch:
 
     @property
     def finished_sequences(self) -> list[int]: ...
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were drawn for open choices, whatever they told."""
+
     def request_ids(self) -> list[int]:
         """Requests that have an event, each once."""
 

@@ -214,6 +214,7 @@ class StepLoop:
         self._take_inbox(wait=False)
         self._launch()
         events = self._outputs.push(batch, tokens)
+        self._generation_tokens += events.num_tokens
         self._scheduler.finish(events)
         self._forget(events.finished_sequences)
         self._deliver(events)
@@ -238,7 +239,6 @@ class StepLoop:
         prompt_tokens = batch.num_prompt_tokens
         rows = batch.num_tokens - prompt_tokens
         self._budget.observe(prompt_tokens=prompt_tokens, decode_rows=rows, seconds=computed.seconds)
-        self._generation_tokens += batch.num_samples
 
     def _take_inbox(self, *, wait: bool) -> bool:
         """Moves what arrived into the rooms; if `wait`, until there is something to do. False once closing."""

@@ -119,6 +119,7 @@ impl OutputStreams {
         for (row, (&token_id, logprobs)) in batch.sampled_rows().zip(draws) {
             let sequence_id = row.sequence_id;
             let Some(choice) = self.choices.get_mut(&sequence_id) else { continue };
+            events.num_tokens += 1;
             let finished = choice.push(&self.vocab, token_id, logprobs.as_ref(), &mut events);
             if let Some(reason) = finished {
                 let usage = choice.usage(row.cached_tokens);
