@@ -2,7 +2,7 @@
 
 import pytest
 
-from ecocore.budget import PromptBudget
+from ecocore.budget import ENOUGH, PromptBudget
 
 
 def test_nothing_is_limited_before_anything_is_known_or_while_nobody_waits() -> None:
@@ -25,6 +25,12 @@ def test_a_step_fits_the_gap(per_token: float, decoding: float, expected: int) -
     limit = budget.limit()
     assert limit is not None
     assert abs(limit - expected) <= 1 + expected // 100
+
+
+def test_what_costs_next_to_nothing_is_limited_to_what_a_scheduler_takes() -> None:
+    budget = PromptBudget(1e9)
+    budget.observe(prompt_tokens=1, decode_rows=1, seconds=1e-12)
+    assert budget.limit() == ENOUGH
 
 
 def test_it_follows_a_machine_that_becomes_slower() -> None:

@@ -8,6 +8,9 @@ from typing import Final
 GAP_SECONDS: Final = 0.2
 """A step with both prompts and running streams should take no longer."""
 
+ENOUGH: Final = 2**20
+"""No step is that large."""
+
 # How fast an average forgets: the last twenty steps or so count.
 _WEIGHT: Final = 0.1
 
@@ -38,4 +41,5 @@ class PromptBudget:
         """Most tokens of prompts in the next step; None for as many as fit. The scheduler never takes less than a block."""
         if not self._decode_rows or not self._seconds_per_token:
             return None
-        return max(0, int((self._gap - self._decode_seconds) / self._seconds_per_token))
+        left = (self._gap - self._decode_seconds) / self._seconds_per_token
+        return int(min(max(left, 0), ENOUGH))
