@@ -131,13 +131,18 @@ impl Op {
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
     let window = prop::option::weighted(0.3, 1..20u32);
-    let sizes = (2..24u32, 1..6u32, 1..7usize, 1..24u32, 1..8usize);
+    let sizes = (2..24u32, 1..6u32, 1..7usize, 1..24u32, 1..8usize, 0..3usize);
     (sizes, prop::bool::weighted(0.8), window).prop_map(
-        |((num_blocks, block_size, max_sequences, max_batch_tokens, max_waiting), prefix_caching, window)| {
+        |(
+            (num_blocks, block_size, max_sequences, max_batch_tokens, max_waiting, reserved),
+            prefix_caching,
+            window,
+        )| {
             SchedulerConfig {
                 num_blocks,
                 block_size,
                 max_sequences,
+                reserved_sequences: reserved.min(max_sequences - 1),
                 max_batch_tokens,
                 max_waiting,
                 prefix_caching,

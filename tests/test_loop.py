@@ -63,30 +63,28 @@ def make_loop(model: Any | None = None, *, capacity: Capacity = Capacity(4, 4, 4
 
 def test_a_full_line_of_one_key_refuses_that_key_alone() -> None:
     loop = make_loop(capacity=Capacity(running=1, waiting=4, waiting_per_key=2))
-    loop.submit(submission(1, key=7))
-    loop.submit(submission(2, key=7))
+    for number in (1, 2, 3):  # one of them will run
+        loop.submit(submission(number, key=7))
     with pytest.raises(KeyQueueFull, match="2 requests of this key wait"):
-        loop.submit(submission(3, key=7))
-    loop.submit(submission(3, key=8))
+        loop.submit(submission(4, key=7))
     # Key 0 is nobody's in particular: only the whole line bounds it.
     loop.submit(submission(4))
-    loop.submit(submission(5))
+    loop.submit(submission(5, key=8))
     with pytest.raises(QueueFull):
         loop.submit(submission(6))
 
 
 def test_what_ran_or_left_makes_room_in_the_line() -> None:
-    loop = make_loop(capacity=Capacity(running=1, waiting=1, waiting_per_key=1))
-    loop.submit(submission(1, key=7, max_tokens=2))
+    loop = make_loop(capacity=Capacity(running=1, waiting=4, waiting_per_key=1))
+    loop.submit(submission(1, key=7, max_tokens=2), submission(2, key=7))
     with pytest.raises(KeyQueueFull):
-        loop.submit(submission(2, key=7), submission(3, key=7))
-    drive(loop, 1)
-    loop.submit(submission(2, key=7))
-    drive(loop, 20)
-    loop.submit(submission(3, key=7, max_tokens=2))
+        loop.submit(submission(3, key=7))
+    drive(loop, 3)  # the first ends, and the second runs
+    loop.submit(submission(3, key=7))
+    with pytest.raises(KeyQueueFull):
+        loop.submit(submission(4, key=7))
     loop.cancel([3])
-    drive(loop, 2)
-    assert loop.stats()["open"] == 0
+    drive(loop, 1)
     loop.submit(submission(4, key=7))
 
 

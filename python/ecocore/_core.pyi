@@ -348,10 +348,12 @@ class Scheduler:
         max_waiting: int = 256,
         prefix_caching: bool = True,
         window: int | None = None,
+        reserved_sequences: int = 0,
     ) -> Self:
         """`max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
         at the end of the prompt. `window`: how many positions a position attends to, itself included; blocks behind it
-        are given back. Raises InvalidParameter."""
+        are given back. `reserved_sequences`: so many of `max_sequences` only for keys that run fewer. Raises
+        InvalidParameter."""
 
     def submit(
         self,

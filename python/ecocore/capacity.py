@@ -20,6 +20,11 @@ class Capacity:
     waiting: int = 256
     waiting_per_key: int = 64
 
+    @property
+    def reserved(self) -> int:
+        """Sequences that run beyond `running`, for keys that run fewer than so many."""
+        return max(1, self.running // 16)
+
     def __post_init__(self) -> None:
         """Checks the bounds."""
         for name, count in (("sequences", self.running), ("waiting", self.waiting), ("waiting_per_key", self.waiting_per_key)):

@@ -140,8 +140,9 @@ class StepLoop:
         """Whether so many more would find room to run, or at least to wait."""
         limits = self._capacity
         waiting = len(self._open) + count - limits.running
-        own = self._scheduler.num_waiting_of(key) + self._arriving[key] + count
-        if key and waiting > 0 and own > limits.waiting_per_key:
+        running = len(self._open) - self._scheduler.stats()["waiting"] - self._arriving.total()
+        own = self._scheduler.num_waiting_of(key) + self._arriving[key] + count - max(0, limits.running - running)
+        if key and own > limits.waiting_per_key:
             raise KeyQueueFull(f"{limits.waiting_per_key} requests of this key wait, which is as many as may; retry in a moment")
         if waiting > limits.waiting:
             raise QueueFull(f"{limits.running + limits.waiting} answers are open, which is as many as may be; retry in a moment")

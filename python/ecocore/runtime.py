@@ -104,8 +104,9 @@ class Runtime:
             Scheduler(
                 num_blocks=parts.num_blocks,
                 block_size=parts.block_size,
-                max_sequences=capacity.running,
-                max_batch_tokens=max(MAX_BATCH_TOKENS, capacity.running),
+                max_sequences=capacity.running + capacity.reserved,
+                reserved_sequences=capacity.reserved,
+                max_batch_tokens=max(MAX_BATCH_TOKENS, capacity.running + capacity.reserved),
                 # The loop's capacity is the one bound: what it let in must find room here, also before the first step.
                 max_waiting=capacity.running + capacity.waiting,
             ),

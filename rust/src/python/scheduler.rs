@@ -23,7 +23,7 @@ impl PyScheduler {
     #[new]
     #[pyo3(signature = (
         *, num_blocks, block_size=64, max_sequences=64, max_batch_tokens=512, max_waiting=256, prefix_caching=true,
-        window=None
+        window=None, reserved_sequences=0
     ))]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn new(
@@ -35,12 +35,14 @@ impl PyScheduler {
         max_waiting: i64,
         prefix_caching: bool,
         window: Option<i64>,
+        reserved_sequences: usize,
     ) -> PyResult<Self> {
         let config = || {
             Ok(SchedulerConfig {
                 num_blocks: size("num_blocks", num_blocks)?,
                 block_size: size("block_size", block_size)?,
                 max_sequences: size("max_sequences", max_sequences)?,
+                reserved_sequences,
                 max_batch_tokens: size("max_batch_tokens", max_batch_tokens)?,
                 max_waiting: size("max_waiting", max_waiting)?,
                 prefix_caching,

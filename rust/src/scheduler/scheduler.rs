@@ -28,6 +28,8 @@ pub struct SchedulerConfig {
     pub block_size: u32,
     /// Most sequences that run at a time.
     pub max_sequences: usize,
+    /// So many of them only for keys that run fewer, so that one which fills the engine need not give way to them.
+    pub reserved_sequences: usize,
     /// Token budget of a step. Decode rows take from it first; what they leave, but at least one block, goes
     /// to prompts. So a step has at most `max(max_batch_tokens, decode rows + block_size)` tokens.
     pub max_batch_tokens: u32,
@@ -62,6 +64,7 @@ impl SchedulerConfig {
             num_blocks,
             block_size: 64,
             max_sequences: 64,
+            reserved_sequences: 0,
             max_batch_tokens: 512,
             max_waiting: 256,
             prefix_caching: true,
@@ -80,6 +83,9 @@ impl SchedulerConfig {
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(Error::parameter(*name, "must be at least 1"));
+        }
+        if self.reserved_sequences >= self.max_sequences {
+            return Err(Error::parameter("reserved_sequences", "must be fewer than max_sequences"));
         }
         if self.num_blocks.checked_mul(self.block_size).is_none() {
             let message =

@@ -13,6 +13,10 @@ use crate::error::Error;
 /// What a drawn token counts, in prompt tokens: it takes a row of its own in a step that reads all weights.
 const DRAW_WEIGHT: u64 = 2;
 
+/// So much less than the least served of the busy keys a key may have had when it comes back: enough for a prompt of usual
+/// length, so that one which asks now and then is served before those that ask all the time until its answer has begun.
+const CREDIT: u64 = 4096;
+
 /// Whom a sequence is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Owner<'a> {
@@ -68,14 +72,14 @@ pub struct Turns {
 impl Turns {
     /// A sequence of this key was submitted.
     ///
-    /// A key that had nothing open starts level with the least served of those that have: it cannot save up turns while it
-    /// is away. What it had too much before still counts.
+    /// A key that had nothing open starts at most [`CREDIT`] before the least served of those that have: it cannot save up
+    /// turns without end while it is away. What it had too much before still counts.
     pub fn open(&mut self, key: u64) {
         let busy = self.accounts.values().filter(|account| account.open > 0);
         let least = busy.map(|account| account.spent).min().unwrap_or(0);
         let account = self.accounts.entry(key).or_default();
         if account.open == 0 {
-            account.spent = account.spent.max(least);
+            account.spent = account.spent.max(least.saturating_sub(CREDIT));
         }
         account.open += 1;
     }
@@ -89,11 +93,14 @@ impl Turns {
         }
     }
 
-    /// A sequence of this key begins to run, and `tokens` of its prompt will be read for it.
-    pub fn start(&mut self, key: u64, tokens: u32) {
-        let account = self.account(key);
-        account.running += 1;
-        account.spent += u64::from(tokens);
+    /// A sequence of this key begins to run.
+    pub fn start(&mut self, key: u64) {
+        self.account(key).running += 1;
+    }
+
+    /// So many tokens of a prompt are read for this key.
+    pub fn charge_prompt(&mut self, key: u64, tokens: u32) {
+        self.account(key).spent += u64::from(tokens);
     }
 
     /// A sequence of this key runs no longer: it ended or gave way.
@@ -190,7 +197,7 @@ impl Turns {
     /// what is open and by who had more than its part. With nothing open, all start anew.
     fn forget_level(&mut self) {
         let busy = self.accounts.values().filter(|account| account.open > 0);
-        let least = busy.map(|account| account.spent).min().unwrap_or(u64::MAX);
+        let least = busy.map(|account| account.spent.saturating_sub(CREDIT)).min().unwrap_or(u64::MAX);
         self.accounts.retain(|_, account| account.open > 0 || account.spent > least);
     }
 
@@ -219,10 +226,12 @@ mod tests {
         }
         assert_eq!(turns.next().unwrap().1, a);
         turns.dequeue(1, 0, 0);
-        turns.start(1, 10);
+        turns.start(1);
+        turns.charge_prompt(1, 10);
         assert_eq!(turns.next().unwrap().1, c);
         turns.dequeue(2, 0, 2);
-        turns.start(2, 11);
+        turns.start(2);
+        turns.charge_prompt(2, 11);
         assert_eq!(turns.next().unwrap().1, b);
         assert_eq!((turns.num_waiting(), turns.num_waiting_of(1), turns.num_waiting_of(2)), (1, 1, 0));
     }
@@ -233,22 +242,21 @@ mod tests {
         let mut turns = Turns::default();
         turns.open(1);
         turns.open(2);
-        turns.start(2, 1000);
+        turns.charge_prompt(2, 1000);
         turns.enqueue(1, 1, 0, a);
         turns.enqueue(2, 0, 1, b);
         assert_eq!(turns.next().unwrap().1, b);
     }
 
     #[test]
-    fn who_comes_to_a_busy_engine_starts_level_and_before_what_others_begun() {
+    fn who_comes_to_a_busy_engine_goes_before_what_others_begun() {
         let [a, b] = handles();
         let mut turns = Turns::default();
         turns.open(1);
-        turns.start(1, 500);
+        turns.start(1);
         turns.open(1);
         turns.enqueue(1, 0, 1, a);
-        turns.open(2);
-        assert_eq!(turns.spent(2), turns.spent(1));
+        turns.open(2); // as much as key 1: nothing
         turns.enqueue(2, 0, 2, b);
         assert_eq!(turns.next().unwrap().1, b);
     }
@@ -258,31 +266,26 @@ mod tests {
         let mut turns = Turns::default();
         turns.open(1);
         turns.open(2);
-        turns.start(2, 900);
-        turns.stop(2);
+        turns.charge_prompt(2, 9000);
         turns.close(2); // had more than key 1, which is still here
         turns.open(2);
-        assert_eq!(turns.spent(2), 900);
-        turns.start(1, 2000);
-        turns.stop(1);
+        assert_eq!(turns.spent(2), 9000);
+        turns.charge_prompt(1, 20_000);
         turns.close(2);
-        turns.open(2); // had less: is lifted
-        assert_eq!(turns.spent(2), 2000);
+        turns.open(2); // had less: is lifted, all but a credit
+        assert_eq!(turns.spent(2), 20_000 - CREDIT);
     }
 
     #[test]
     fn accounts_are_bounded_by_what_is_open() {
         let mut turns = Turns::default();
         turns.open(0);
-        turns.start(0, 10);
+        turns.charge_prompt(0, 10_000);
         for key in 1..1000 {
             turns.open(key);
-            turns.start(key, 0);
-            turns.stop(key);
             turns.close(key);
         }
         assert_eq!(turns.accounts.len(), 1);
-        turns.stop(0);
         turns.close(0);
         assert!(turns.accounts.is_empty());
     }

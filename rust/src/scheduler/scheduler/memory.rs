@@ -1,5 +1,7 @@
 //! Blocks: who gets how many, who gives way when there are none, and which prefixes are shared.
 
+use std::cmp::Reverse;
+
 use super::{PendingRow, Scheduler};
 use crate::scheduler::blocks::BlockId;
 use crate::scheduler::sequence::{Change, Handle, NO_BLOCK, Sequence};
@@ -17,7 +19,7 @@ pub(super) enum Room {
 
 impl Scheduler {
     /// Where the next in line has nothing running and finds no room, a sequence of a key that runs several and had at
-    /// least as much gives way: the latest of the key that had most. So who asks for little need not wait until those
+    /// least as much gives way: of the key that had most, the one that has least to compute again. So who asks for little need not wait until those
     /// who asked for much have ended.
     ///
     /// One that has steps in flight is left out of the next ones, and gives way when they are over.
@@ -52,7 +54,11 @@ impl Scheduler {
                 && self.turns.spent(victim.key) >= self.turns.spent(next.key)
         };
         let places = (0..self.running.len()).filter(|&index| gives_way(&self.sequences[self.running[index]]));
-        places.max_by_key(|&index| (self.turns.spent(self.sequences[self.running[index]].key), index))
+        // Of that key, the one that has least to compute again; of these the latest.
+        places.max_by_key(|&index| {
+            let victim = &self.sequences[self.running[index]];
+            (self.turns.spent(victim.key), Reverse(victim.computed), index)
+        })
     }
 
     /// Sees to it that the running sequence has blocks for its positions up to `end`. If the pool is exhausted, the
@@ -101,7 +107,14 @@ impl Scheduler {
         let revived = shared.clone().filter(|&&block| self.pool.references(block) == 0).count();
         let new = self.blocks_for(sequence.token_ids.len()).saturating_sub(shared.count());
         let headroom = if sequence.cached.is_some() { self.running.len() } else { 0 };
-        self.running.len() < self.config.max_sequences && new + headroom + revived <= self.pool.num_free()
+        let reserved = if self.runs_few(sequence.key, 0) { 0 } else { self.config.reserved_sequences };
+        self.running.len() + reserved < self.config.max_sequences
+            && new + headroom + revived <= self.pool.num_free()
+    }
+
+    /// Whether a key runs so few sequences, besides `own`, that it is let in before one that fills the engine.
+    pub(super) fn runs_few(&self, key: u64, own: u32) -> bool {
+        self.turns.running(key) - own < (self.config.reserved_sequences as u32).max(1)
     }
 
     /// Most blocks that a sequence of so many tokens holds at a time: all of them, or those of its window and of two
@@ -127,11 +140,9 @@ impl Scheduler {
         sequence.released = released;
         sequence.computed = found;
         sequence.blocks = shared;
-        let mut to_read = 0;
         if sequence.cached.is_none() {
             // A sequence that comes back mostly finds what it left; only what it found at first counts.
             sequence.cached = Some(found);
-            to_read = sequence.prompt_length - found;
             if self.config.prefix_caching {
                 self.prefix_queries += u64::from(sequence.prompt_length);
                 self.prefix_hits += u64::from(found);
@@ -147,7 +158,7 @@ impl Scheduler {
         let sequence = &mut self.sequences[handle];
         sequence.advance(Change::Admitted);
         self.turns.dequeue(sequence.key, sequence.priority, sequence.arrival);
-        self.turns.start(sequence.key, to_read);
+        self.turns.start(sequence.key);
         let (Ok(place) | Err(place)) = self.place_in_running(handle);
         self.running.insert(place, handle);
     }

@@ -72,7 +72,8 @@ impl Scheduler {
     /// Chunks of prompts, and of drawn tokens after a preemption, by rank: of the first `ready` running sequences, and of
     /// those who wait if all of them are ready.
     ///
-    /// What the first in line cannot use of the budget, a later one does not get: so prompts are read strictly in turn.
+    /// What the first in line cannot use of the budget, a later one does not get: so prompts are read strictly in turn. And
+    /// where the first in line is of a key that runs few others, only those like it share its step, which is short.
     fn schedule_prompts(&mut self, step: &mut Step, mut budget: u32, ready: usize) {
         let reading = self.running[..ready].iter().filter(|&&handle| self.takes_part(handle));
         let reading = reading.filter(|&&handle| self.sequences[handle].catches_up());
@@ -80,32 +81,38 @@ impl Scheduler {
         reading.sort_unstable_by_key(|&(rank, _)| rank);
         let mut reading = reading.into_iter().peekable();
         let mut admits = ready == self.running.len();
+        let mut guest = None;
         while budget > 0 {
             // A chunk behind a window may have cost a later sequence its blocks.
             while reading.next_if(|&(_, handle)| self.sequences[handle].state != State::Running).is_some() {}
             let waiting = if admits { self.turns.next() } else { None };
             let waiting = waiting.filter(|&(_, handle)| self.takes_part(handle));
-            let next = match (reading.peek(), waiting) {
-                (Some(&(rank, _)), Some((first, handle))) if first < rank => Some(handle),
-                (None, Some((_, handle))) => Some(handle),
-                _ => None,
+            let (handle, waits) = match (reading.peek(), waiting) {
+                (Some(&(rank, _)), Some((first, handle))) if first < rank => (handle, true),
+                (Some(&(_, handle)), _) => (handle, false),
+                (None, Some((_, handle))) => (handle, true),
+                (None, None) => return,
             };
-            let handle = match (next, reading.peek()) {
-                (Some(handle), _) => match self.admit(handle, budget) {
-                    Room::Found => handle,
+            let key = self.sequences[handle].key;
+            let runs_few = self.runs_few(key, u32::from(!waits));
+            let guest = *guest.get_or_insert(runs_few.then_some(key));
+            let may_share = guest.is_none_or(|guest| guest == key || runs_few);
+            if waits && may_share {
+                match self.admit(handle, budget) {
+                    Room::Found => {}
                     Room::NoBudget => return,
                     Room::None => {
                         admits = false;
                         continue;
                     }
-                },
-                (None, Some(&(_, handle))) => {
-                    reading.next();
-                    handle
                 }
-                (None, None) => return,
-            };
-            if self.push_chunk(step, &mut budget, handle) == Chunk::BudgetSpent {
+            } else if waits {
+                admits = false;
+                continue;
+            } else {
+                reading.next();
+            }
+            if may_share && self.push_chunk(step, &mut budget, handle) == Chunk::BudgetSpent {
                 return;
             }
         }
@@ -122,6 +129,7 @@ impl Scheduler {
         let end = wanted.end.min(sequence.blocks.len() as u32 * size);
         if wanted.start < end {
             *budget -= end - wanted.start;
+            self.turns.charge_prompt(sequence.key, end - wanted.start);
             step.push(handle, sequence, wanted.start..end, size);
         }
         if !covered {

@@ -273,6 +273,7 @@ fn a_pool_of_nothing_is_refused() {
     assert_eq!(fault(|config| config.block_size = 0), "block_size");
     assert_eq!(fault(|config| config.block_size = 1 << 31), "num_blocks");
     assert_eq!(fault(|config| config.max_sequences = 0), "max_sequences");
+    assert_eq!(fault(|config| config.reserved_sequences = 64), "reserved_sequences");
     assert_eq!(fault(|config| config.max_batch_tokens = 0), "max_batch_tokens");
     assert_eq!(fault(|config| config.max_waiting = 0), "max_waiting");
 }
@@ -323,6 +324,19 @@ fn who_runs_several_gives_way_to_who_runs_none() {
     scheduler.submit(4, prompt(3), 4, of(3)).unwrap();
     step(&mut scheduler);
     assert_eq!(scheduler.stats().preemptions, 1);
+}
+
+#[test]
+fn places_are_kept_for_keys_that_run_nothing() {
+    let mut scheduler = scheduler(64, |config| (config.max_sequences, config.reserved_sequences) = (3, 1));
+    for id in 1..=3 {
+        scheduler.submit(id, prompt(3), 20, of(1)).unwrap();
+    }
+    step(&mut scheduler);
+    assert_eq!((scheduler.stats().running, scheduler.stats().waiting), (2, 1));
+    scheduler.submit(9, prompt(3), 4, of(2)).unwrap();
+    assert_eq!(step(&mut scheduler), [(1, 3..4, true), (2, 3..4, true), (9, 0..3, true)]);
+    assert_eq!(scheduler.stats().preemptions, 0);
 }
 
 #[test]
