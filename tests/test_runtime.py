@@ -56,6 +56,14 @@ def test_messages_of_another_kind_are_told_so(mock: Runtime, messages: Any) -> N
     assert (raised.value.param, raised.value.code) == ("messages", "invalid_type")
 
 
+def test_only_so_many_sequences_run_at_a_time() -> None:
+    with Runtime.mock(tokens_per_second=50, max_sequences=2) as runtime:
+        stream = runtime.stream("hello", n=5, max_tokens=500)
+        next(stream)
+        stats = runtime.stats()
+        assert (stats["running"], stats["waiting"]) == (2, 3)
+
+
 def test_a_stop_string_ends_the_answer_right_before_it(mock: Runtime) -> None:
     whole = mock.chat("x", max_tokens=60, temperature=0).text
     stop = whole[20:25]

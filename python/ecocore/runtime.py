@@ -40,6 +40,7 @@ Messages = str | Sequence[Mapping[str, Any]]
 
 MAX_SEQUENCES: Final = 64
 MAX_WAITING: Final = 256
+STEP_TOKENS_PER_SEQUENCE: Final = 8
 BLOCK_SIZE: Final = 64
 
 # One step computes at a time in this process: two models that both use every core would only slow each other.
@@ -67,6 +68,7 @@ class _Parts:
     tool_syntax: str = "hermes"
     thinks: bool = False
     image_text: str | None = None
+    max_sequences: int = MAX_SEQUENCES
 
 
 class Runtime:
@@ -101,14 +103,16 @@ class Runtime:
             Scheduler(
                 num_blocks=parts.num_blocks,
                 block_size=parts.block_size,
-                max_sequences=MAX_SEQUENCES,
+                max_sequences=parts.max_sequences,
+                # All of them may draw in one step, and prompts find room beside them.
+                max_batch_tokens=STEP_TOKENS_PER_SEQUENCE * parts.max_sequences,
                 # The loop's capacity is the one bound: what it let in must find room here, also before the first step.
-                max_waiting=MAX_SEQUENCES + MAX_WAITING,
+                max_waiting=parts.max_sequences + MAX_WAITING,
             ),
             parts.model,
             BatchSampler(parts.vocab_size),
             OutputStreams(parts.tokenizer),
-            capacity=MAX_SEQUENCES + MAX_WAITING,
+            capacity=parts.max_sequences + MAX_WAITING,
             cores=parts.cores,
         )
         self._request_ids = itertools.count(1)
@@ -189,12 +193,18 @@ class Runtime:
 
     @classmethod
     def mock(
-        cls, model_id: str = "mock", *, tokens_per_second: float = 0.0, context_length: int = 8192, images: bool = True
+        cls,
+        model_id: str = "mock",
+        *,
+        tokens_per_second: float = 0.0,
+        context_length: int = 8192,
+        images: bool = True,
+        max_sequences: int = MAX_SEQUENCES,
     ) -> Self:
         """An engine without weights: a byte tokenizer and an endless readable text.
 
         It obeys every parameter, so the whole server can be tried and measured without torch. Unless `images` is
-        False it takes images too: they are checked, and what they show is ignored.
+        False it takes images too: they are checked, and what they show is ignored. `max_sequences` compute at a time.
         """
         from ecocore.model.mock import MockModel
 
@@ -204,15 +214,16 @@ class Runtime:
                 model_id=model_id,
                 tokenizer=tokenizer,
                 template=ChatTemplate(_MOCK_TEMPLATE, {}),
-                model=MockModel(tokenizer.vocab_size, max_sequences=MAX_SEQUENCES, tokens_per_second=tokens_per_second),
+                model=MockModel(tokenizer.vocab_size, max_sequences=max_sequences, tokens_per_second=tokens_per_second),
                 vocab_size=tokenizer.vocab_size,
                 context_length=context_length,
-                num_blocks=MAX_SEQUENCES * context_length // BLOCK_SIZE,
+                num_blocks=max_sequences * context_length // BLOCK_SIZE,
                 block_size=BLOCK_SIZE,
                 end_ids=(tokenizer.vocab_size - 1,),
                 fingerprint=f"fp_mock_{__version__}",
                 cores=nullcontext(),
                 image_text="<image>" if images else None,
+                max_sequences=max_sequences,
             )
         )
 
