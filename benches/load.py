@@ -25,12 +25,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benches import report
 from benches.load_server import KINDS
 from benches.plain_frames import MODEL, values
 from ecocore.bench.answer import ChatAnswer
 from ecocore.bench.endpoint import Endpoint
 from ecocore.bench.load import Client, Load, chat_body, closed_loop, open_loop
+from ecocore.bench.machine import machine, machine_line
 from ecocore.bench.outcome import Outcome
 
 ROOT: Final = Path(__file__).parents[1]
@@ -345,9 +345,9 @@ def main() -> int:
     settings = Settings(options.streams, options.seconds, options.rounds, options.engine_rate, options.quick)
     if options.quick:
         settings = Settings(streams=20, seconds=1.5, rounds=2, rate=options.engine_rate, quick=True)
-    where = report.machine()
+    where = machine()
     lines: list[Line] = []
-    print(report.place(where) + "\n\n| | figure | | aim | |\n|---|---|---|---|---|", flush=True)
+    print(machine_line(where) + "\n\n| | figure | | aim | |\n|---|---|---|---|---|", flush=True)
     for name in options.parts or PARTS:
         for line in PARTS[name](settings):
             lines.append(line)
