@@ -93,6 +93,16 @@ class ChatAnswer:
             self.fail("malformed", f"an event is no chunk of a chat: {type(error).__name__} {error}")
 
 
+def error_words(body: bytes) -> str:
+    """All that an error's answer says about its reason, on one line."""
+    value = _parsed(body)
+    error = value.get("error", value) if isinstance(value, dict) else None
+    if isinstance(error, dict):
+        parts = [str(error[name]) for name in ("message", "detail", "param", "code") if error.get(name)]
+        return " ".join(" ".join(parts).split())
+    return " ".join(str(error if error is not None else body.decode("utf-8", "replace")).split())
+
+
 def _parsed(data: bytes) -> Any:
     """The JSON value, or None where there is none."""
     try:

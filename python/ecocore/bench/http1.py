@@ -6,7 +6,10 @@ docs/performance.md has both figures.
 """
 
 import asyncio
+import errno
+import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +38,12 @@ class ConnectionCut(Exception):
     def __init__(self, message: str, *, began: bool) -> None:
         super().__init__(message)
         self.began = began
+
+
+def reason_of(error: OSError) -> str:
+    """Why a connection failed, in the system's words; asyncio's own name addresses."""
+    known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)
+    return os.strerror(error.errno) if known and error.errno else error.strerror or str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Takes an endpoint and what to ask, gives an `Outcome` for each request. Makes no
 
 import asyncio
 import gc
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, Final, Self
 
 from ecocore.bench.answer import ChatAnswer
 from ecocore.bench.endpoint import Endpoint
-from ecocore.bench.http1 import BrokenAnswer, ConnectionCut, Pool
+from ecocore.bench.http1 import BrokenAnswer, ConnectionCut, Hears, reason_of
 from ecocore.bench.outcome import Outcome
 
 REQUEST_SECONDS: Final = 600.0
@@ -74,10 +75,10 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._pool.close()
 
-    @property
-    def pool(self) -> Pool:
-        """Its connections, for requests that are no chats."""
-        return self._pool
+    async def exchange(self, request: bytes, hears: Hears) -> None:
+        """Any request. Raises TimeoutError, OSError, ConnectionCut, BrokenAnswer."""
+        async with asyncio.timeout(self._timeout):
+            await self._pool.exchange(request, hears)
 
     async def ask(self, number: int, body: bytes, due: float | None = None) -> Outcome:
         """One streamed chat. Every fault is told in the outcome; only being cancelled raises."""
@@ -89,8 +90,7 @@ class Client:
         """`ask`, for an outcome that others look at meanwhile."""
         answer = self._hearing(outcome)
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._pool.exchange(self.endpoint.request("POST", CHAT, body), answer)
+            await self.exchange(self.endpoint.request("POST", CHAT, body), answer)
             answer.on_end()
         except TimeoutError:
             answer.fail("timeout", f"no whole answer within {self._timeout:g} s")
@@ -99,7 +99,7 @@ class Client:
         except BrokenAnswer as error:
             answer.fail("malformed", str(error))
         except OSError as error:
-            answer.fail("connection", f"{type(error).__name__}: {error.strerror or error}")
+            answer.fail("connection", f"{reason_of(error)}")
         outcome.ended = time.perf_counter()
 
 
@@ -193,6 +193,4 @@ def _timed(load: Load) -> Iterator[None]:
 
 def chat_body(model: str, prompt: str, **fields: Any) -> bytes:
     """The body of a streamed chat with one message."""
-    import json
-
     return json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}], "stream": True, **fields}).encode()
