@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
-import platform
-import re
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benches.harness import Row, Settings, Timing
+from ecocore.bench.machine import machine as described
+from ecocore.bench.machine import machine_line as place
 
-PACKAGES = ("ecocore", "torch", "transformers", "tokenizers", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 HEADINGS = ("workload", "ecocore", "", "peer", "its time", "", "wall", "CPU")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on; never a host name or a path."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "simd": _simd(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "load_average": round(os.getloadavg()[0], 2),
-    }
+    """What the figures depend on."""
+    return described(PACKAGES)
 
 
 def document(rows: list[Row], settings: Settings, where: dict[str, Any]) -> dict[str, Any]:
@@ -71,12 +61,8 @@ def markdown(rows: list[Row], settings: Settings, where: dict[str, Any]) -> str:
 
 def machine_line(where: dict[str, Any], settings: Settings) -> str:
     """Where and how, in one sentence."""
-    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
     tiny = ", tiny sizes: not for comparison" if settings.quick else ""
-    return (
-        f"{where['cpu']} ({where['simd']}), {where['cores']} cores, {where['system']}, load {where['load_average']}; "
-        f"Python {where['python']}, {packages}. Median (lowest to highest) of {settings.rounds} interleaved rounds{tiny}."
-    )
+    return f"{place(where)} Median (lowest to highest) of {settings.rounds} interleaved rounds{tiny}."
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -125,32 +111,3 @@ def _three(value: float) -> str:
 
 def _line(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _version(package: str) -> str:
-    if package == "ecocore":
-        from ecocore import __version__
-
-        return __version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def _cpu_info() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return ""
-
-
-def _cpu_model() -> str:
-    found = re.search(r"model name\s*: (.+)", _cpu_info())
-    return found[1].strip() if found else platform.machine()
-
-
-def _simd() -> str:
-    flags = set(_cpu_info().split())
-    names = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
-    return next((name for flag, name in names.items() if flag in flags), "no known SIMD")

@@ -42,7 +42,7 @@ def test_help_names_every_verb_and_comes_at_once() -> None:
         begun = time.perf_counter()
         shown = ecocore("--help")
         took.append(time.perf_counter() - begun)
-    assert all(verb in shown.stdout for verb in ("serve", "chat", "keys"))
+    assert all(verb in shown.stdout for verb in ("serve", "bench", "chat", "keys"))
     assert shown.returncode == 0
     # 0.08 s on an idle core; the bound leaves room for a busy machine.
     assert min(took) < 1

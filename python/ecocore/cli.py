@@ -22,6 +22,9 @@ Turns = list[dict[str, str]]
 # The API's default of 1 suits large models; on a terminal with a small one it reads as nonsense.
 CHAT_TEMPERATURE: Final = 0.2
 
+BENCH_SECONDS: Final = 10.0
+BENCH_ROUNDS: Final = 3
+
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -178,6 +181,57 @@ def create_key(
             await opened.close()
 
     typer.echo(asyncio.run(create()))
+
+
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(help="The server, as in http://HOST:PORT.")] = "http://127.0.0.1:8000",
+    *,
+    model: Annotated[str | None, typer.Option(help="Which model to ask.", show_default="the first that it lists")] = None,
+    key: Annotated[str | None, typer.Option(help="The API key.", show_default="ECOCORE_API_KEY")] = None,
+    streams: Annotated[str, typer.Option(help="How many at a time, one level after another.")] = "1,8,64,256",
+    requests: Annotated[int | None, typer.Option(min=1, help="So many for each level, in place of --seconds.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="So long for each level.", show_default="10")] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the made prompts.")] = 128,
+    prompt: Annotated[str | None, typer.Option(help="Ask this, behind a number that differs each time.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers.")] = 128,
+    against: Annotated[str | None, typer.Option(help="A second server to measure in turns with the first.")] = None,
+    against_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
+    against_key: Annotated[str | None, typer.Option(help="Its key; the first one's is not sent to it.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of each level.", show_default="1, with --against 3")] = None,
+    json_to: Annotated[str | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    report: Annotated[str | None, typer.Option(help="Write a page with plots to this file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    seed: Annotated[int, typer.Option(help="Other prompts with another seed.")] = 1,
+) -> int:
+    """Measure a server that speaks the OpenAI chat API, or two side by side. Ctrl-C keeps what was measured."""
+    from pathlib import Path
+
+    from ecocore.bench.live import View
+    from ecocore.bench.plan import Plan
+    from ecocore.bench.run import Server, levels
+    from ecocore.bench.run import bench as measure
+    from ecocore.config import ClientConfig
+
+    if requests is not None and seconds is not None:
+        raise InvalidConfiguration("requests: a level ends by --requests or by --seconds, not by both")
+    if against is None and (against_model is not None or against_key is not None):
+        raise InvalidConfiguration("against: there is a model or a key for a second server, but no URL of it")
+    servers = [Server(url, ClientConfig.read({"api_key": key}).api_key, model)]
+    if against is not None:
+        servers.append(Server(against, against_key, against_model))
+    plan = Plan(
+        levels=levels(streams),
+        max_tokens=max_tokens,
+        count=requests,
+        seconds=(seconds or BENCH_SECONDS) if requests is None else None,
+        rounds=rounds or (1 if against is None else BENCH_ROUNDS),
+        seed=seed,
+        prompt_tokens=prompt_tokens,
+        prompt=prompt,
+    )
+    outputs = [None if path is None else Path(path) for path in (json_to, report)]
+    return measure(servers, plan, json_to=outputs[0], report_to=outputs[1], view=View(quiet=quiet))
 
 
 @app.command()

@@ -83,6 +83,19 @@ class RuntimeConfig(BaseSettings):
         return _read(cls, flags)
 
 
+class ClientConfig(BaseSettings):
+    """What a client of servers needs."""
+
+    model_config = _READING
+
+    api_key: str | None = None
+
+    @classmethod
+    def read(cls, flags: Mapping[str, Any]) -> Self:
+        """Flags that are None were not given. Raises InvalidConfiguration."""
+        return _read(cls, flags)
+
+
 def _data_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "ecocore"
 

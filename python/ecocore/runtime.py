@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 Messages = str | Sequence[Mapping[str, Any]]
 
 BLOCK_SIZE: Final = 64
-MAX_BATCH_TOKENS: Final = 512
+PROMPT_TOKENS: Final = 512
 
 # One step computes at a time in this process: two models that both use every core would only slow each other.
 _CORES = threading.Lock()
@@ -106,7 +106,8 @@ class Runtime:
                 block_size=parts.block_size,
                 max_sequences=capacity.running + capacity.reserved,
                 reserved_sequences=capacity.reserved,
-                max_batch_tokens=max(MAX_BATCH_TOKENS, capacity.running + capacity.reserved),
+                # All of them may draw in one step, and prompts find room beside them.
+                max_batch_tokens=capacity.running + capacity.reserved + PROMPT_TOKENS,
                 # The loop's capacity is the one bound: what it let in must find room here, also before the first step.
                 max_waiting=capacity.running + capacity.waiting,
             ),
