@@ -39,8 +39,10 @@ bench: install  ## measure ecocore beside its peers and print the table
 load: install  ## what the front end bears: 1,000 streams, four times too many requests, frames at full speed
 	$(BIN)/python -m benches.load $(ARGS)
 
-soak: install  ## 32 streams for five minutes, half of them cancelled: bits equal, memory flat
-	$(BIN)/python -m tests.soak $(ARGS)
+soak: install  ## an hour and more: 200 needles, a crowd with cancellations, half an hour of mixed load over HTTP
+	$(BIN)/python -m tests.needle
+	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.soak_server
 
 schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
 	$(BIN)/python -m tests.schema $(ARGS)
