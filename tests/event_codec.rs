@@ -162,7 +162,7 @@ proptest! {
         let mut data = Vec::new();
         for ((choice, kind), take) in events.iter().zip(takes.iter().cycle()) {
             let event = Event { request_id: 3, choice: *choice, kind: kind.clone() };
-            writer.push(&EventBatch { events: vec![event], finished_sequences: vec![] });
+            writer.push(&EventBatch { events: vec![event], ..EventBatch::default() });
             if *take {
                 data.extend(writer.take(3));
             }

@@ -176,18 +176,18 @@ def test_all_that_may_be_open_are_answered_though_they_come_at_once() -> None:
 
         def note(events: EventBatch) -> None:
             ended.extend(row.kind for row in events.rows() if row.kind != "text")
-            if len(ended) == 320:
+            if len(ended) == 512:
                 done.set()
 
         runtime.subscribe(note)
         # The engine's inbox stays closed until all have come.
         with runtime._loop._wake:
-            for _ in range(320):
+            for _ in range(512):
                 runtime.submit(prompt, params, request_id=runtime.new_request_id())
             with pytest.raises(QueueFull):
                 runtime.submit(prompt, params, request_id=runtime.new_request_id())
         assert done.wait(20)
-        assert ended == ["finished"] * 320
+        assert ended == ["finished"] * 512
 
 
 def test_unseeded_requests_differ_and_seeded_ones_repeat(mock: Runtime) -> None:

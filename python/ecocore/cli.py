@@ -86,6 +86,19 @@ def serve(
     precision: Precision = None,
     device: Device = None,
     kv_cache_mb: KvCache = None,
+    max_sequences: Annotated[
+        int | None, typer.Option(help="Answers of a model that are computed at once, as its memory allows.", show_default="256")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(help="Answers of a model that may wait; more are refused with 503.", show_default="256")
+    ] = None,
+    max_waiting_per_key: Annotated[
+        int | None, typer.Option(help="Those of one key that may wait; more are refused with 429.", show_default="64")
+    ] = None,
+    mock_rate: Annotated[
+        float | None,
+        typer.Option(help="Tokens per second of a mock engine's streams; 0 is full speed.", show_default="0"),
+    ] = None,
     database: Database = None,
     allow_image_origin: Annotated[
         list[str] | None, typer.Option(help="Images may come from here, also without https; may be given several times.")
@@ -115,7 +128,18 @@ def serve(
             "log_level": log_level,
         }
     )
-    config = RuntimeConfig.read({"model": model, "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
+    config = RuntimeConfig.read(
+        {
+            "model": model,
+            "precision": precision,
+            "device": device,
+            "kv_cache_mb": kv_cache_mb,
+            "max_sequences": max_sequences,
+            "max_waiting": max_waiting,
+            "max_waiting_per_key": max_waiting_per_key,
+            "mock_rate": mock_rate,
+        }
+    )
 
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.server import serve as serving
@@ -140,16 +164,9 @@ def serve(
 
 @app.command(hidden=True)
 def engine(
+    settings: Annotated[str, typer.Argument(help="JSON of the model and of how to run it.")],
     *,
     socket: Annotated[Path, typer.Option(help="Where to listen.")],
-    name: Annotated[str | None, typer.Option(help="What requests call the model; without it, the embedded one.")] = None,
-    path: Annotated[Path | None, typer.Option(help="Where the model is; without it, the mock engine.")] = None,
-    precision: Precision = None,
-    device: Device = None,
-    kv_cache_mb: KvCache = None,
-    allow_image_origin: Annotated[list[str] | None, typer.Option()] = None,
-    no_remote_images: Annotated[bool, typer.Option("--no-remote-images")] = False,
-    log_level: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """One engine in a process of its own. `serve --isolate` starts it, and ends it with itself."""
     from ecocore.regions.parent import Parent
@@ -163,11 +180,11 @@ def engine(
     from ecocore.server.tidy import share_one_pool
 
     share_one_pool()
-    images_from = {"allow_image_origin": allow_image_origin, "no_remote_images": no_remote_images or None}
-    server = ServerConfig.read({**images_from, "log_level": log_level})
+    told = json.loads(settings)
+    server = ServerConfig.read(told["server"])
     # The models in the environment are the server's; here is one of them.
-    config = RuntimeConfig.read({"model": (), "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
-    choice = None if name is None else ModelChoice(name, path)
+    config = RuntimeConfig.read({**told["runtime"], "model": ()})
+    choice = told["model"] and ModelChoice(told["model"]["name"], told["model"]["path"] and Path(told["model"]["path"]))
     with ExitStack() as stack:
         try:
             images = ImageLoader(allowed_origins=server.allow_image_origin, remote=not server.no_remote_images)
@@ -312,12 +329,21 @@ def _choices(config: "RuntimeConfig") -> Sequence["ModelChoice | None"]:
 
 
 def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
+    from ecocore.capacity import Capacity
     from ecocore.runtime import Runtime
 
+    capacity = Capacity(config.max_sequences, config.max_waiting, config.max_waiting_per_key)
     if choice is not None and choice.path is None:
-        return Runtime.mock(choice.name)
+        return Runtime.mock(choice.name, tokens_per_second=config.mock_rate, capacity=capacity)
     path, name = (None, None) if choice is None else (choice.path, choice.name)
-    return Runtime.load(path, device=config.device, precision=config.precision, kv_cache_mb=config.kv_cache_mb, model_id=name)
+    return Runtime.load(
+        path,
+        device=config.device,
+        precision=config.precision,
+        kv_cache_mb=config.kv_cache_mb,
+        capacity=capacity,
+        model_id=name,
+    )
 
 
 def _in_this_process(choice: "ModelChoice | None", config: "RuntimeConfig", images: "ImageLoader", stack: ExitStack) -> "Region":
@@ -332,14 +358,13 @@ def _isolated(choice: "ModelChoice | None", config: "RuntimeConfig", server: "Se
     from ecocore.regions.child import ChildRegion
     from ecocore.weights.embedded import EMBEDDED_MODEL_ID
 
+    settings = {
+        "model": choice and {"name": choice.name, "path": choice.path and str(choice.path)},
+        "runtime": config.model_dump(mode="json", exclude={"model"}),
+        "server": server.model_dump(mode="json", include={"allow_image_origin", "no_remote_images", "log_level"}),
+    }
     # -P: what lies in the folder that the server was started in is not for importing.
-    command = [sys.executable, "-P", "-m", "ecocore", "engine"]
-    if choice is not None:
-        command += [f"--name={choice.name}", *([f"--path={choice.path}"] if choice.path else [])]
-    command += [f"--device={config.device}", f"--kv-cache-mb={config.kv_cache_mb}", f"--log-level={server.log_level}"]
-    command += [f"--precision={config.precision}"] if config.precision else []
-    command += [f"--allow-image-origin={origin}" for origin in server.allow_image_origin]
-    command += ["--no-remote-images"] if server.no_remote_images else []
+    command = [sys.executable, "-P", "-m", "ecocore", "engine", json.dumps(settings)]
     region = ChildRegion.start(choice.name if choice else EMBEDDED_MODEL_ID, command)
     stack.callback(region.close)
     return region

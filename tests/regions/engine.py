@@ -1,8 +1,8 @@
 """An engine's process that can be made to fail: the mock engine behind the real doors.
 
 Usage: python -m tests.regions.engine SETTINGS --socket PATH. Settings: `name`, `tokens_per_second`, `context_length`,
-`capacity`, `deserted` (seconds), `talks` (form of the events), and `faults`, a file whose text is what goes wrong at the
-next step.
+`capacity` (running, waiting, of one key), `deserted` (seconds), `talks` (form of the events), and `faults`, a file whose
+text is what goes wrong at the next step.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ecocore._core import Batch
+from ecocore.capacity import Capacity
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.regions.local import LocalRegion
 from ecocore.regions.parent import Parent
@@ -60,10 +61,11 @@ def main(settings: dict[str, Any], socket: Path) -> None:
         settings["name"],
         tokens_per_second=settings.get("tokens_per_second", 0.0),
         context_length=settings.get("context_length", 8192),
+        capacity=Capacity(*settings.get("capacity", ())),
     )
     if "faults" in settings:
-        runtime._loop._model = Faulty(runtime._loop._model, Path(settings["faults"]))
-    runtime._loop._capacity = settings.get("capacity", runtime._loop._capacity)
+        executor = runtime._loop._executor
+        executor._model = Faulty(executor._model, Path(settings["faults"]))
     vars(engine)["DESERTED_SECONDS"] = settings.get("deserted", engine.DESERTED_SECONDS)
     if "talks" in settings:
         vars(engine)["Told"] = partial(_told, settings["talks"])

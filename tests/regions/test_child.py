@@ -12,7 +12,7 @@ import pytest
 from tests.regions.isolated import isolated, kill
 
 from ecocore._core import EventBatch, EventRow
-from ecocore.errors import InvalidParameter, InvalidRequest, QueueFull, RegionUnavailable, RuntimeClosed
+from ecocore.errors import InvalidParameter, InvalidRequest, KeyQueueFull, QueueFull, RegionUnavailable, RuntimeClosed
 from ecocore.regions.child import ChildRegion
 from ecocore.regions.local import LocalRegion
 from ecocore.regions.region import Admission, Owner, Region
@@ -199,12 +199,18 @@ async def test_an_owner_shares_its_cache_with_nobody(child: ChildRegion) -> None
 
 
 async def test_what_is_full_says_so_at_the_start() -> None:
-    async with lost_soon(tokens_per_second=5, capacity=2) as child:
-        running, waiting = await child.prepare(request(n=2)), await child.prepare(request())
-        await running.start(Owner())
-        with pytest.raises(QueueFull, match="no more than 2 answers"):
-            await waiting.start(Owner())
-        child.cancel(running.request_id)
+    async with lost_soon(tokens_per_second=5, capacity=(1, 2, 1)) as child:
+        several, one, other = [await child.prepare(request(n=n)) for n in (2, 1, 1)]
+        await several.start(Owner(key=7))
+        with pytest.raises(KeyQueueFull):
+            await one.start(Owner(key=7))
+        with pytest.raises(RegionUnavailable):
+            await one.start(Owner(key=7))
+        await other.start(Owner(key=8))
+        with pytest.raises(QueueFull, match="3 answers are open"):
+            await (await child.prepare(request())).start(Owner(key=9))
+        for admission in (several, other):
+            child.cancel(admission.request_id)
 
 
 # --- leaving --------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ SENT: dict[str, dict[str, Any]] = {
         "stream_options": {"include_usage": True},
         "chat_template_kwargs": {"enable_thinking": False, "date_string": "today"},
         "cache_salt": "mine",
+        "priority": 3,
         "reasoning_effort": "low",
         "metadata": {"a": "b"},
         "modalities": ["text"],

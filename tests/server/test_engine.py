@@ -294,21 +294,21 @@ def test_what_runs_may_end_when_the_server_does(tmp_path: Path) -> None:
 
 
 def test_a_full_engine_refuses_as_one_in_this_process_does(tmp_path: Path) -> None:
-    with isolated(tokens_per_second=20, capacity=1) as region, served(tmp_path, region) as server:
+    with isolated(tokens_per_second=20, capacity=(1, 2, 1)) as region, served(tmp_path, region) as server:
         _, close = opened(server)
-        for stream in (False, True):
-            refused = server.chat(stream=stream)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
-            assert refused.headers["retry-after"] == "1"
-        prompts = {"model": MODEL, "prompt": ["a", "b"], "stream": True}
+        prompts = {"model": MODEL, "prompt": ["a", "b", "c"], "stream": True}
         with server.http() as http:
-            assert http.post("/v1/completions", json=prompts).status_code == 503
+            for refused in (server.chat(n=2), server.chat(n=2, stream=True), http.post("/v1/completions", json=prompts)):
+                assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+                assert refused.headers["retry-after"] == "1"
+        assert eventually(lambda: region.stats()["open"] == 1, 5)
         close()
 
 
 @pytest.mark.weights
 def test_smollm2_in_a_process_of_its_own(tmp_path: Path) -> None:
-    region = ChildRegion.start("smollm2", [sys.executable, "-P", "-m", "ecocore", "engine"])
+    settings = json.dumps({"model": None, "runtime": {"device": "cpu"}, "server": {}})
+    region = ChildRegion.start("smollm2", [sys.executable, "-P", "-m", "ecocore", "engine", settings])
     try:
         with served(tmp_path, region) as server:
             question: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
