@@ -60,8 +60,8 @@ def _mock_events(streams: int, tokens: int) -> list[Any]:
     while (batch := scheduler.schedule()) is not None:
         logits = model.forward(batch)
         drawn = sampler.sample(logits, sampler.prepare(batch))
-        events = outputs.push(batch, drawn, scheduler)
-        scheduler.commit(batch, drawn, events)
+        events = outputs.push(batch, drawn)
+        scheduler.commit(batch, drawn, events.finished_sequences)
         batches.append(events)
     return batches
 

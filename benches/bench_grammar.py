@@ -65,7 +65,7 @@ class Engine:
         tokens = self.sampler.sample(logits, inputs)
         drawn = time.perf_counter()
         assert not tokens.failed
-        self.scheduler.commit(batch, tokens, self.outputs.push(batch, tokens, self.scheduler))
+        self.scheduler.commit(batch, tokens, self.outputs.push(batch, tokens).finished_sequences)
         return time.perf_counter() - start, drawn - ready
 
 

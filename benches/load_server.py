@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from benches.plain_frames import MODEL, Told, first_frame, frames
 from ecocore._core import EventBatch
+from ecocore.capacity import Capacity
 from ecocore.regions.local import LocalRegion
 from ecocore.regions.region import Owner
 from ecocore.request import ChatRequest
@@ -43,7 +44,7 @@ def main() -> None:
             Runtime.mock(
                 MODEL,
                 tokens_per_second=options.tokens_per_second,
-                max_sequences=options.sequences,
+                capacity=Capacity(running=options.sequences),
                 context_length=options.context,
             )
         )

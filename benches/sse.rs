@@ -47,7 +47,7 @@ fn step(top_logprobs: Option<usize>) -> EventBatch {
             EventKind::Text { text: text.into(), logprobs: top_logprobs.map(entry).into_iter().collect() };
         Event { request_id, choice: 0, kind }
     };
-    EventBatch { events: (0..ANSWERS).map(event).collect(), finished_sequences: vec![] }
+    EventBatch { events: (0..ANSWERS).map(event).collect(), ..EventBatch::default() }
 }
 
 fn frames(criterion: &mut Criterion) {

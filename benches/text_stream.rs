@@ -89,6 +89,7 @@ fn step(token_id: u32) -> (Batch, SampledTokens) {
         prompt_length: 1,
         samples: true,
         output_index: 0,
+        cached_tokens: 0,
     };
     let batch = Batch { rows: sequence_ids.iter().map(row).collect(), ..Batch::default() };
     let tokens = SampledTokens {
@@ -113,14 +114,14 @@ fn events(criterion: &mut Criterion) {
             streams.open(sequence_id, options(sequence_id)).expect("each is opened once");
         }
         if let Some((batch, tokens)) = start.map(step) {
-            streams.push(&batch, &tokens, |_| 0).expect("the tokens are those of the step");
+            streams.push(&batch, &tokens).expect("the tokens are those of the step");
         }
         let mut next = 0;
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 next = (next + 1) % steps.len();
                 let (batch, tokens) = &steps[next];
-                black_box(streams.push(batch, tokens, |_| 0).expect("the tokens are those of the step"))
+                black_box(streams.push(batch, tokens).expect("the tokens are those of the step"))
             });
         });
     };

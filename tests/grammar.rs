@@ -197,6 +197,7 @@ fn step(state: &mut SamplerState, rows: &[(u64, u32)], likeliest: u32) -> (Vec<u
         prompt_length: 1,
         samples: true,
         output_index,
+        cached_tokens: 0,
     };
     let batch = Batch { rows: rows.iter().map(row).collect(), ..Batch::default() };
     let mut logits = [0.0; VOCAB];

@@ -73,6 +73,7 @@ fn step(streams: &mut OutputStreams, scripts: &[Script], drawing: &[(usize, usiz
         prompt_length: 1,
         samples: true,
         output_index: 0,
+        cached_tokens: 2,
     };
     let batch = Batch { rows: drawing.iter().map(row).collect(), ..Batch::default() };
     let token_ids: Vec<u32> = drawing.iter().map(|&(sequence, at)| scripts[sequence].tokens[at]).collect();
@@ -86,7 +87,7 @@ fn step(streams: &mut OutputStreams, scripts: &[Script], drawing: &[(usize, usiz
         failed: Vec::new(),
         scores: vec![],
     };
-    streams.push(&batch, &tokens, |_| 2).unwrap()
+    streams.push(&batch, &tokens).unwrap()
 }
 
 /// What a choice should tell: its text as bytes, and how it ends (None while it runs).

@@ -55,6 +55,7 @@ fn run(tokens: &[Token], options: &ChoiceOptions) -> Told {
             prompt_length: 1,
             samples: true,
             output_index: 0,
+            cached_tokens: 0,
         };
         let batch = Batch { rows: vec![row], ..Batch::default() };
         let logprobs = options.logprobs.then(|| Logprobs { chosen: -1.0, top: vec![] });
@@ -64,7 +65,7 @@ fn run(tokens: &[Token], options: &ChoiceOptions) -> Told {
             logprobs: vec![logprobs],
             ..SampledTokens::default()
         };
-        for event in streams.push(&batch, &tokens, |_| 0).unwrap().events {
+        for event in streams.push(&batch, &tokens).unwrap().events {
             assert_eq!(told.reason, None, "nothing follows the end");
             match event.kind {
                 EventKind::Text { text, logprobs } => {

@@ -2,7 +2,7 @@
 //! have drawn alone.
 //!
 //! The model executes every batch on a toy memory in which the value of a position is a hash of the position
-//! before it, of its token and of the way it is computed. So a block shared too early, written twice, freed too
+//! before it, of the first one in its window, of its token and of the way it is computed. So a block shared too early, written twice, freed too
 //! soon or cut at another place shows as another token. Steps are executed when they are committed, in their
 //! order, and an abandoned step leaves garbage behind.
 
@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use ecocore::batch::{Batch, BatchRow};
 use ecocore::error::Error;
 use ecocore::sampled::SampledTokens;
-use ecocore::scheduler::{Scheduler, SchedulerConfig};
+use ecocore::scheduler::{Owner, Scheduler, SchedulerConfig, StepLimits};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -31,9 +31,17 @@ fn mix(values: &[u64]) -> u64 {
     })
 }
 
-/// Key and value of one position, given those before it. Prefill and decode differ in their bits.
-fn compute(before: u64, token: u32, position: u32, prompt_length: u32) -> u64 {
-    mix(&[before, u64::from(token), u64::from(position), u64::from(position < prompt_length)])
+/// Key and value of one position, given those it sees: the one before it, and the first of its window. Prefill and
+/// decode differ in their bits.
+fn compute(seen: [u64; 2], token: u32, position: u32, prompt_length: u32) -> u64 {
+    let [before, first] = seen;
+    mix(&[before, first, u64::from(token), u64::from(position), u64::from(position < prompt_length)])
+}
+
+/// The position before `position` and the first one of its window; None before the start.
+fn seen_from(position: u32, window: Option<u32>) -> [Option<u32>; 2] {
+    let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    [position.checked_sub(1).filter(|&before| before >= first), Some(first).filter(|&first| first < position)]
 }
 
 /// The draw after a position: a function of what was computed and of the index of the draw.
@@ -42,19 +50,24 @@ fn draw(value: u64, output_index: u32) -> u32 {
 }
 
 /// What a sequence draws when it is alone, computed from its definition.
-fn drawn_alone(prompt: &[u32], max_tokens: u32) -> Vec<u32> {
+fn drawn_alone(prompt: &[u32], max_tokens: u32, window: Option<u32>) -> Vec<u32> {
     let prompt_length = prompt.len() as u32;
-    let (mut value, mut drawn) = (0, Vec::new());
-    for (position, &token) in (0..).zip(prompt) {
-        value = compute(value, token, position, prompt_length);
+    let (mut values, mut drawn) = (Vec::new(), Vec::new());
+    let next = |values: &mut Vec<u64>, token: u32| {
+        let position = values.len() as u32;
+        let seen = seen_from(position, window).map(|seen| seen.map_or(0, |seen| values[seen as usize]));
+        values.push(compute(seen, token, position, prompt_length));
+    };
+    for &token in prompt {
+        next(&mut values, token);
     }
     loop {
-        let token = draw(value, drawn.len() as u32);
+        let token = draw(values[values.len() - 1], drawn.len() as u32);
         drawn.push(token);
         if token < END_TOKENS || drawn.len() as u32 == max_tokens {
             return drawn;
         }
-        value = compute(value, token, prompt_length + drawn.len() as u32 - 1, prompt_length);
+        next(&mut values, token);
     }
 }
 
@@ -69,38 +82,71 @@ enum Op {
         length: u32,
         max_tokens: u32,
         tenant: u8,
+        key: u64,
+        priority: u32,
     },
     /// Cancels one of all sequences ever submitted.
     Cancel(usize),
-    Schedule,
+    /// With so many tokens of prompts at most, and without some of all sequences ever submitted.
+    Schedule {
+        prompt_tokens: u32,
+        held: Vec<usize>,
+    },
     Commit,
     /// Abandons one of the steps in flight.
     Abandon(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let submit = (0..2u32, 0..24u32, 1..24u32, 1..12u32, 0..2u8).prop_map(
-        |(family, fork, length, max_tokens, tenant)| Op::Submit { family, fork, length, max_tokens, tenant },
+    let whose = (0..2u8, 0..3u64, prop_oneof![3 => Just(0), 1 => 0..2u32]);
+    let submit = (0..2u32, 0..24u32, 1..24u32, 1..12u32, whose).prop_map(
+        |(family, fork, length, max_tokens, (tenant, key, priority))| Op::Submit {
+            family,
+            fork,
+            length,
+            max_tokens,
+            tenant,
+            key,
+            priority,
+        },
     );
+    let limited = (0..24u32, vec(any::<usize>(), 0..3))
+        .prop_map(|(prompt_tokens, held)| Op::Schedule { prompt_tokens, held });
     prop_oneof![
         6 => submit,
         1 => any::<usize>().prop_map(Op::Cancel),
-        16 => Just(Op::Schedule),
+        12 => Just(Op::schedule()),
+        4 => limited,
         12 => Just(Op::Commit),
         1 => any::<usize>().prop_map(Op::Abandon),
     ]
 }
 
+impl Op {
+    /// A step without limits of its own.
+    fn schedule() -> Self {
+        Self::Schedule { prompt_tokens: u32::MAX, held: vec![] }
+    }
+}
+
 fn config() -> impl Strategy<Value = SchedulerConfig> {
-    (2..24u32, 1..6u32, 1..7usize, 1..24u32, 1..8usize, prop::bool::weighted(0.8)).prop_map(
-        |(num_blocks, block_size, max_sequences, max_batch_tokens, max_waiting, prefix_caching)| {
+    let window = prop::option::weighted(0.3, 1..20u32);
+    let sizes = (2..24u32, 1..6u32, 1..7usize, 1..24u32, 1..8usize, 0..3usize);
+    (sizes, prop::bool::weighted(0.8), window).prop_map(
+        |(
+            (num_blocks, block_size, max_sequences, max_batch_tokens, max_waiting, reserved),
+            prefix_caching,
+            window,
+        )| {
             SchedulerConfig {
                 num_blocks,
                 block_size,
                 max_sequences,
+                reserved_sequences: reserved.min(max_sequences - 1),
                 max_batch_tokens,
                 max_waiting,
                 prefix_caching,
+                window,
             }
         },
     )
@@ -120,6 +166,8 @@ struct Life {
     prompt: Vec<u32>,
     max_tokens: u32,
     tenant: u8,
+    key: u64,
+    priority: u32,
     /// Committed draws.
     drawn: Vec<u32>,
     /// The next position to be scheduled, since it was last admitted.
@@ -162,11 +210,15 @@ impl World {
 
     fn apply(&mut self, op: &Op, depth: usize) {
         match *op {
-            Op::Submit { family, fork, length, max_tokens, tenant } => {
-                self.submit(prompt(family, fork, length, self.next_id), max_tokens, tenant);
+            Op::Submit { family, fork, length, max_tokens, tenant, key, priority } => {
+                let owner = Owner { salt: &[tenant], key, priority };
+                self.submit(prompt(family, fork, length, self.next_id), max_tokens, tenant, owner);
             }
             Op::Cancel(choice) if self.next_id > 0 => self.cancel(choice as u64 % self.next_id),
-            Op::Schedule if self.in_flight.len() < depth => self.schedule(),
+            Op::Schedule { prompt_tokens, ref held } if self.in_flight.len() < depth => {
+                let held = held.iter().map(|&choice| choice as u64 % self.next_id.max(1)).collect::<Vec<_>>();
+                self.schedule(StepLimits { prompt_tokens, held: &held });
+            }
             Op::Commit => self.commit(),
             Op::Abandon(choice) if !self.in_flight.is_empty() => self.abandon(choice % self.in_flight.len()),
             _ => {}
@@ -175,12 +227,16 @@ impl World {
         assert_eq!(self.scheduler.has_work(), !self.lives.is_empty() || !self.in_flight.is_empty());
     }
 
-    fn submit(&mut self, prompt: Vec<u32>, max_tokens: u32, tenant: u8) {
+    fn submit(&mut self, prompt: Vec<u32>, max_tokens: u32, tenant: u8, owner: Owner<'_>) {
         let id = self.next_id;
         let capacity = self.config.num_blocks * self.config.block_size;
-        let too_long = prompt.len() as u32 + max_tokens > capacity;
+        // Behind a window a sequence may be longer than the pool; how long, the scheduler says itself.
+        let too_long = prompt.len() as u32 + max_tokens > capacity && self.config.window.is_none();
         let full = self.scheduler.stats().waiting >= self.config.max_waiting;
-        let result = self.scheduler.submit(id, prompt.clone(), max_tokens as usize, &[tenant]);
+        let result = self.scheduler.submit(id, prompt.clone(), max_tokens as usize, owner);
+        let refused =
+            self.config.window.is_some() && matches!(result, Err(Error::ContextLengthExceeded { .. }));
+        let too_long = too_long || refused;
         if too_long {
             assert!(matches!(result, Err(Error::ContextLengthExceeded { .. })));
         } else if full {
@@ -188,7 +244,9 @@ impl World {
         } else {
             result.unwrap();
             self.queue.push_back(id);
-            let life = Life { prompt, max_tokens, tenant, drawn: vec![], next: 0, draws: 0, has_run: false };
+            let Owner { key, priority, .. } = owner;
+            let (drawn, next, draws, has_run) = (vec![], 0, 0, false);
+            let life = Life { prompt, max_tokens, tenant, key, priority, drawn, next, draws, has_run };
             self.lives.insert(id, life);
             self.next_id += 1;
         }
@@ -201,14 +259,20 @@ impl World {
         assert!(!self.scheduler.cancel(id), "a sequence ends once");
     }
 
-    fn schedule(&mut self) {
-        let Some(batch) = self.scheduler.schedule() else {
+    fn schedule(&mut self, limits: StepLimits<'_>) {
+        let Some(batch) = self.scheduler.schedule_within(limits) else {
             assert!(
-                self.lives.is_empty() || !self.in_flight.is_empty(),
-                "sequences live, no step is in flight and none can be scheduled"
+                self.lives.is_empty() || !self.in_flight.is_empty() || !limits.held.is_empty(),
+                "sequences live, no step is in flight, none is held, and none can be scheduled"
             );
             return;
         };
+        assert!(
+            batch.rows.iter().all(|row| !limits.held.contains(&row.sequence_id)),
+            "held back, and yet there"
+        );
+        let prompt_tokens = limits.prompt_tokens.max(self.config.block_size);
+        assert!(batch.num_prompt_tokens() <= prompt_tokens, "more of prompts than was allowed");
         self.check_sizes(&batch);
         self.check_order_of_admission(&batch);
         let mut offset = 0;
@@ -236,12 +300,15 @@ impl World {
         assert_eq!(distinct.len(), batch.rows.len(), "one row for each sequence");
     }
 
-    /// First come, first served: who runs for the first time was at the head of the queue.
+    /// First come, first served: who runs for the first time was the first to come of those of its key and priority.
     fn check_order_of_admission(&mut self, batch: &Batch) {
         for row in &batch.rows {
             let life = self.lives.get_mut(&row.sequence_id).expect("only sequences that live are scheduled");
             if !std::mem::replace(&mut life.has_run, true) {
-                assert_eq!(self.queue.pop_front(), Some(row.sequence_id));
+                let alike = (life.key, life.priority);
+                let of = |id: &u64| (self.lives[id].key, self.lives[id].priority);
+                let first = self.queue.iter().position(|id| of(id) == alike).unwrap();
+                assert_eq!(self.queue.remove(first), Some(row.sequence_id));
             }
         }
     }
@@ -249,7 +316,7 @@ impl World {
     /// The row computes the sequence's next positions, with its tokens, in its blocks.
     fn check_row(&mut self, batch: &Batch, index: usize, row: &BatchRow, tokens: std::ops::Range<usize>) {
         let size = self.config.block_size;
-        let cached = self.scheduler.cached_tokens(row.sequence_id);
+        let cached = row.cached_tokens;
         let life = self.lives.get_mut(&row.sequence_id).unwrap();
         let prompt_length = life.prompt.len() as u32;
         let end = row.start + row.length;
@@ -285,6 +352,10 @@ impl World {
 
         let table = table_of(batch, index);
         assert!(table[end.div_ceil(size) as usize..].iter().all(|&block| block == -1));
+        let first_seen = self.config.window.map_or(0, |window| (row.start + 1).saturating_sub(window));
+        assert!(
+            table[(first_seen / size) as usize..end.div_ceil(size) as usize].iter().all(|&block| block >= 0)
+        );
         for (position, token) in (row.start..end).zip(tokens) {
             let block = table[(position / size) as usize];
             assert_eq!(batch.positions[token], i64::from(position));
@@ -304,7 +375,7 @@ impl World {
             let written: HashSet<i64> = slots.iter().map(|slot| slot / size).collect();
             for step in self.in_flight.iter().chain([batch]) {
                 for (index, other) in step.rows.iter().enumerate() {
-                    let collides = table_of(step, index).iter().any(|block| written.contains(block));
+                    let collides = self.visible(step, index).any(|(_, block)| written.contains(&block));
                     assert!(
                         other.sequence_id == row.sequence_id || !collides,
                         "a block in use was given away"
@@ -321,15 +392,22 @@ impl World {
         for step in &self.in_flight {
             for (index, row) in step.rows.iter().enumerate() {
                 let Some(life) = self.lives.get(&row.sequence_id) else { continue };
-                for (place, &block) in
-                    table_of(step, index).iter().enumerate().filter(|&(_, &block)| block >= 0)
-                {
+                for (place, block) in self.visible(step, index) {
                     let beginning = &life.prompt[..life.prompt.len().min((place + 1) * size)];
                     let reader = (place, life.tenant, beginning);
                     assert_eq!(*readers.entry(block).or_insert(reader), reader);
                 }
             }
         }
+    }
+
+    /// The blocks that a row looks at, each with its place in the table: a table may still list some behind the window.
+    fn visible<'a>(&self, batch: &'a Batch, row: usize) -> impl Iterator<Item = (usize, i64)> + use<'a> {
+        let start = batch.rows[row].start;
+        let first = self.config.window.map_or(0, |window| (start + 1).saturating_sub(window))
+            / self.config.block_size;
+        let table = table_of(batch, row).iter().copied().enumerate();
+        table.skip(first as usize).filter(|&(_, block)| block >= 0)
     }
 
     /// Executes the oldest step and hands its tokens in.
@@ -349,7 +427,7 @@ impl World {
             let life = self.lives.remove(&id).unwrap();
             assert_eq!(
                 life.drawn,
-                drawn_alone(&life.prompt, life.max_tokens),
+                drawn_alone(&life.prompt, life.max_tokens, self.config.window),
                 "company changed sequence {id}"
             );
             self.finished.insert(id, life.drawn);
@@ -366,14 +444,16 @@ impl World {
             let slot = |position: u32| {
                 table[(position / size) as usize] as usize * size as usize + (position % size) as usize
             };
-            let mut value = if row.start == 0 { 0 } else { self.memory[slot(row.start - 1)] };
+            let mut value = 0;
             let newest = self.device_tokens.entry(row.sequence_id).or_default();
             for position in row.start..row.start + row.length {
                 let id = match batch.token_ids[token] {
                     -1 => newest[&position],
                     id => id as u32,
                 };
-                value = compute(value, id, position, row.prompt_length);
+                let seen = seen_from(position, self.config.window);
+                let seen = seen.map(|seen| seen.map_or(0, |seen| self.memory[slot(seen)]));
+                value = compute(seen, id, position, row.prompt_length);
                 self.memory[slot(position)] = value;
                 token += 1;
             }
@@ -406,7 +486,7 @@ impl World {
     fn drain(&mut self, depth: usize) {
         let mut steps = 0;
         while self.scheduler.has_work() {
-            self.apply(&Op::Schedule, depth);
+            self.apply(&Op::schedule(), depth);
             if self.in_flight.len() == depth || self.lives.is_empty() || steps % 3 == 0 {
                 self.apply(&Op::Commit, depth);
             }

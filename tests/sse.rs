@@ -208,7 +208,7 @@ fn write(options: &AnswerOptions, events: &[Event], sizes: &[usize], willing: &[
     for size in sizes.iter().copied().cycle() {
         let (now, later) = rest.split_at(size.min(rest.len()));
         rest = later;
-        let batch = EventBatch { events: now.to_vec(), finished_sequences: vec![] };
+        let batch = EventBatch { events: now.to_vec(), ..EventBatch::default() };
         let wakes = writer.push(&batch);
         assert!(!woken || wakes.is_empty(), "nobody is woken twice for one take");
         woken |= wakes == [REQUEST];
@@ -285,7 +285,7 @@ proptest! {
             if index == fail_at {
                 event.kind = EventKind::Failed { code: "engine_error".into(), message: "lost".into() };
             }
-            writer.push(&EventBatch { events: vec![event], finished_sequences: vec![] });
+            writer.push(&EventBatch { events: vec![event], ..EventBatch::default() });
             if index == take_at {
                 bytes.extend(writer.take(REQUEST));
             }

@@ -20,6 +20,10 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "PRECISION",
         "DEVICE",
         "KV_CACHE_MB",
+        "MAX_SEQUENCES",
+        "MAX_WAITING",
+        "MAX_WAITING_PER_KEY",
+        "MOCK_RATE",
         "ALLOW_IMAGE_ORIGIN",
         "NO_REMOTE_IMAGES",
     ):
@@ -31,7 +35,16 @@ def test_defaults_listen_on_this_machine_alone(tmp_path: Path) -> None:
     config = ServerConfig.read({})
     assert (config.host, config.port) == ("127.0.0.1", 8000)
     assert config.database_url == f"sqlite:///{tmp_path}/data/ecocore/ecocore.db"
-    assert RuntimeConfig.read({}).model_dump() == {"model": (), "precision": None, "device": "auto", "kv_cache_mb": 256}
+    assert RuntimeConfig.read({}).model_dump() == {
+        "model": (),
+        "precision": None,
+        "device": "auto",
+        "kv_cache_mb": 256,
+        "max_sequences": 256,
+        "max_waiting": 256,
+        "max_waiting_per_key": 64,
+        "mock_rate": 0.0,
+    }
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

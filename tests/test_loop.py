@@ -1,6 +1,8 @@
 """The engine loop when things go wrong: one step fails, the engine lives."""
 
+import threading
 from contextlib import nullcontext
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ecocore._core import Batch, EventBatch, OutputStreams, Scheduler, Tokenizer
-from ecocore.errors import QueueFull, RuntimeClosed
+from ecocore.capacity import Capacity
+from ecocore.errors import KeyQueueFull, QueueFull, RuntimeClosed
+from ecocore.executor import Executor
 from ecocore.loop import StepLoop, Submission
 from ecocore.model.mock import MockModel
 from ecocore.request import SamplingParams
@@ -28,7 +32,7 @@ class FailsOn:
         return self._model.forward(batch)
 
 
-def submission(sequence_id: int, *, max_tokens: int = 5, stop: tuple[str, ...] = ()) -> Submission:
+def submission(sequence_id: int, *, max_tokens: int = 5, stop: tuple[str, ...] = (), key: int = 0) -> Submission:
     return Submission(
         sequence_id=sequence_id,
         request_id=sequence_id,
@@ -39,20 +43,136 @@ def submission(sequence_id: int, *, max_tokens: int = 5, stop: tuple[str, ...] =
         params=SamplingParams(temperature=0),
         seed=sequence_id,
         salt=b"",
+        key=key,
         output={"stop": stop},
     )
 
 
-def make_loop(model: Any | None = None, *, capacity: int = 8, max_sequences: int = 4) -> StepLoop:
+def make_loop(model: Any | None = None, *, capacity: Capacity = Capacity(4, 4, 4), depth: int = 1) -> StepLoop:  # noqa: B008
     tokenizer = Tokenizer.bytes_only()
+    sampler = BatchSampler(tokenizer.vocab_size)
+    model = model or MockModel(tokenizer.vocab_size, max_sequences=capacity.running)
     return StepLoop(
-        Scheduler(num_blocks=64, block_size=16, max_sequences=max_sequences),
-        model or MockModel(tokenizer.vocab_size, max_sequences=max_sequences),
-        BatchSampler(tokenizer.vocab_size),
+        Scheduler(num_blocks=64, block_size=16, max_sequences=capacity.running),
+        Executor(model, sampler, depth=depth, cores=nullcontext()),
+        sampler,
         OutputStreams(tokenizer),
         capacity=capacity,
-        cores=nullcontext(),
     )
+
+
+def test_a_full_line_of_one_key_refuses_that_key_alone() -> None:
+    loop = make_loop(capacity=Capacity(running=1, waiting=4, waiting_per_key=2))
+    for number in (1, 2, 3):  # one of them will run
+        loop.submit(submission(number, key=7))
+    with pytest.raises(KeyQueueFull, match="2 requests of this key wait"):
+        loop.submit(submission(4, key=7))
+    # Key 0 is nobody's in particular: only the whole line bounds it.
+    loop.submit(submission(4))
+    loop.submit(submission(5, key=8))
+    with pytest.raises(QueueFull):
+        loop.submit(submission(6))
+
+
+def test_what_ran_or_left_makes_room_in_the_line() -> None:
+    loop = make_loop(capacity=Capacity(running=1, waiting=4, waiting_per_key=1))
+    loop.submit(submission(1, key=7, max_tokens=2), submission(2, key=7))
+    with pytest.raises(KeyQueueFull):
+        loop.submit(submission(3, key=7))
+    drive(loop, 3)  # the first ends, and the second runs
+    loop.submit(submission(3, key=7))
+    with pytest.raises(KeyQueueFull):
+        loop.submit(submission(4, key=7))
+    loop.cancel([3])
+    drive(loop, 1)
+    loop.submit(submission(4, key=7))
+
+
+class Gate:
+    """A mock model that computes a step only when it is let, and tells how many it began."""
+
+    def __init__(self, model: MockModel) -> None:
+        self._model = model
+        self.begun: SimpleQueue[Batch] = SimpleQueue()
+        self.let: SimpleQueue[None] = SimpleQueue()
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        self.begun.put(batch)
+        self.let.get(timeout=20)
+        return self._model.forward(batch)
+
+
+def test_a_step_is_told_while_the_next_one_computes() -> None:
+    gate = Gate(MockModel(257, max_sequences=4))
+    loop = make_loop(gate)
+    told: SimpleQueue[EventBatch] = SimpleQueue()
+    loop.subscribe(told.put)
+    loop.start()
+    loop.submit(submission(1, max_tokens=3))
+    gate.begun.get(timeout=20)
+    gate.let.put(None)
+    # The second step has begun and is not let, and yet the first one is told.
+    gate.begun.get(timeout=20)
+    assert len(told.get(timeout=20)) == 1
+    for _ in range(2):
+        gate.let.put(None)
+    assert told.get(timeout=20).finished_sequences == []
+    assert told.get(timeout=20).finished_sequences == [1]
+    loop.close()
+
+
+def test_at_depth_two_the_next_step_is_launched_before_a_token_is_known() -> None:
+    gate = Gate(MockModel(257, max_sequences=4))
+    loop = make_loop(gate, depth=2)
+    seen = collect(loop)
+    ended = threading.Event()
+    loop.subscribe(lambda events: ended.set() if events.finished_sequences else None)
+    loop.start()
+    loop.submit(submission(1, max_tokens=4))
+    for _ in range(4):
+        gate.let.put(None)
+    batches = [gate.begun.get(timeout=20) for _ in range(4)]
+    # What was still being drawn when the step was scheduled was filled in where it was drawn.
+    assert all((batch.token_ids >= 0).all() for batch in batches)
+    assert [batch.positions.tolist()[-1] for batch in batches] == [9, 10, 11, 12]
+    assert ended.wait(20)
+    loop.close()
+    assert seen == [(1, "finished", "length")]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_failed_step_at_any_depth_spares_all_others(depth: int, caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop(FailsOn(MockModel(257, max_sequences=4), sequence_id=1), depth=depth)
+    seen = collect(loop)
+    loop.submit(submission(1, max_tokens=9))
+    drive(loop, 12)
+    loop.submit(submission(2, max_tokens=9))
+    drive(loop, 24)
+    assert seen == [(1, "failed", "engine_error"), (2, "finished", "length")]
+    assert loop._scheduler.stats()["free_blocks"] == 64
+    assert "no memory for this step" in caplog.text
+
+
+class Late(BatchSampler):
+    """Says of some sequences that their masks take long."""
+
+    late_ids: tuple[int, ...] = ()
+
+    def late(self) -> list[int]:
+        return list(self.late_ids)
+
+
+def test_a_step_does_not_wait_for_a_late_grammar_unless_nobody_else_is_there() -> None:
+    loop = make_loop()
+    late = Late(257)
+    loop._sampler, loop._executor._sampler = late, late
+    seen = collect(loop)
+    loop.submit(submission(1, max_tokens=6), submission(2, max_tokens=6))
+    drive(loop, 1)
+    late.late_ids = (1,)
+    drive(loop, 30)
+    # The second ends first, and then the first goes on though it is late.
+    assert seen == [(2, "finished", "length"), (1, "finished", "length")]
 
 
 def collect(loop: StepLoop) -> list[tuple[int, str, str]]:
@@ -69,7 +189,7 @@ def drive(loop: StepLoop, steps: int) -> None:
     """Runs the loop on this thread, so that the test sees every step."""
     for _ in range(steps):
         if loop.stats()["open"]:
-            loop._take_inbox()
+            loop._take_inbox(wait=True)
             loop.step()
 
 
@@ -86,15 +206,15 @@ def test_a_failed_step_ends_its_sequences_and_spares_the_next(caplog: pytest.Log
 
 
 def test_a_full_engine_refuses_at_once() -> None:
-    loop = make_loop(capacity=2)
+    loop = make_loop(capacity=Capacity(1, 1, 1))
     loop.submit(submission(1))
     loop.submit(submission(2))
-    with pytest.raises(QueueFull, match="2 answers"):
+    with pytest.raises(QueueFull, match="2 answers are open"):
         loop.submit(submission(3))
 
 
 def test_several_sequences_enter_together_or_not_at_all() -> None:
-    loop = make_loop(capacity=2)
+    loop = make_loop(capacity=Capacity(1, 1, 1))
     loop.submit(submission(1))
     with pytest.raises(QueueFull):
         loop.submit(submission(2), submission(3))

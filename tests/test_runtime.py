@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ecocore._core import EventBatch
+from ecocore.capacity import Capacity
 from ecocore.completion import Told, gathered
 from ecocore.errors import ContextLengthExceeded, InvalidParameter, QueueFull, RuntimeClosed
 from ecocore.events import Finished, TextDelta
@@ -57,7 +58,7 @@ def test_messages_of_another_kind_are_told_so(mock: Runtime, messages: Any) -> N
 
 
 def test_only_so_many_sequences_run_at_a_time() -> None:
-    with Runtime.mock(tokens_per_second=50, max_sequences=2) as runtime:
+    with Runtime.mock(tokens_per_second=50, capacity=Capacity(running=2)) as runtime:
         stream = runtime.stream("hello", n=5, max_tokens=500)
         next(stream)
         stats = runtime.stats()
@@ -184,18 +185,18 @@ def test_all_that_may_be_open_are_answered_though_they_come_at_once() -> None:
 
         def note(events: EventBatch) -> None:
             ended.extend(row.kind for row in events.rows() if row.kind != "text")
-            if len(ended) == 320:
+            if len(ended) == 512:
                 done.set()
 
         runtime.subscribe(note)
         # The engine's inbox stays closed until all have come.
         with runtime._loop._wake:
-            for _ in range(320):
+            for _ in range(512):
                 runtime.submit(prompt, params, request_id=runtime.new_request_id())
             with pytest.raises(QueueFull):
                 runtime.submit(prompt, params, request_id=runtime.new_request_id())
         assert done.wait(20)
-        assert ended == ["finished"] * 320
+        assert ended == ["finished"] * 512
 
 
 def test_unseeded_requests_differ_and_seeded_ones_repeat(mock: Runtime) -> None:

@@ -43,8 +43,8 @@ class Engine:
             logits = np.empty((batch.num_samples, self.vocab_size), dtype=np.float32)
             _core.mock_logits(batch, logits)
             tokens = self.sampler.sample(logits, self.sampler.prepare(batch))
-            events = self.outputs.push(batch, tokens, self.scheduler)
-            self.scheduler.commit(batch, tokens, events)
+            events = self.outputs.push(batch, tokens)
+            self.scheduler.commit(batch, tokens, events.finished_sequences)
             self.scheduler.check_integrity()
             for event in events.rows():
                 self.texts[event.request_id] += event.text

@@ -71,8 +71,8 @@ class Engine:
         for row, sequence_id in enumerate(drawing.tolist()):
             logits[row, self.to_say[sequence_id].pop(0)] = 9.0
         tokens = self.sampler.sample(logits, self.sampler.prepare(batch))
-        events = self.outputs.push(batch, tokens, self.scheduler)
-        self.scheduler.commit(batch, tokens, events)
+        events = self.outputs.push(batch, tokens)
+        self.scheduler.commit(batch, tokens, events.finished_sequences)
         for sequence_id in events.finished_sequences:
             self.sampler.close(sequence_id)
         return events

@@ -232,6 +232,9 @@ class SamplerState:
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence; unknown ids are ignored."""
 
+    def late(self) -> list[int]:
+        """Sequences whose next mask is not there yet and may take long; a step with one of them may have to wait for it."""
+
     def prepare(self, batch: Batch) -> SamplerInputs:
         """Collects what the draws of this batch need; done while the model computes."""
 
@@ -278,6 +281,10 @@ class Batch:
     @property
     def num_tokens(self) -> int: ...
     @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of prompts among `num_tokens`."""
+
+    @property
     def num_samples(self) -> int:
         """Rows that draw a token."""
 
@@ -301,7 +308,9 @@ class Batch:
         decode row of its own. Attention of a position is a function of (position, prompt length) alone."""
 
     @property
-    def token_ids(self) -> NDArray[np.int64]: ...
+    def token_ids(self) -> NDArray[np.int64]:
+        """-1 where the token is still being drawn by a step in flight."""
+
     @property
     def positions(self) -> NDArray[np.int64]: ...
     @property
@@ -310,13 +319,19 @@ class Batch:
 
     @property
     def block_tables(self) -> NDArray[np.int64]:
-        """(num_rows, widest); unused entries are -1."""
+        """(num_rows, widest); entries that are unused, or lie behind the window, are -1."""
 
     @property
     def sample_indices(self) -> NDArray[np.int64]:
         """Indices on the token axis of the positions whose logits are needed.
 
         First the last token of each row that draws, in order; then positions that score prompt tokens, mostly none.
+        """
+
+    def filled(self, drawn: Sequence[SampledTokens]) -> Batch:
+        """The batch with the tokens that were still being drawn when it was made.
+
+        `drawn`: the draws of the steps in flight before it, the newest last. Tokens of sequences that ended meanwhile read 0.
         """
 
 @final
@@ -332,15 +347,28 @@ class Scheduler:
         max_batch_tokens: int = 512,
         max_waiting: int = 256,
         prefix_caching: bool = True,
+        window: int | None = None,
+        reserved_sequences: int = 0,
     ) -> Self:
         """`max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
-        at the end of the prompt. Raises InvalidParameter."""
+        at the end of the prompt. `window`: how many positions a position attends to, itself included; blocks behind it
+        are given back. `reserved_sequences`: so many of `max_sequences` only for keys that run fewer. Raises
+        InvalidParameter."""
 
     def submit(
-        self, sequence_id: int, prompt: NDArray[np.uint32], max_tokens: int, salt: bytes = b"", scores: bool = False
+        self,
+        sequence_id: int,
+        prompt: NDArray[np.uint32],
+        max_tokens: int,
+        salt: bytes = b"",
+        scores: bool = False,
+        *,
+        key: int = 0,
+        priority: int = 0,
     ) -> None:
         """Queues a sequence. `salt` separates tenants in the prefix cache.
 
+        Keys are served in proportion, and within a `key` the first to come goes first; a lower `priority` goes before both.
         `scores`: the steps ask for the log-probabilities of its prompt, of which nothing then comes from the cache.
         Raises QueueFull; ContextLengthExceeded if prompt + max_tokens never fit the pool.
         """
@@ -348,17 +376,23 @@ class Scheduler:
     def cancel(self, sequence_id: int) -> bool:
         """Ends a sequence; its blocks are free once no step in flight uses them. False if unknown."""
 
-    def schedule(self) -> Batch | None:
-        """The next step, or None if nothing can run. May be called with steps in flight."""
+    def schedule(self, *, prompt_tokens: int | None = None, held: Sequence[int] = ()) -> Batch | None:
+        """The next step, or None if nothing can run. May be called with steps in flight.
 
-    def commit(self, batch: Batch, tokens: SampledTokens, events: EventBatch) -> None:
-        """Takes a step's tokens; frees `events.finished_sequences`. Steps are committed in their order."""
+        `prompt_tokens`: most tokens of prompts in it, but never less than a block. `held`: sequences that are left out.
+        """
+
+    def commit(self, batch: Batch, tokens: SampledTokens, ended: Sequence[int]) -> None:
+        """Takes a step's tokens, and the sequences that ended with them. Steps are committed in their order."""
+
+    def finish(self, events: EventBatch) -> None:
+        """Ends `events.finished_sequences`; those that ended already are ignored."""
 
     def abandon(self, batch: Batch) -> None:
         """Gives back a step that failed: its sequences end and their blocks are freed."""
 
-    def cached_tokens(self, sequence_id: int) -> int:
-        """Prompt tokens that the sequence found in the prefix cache; 0 if unknown."""
+    def num_waiting_of(self, key: int) -> int:
+        """Sequences of this key in the queue."""
 
     def has_work(self) -> bool: ...
     def stats(self) -> dict[str, int]:
@@ -406,8 +440,14 @@ class OutputStreams:
     def close(self, sequence_id: int) -> None:
         """Forgets a choice without an event; unknown ids are ignored."""
 
-    def push(self, batch: Batch, tokens: SampledTokens, scheduler: Scheduler) -> EventBatch:
-        """The events of one step; `scheduler` tells cached tokens for the usage. Finished choices are forgotten."""
+    def ended(self, tokens: SampledTokens) -> list[int]:
+        """Sequences that end with these tokens whatever their text reads: with an end token, or because they got none.
+
+        Quick, so that the next step can begin without them; `push` tells their end.
+        """
+
+    def push(self, batch: Batch, tokens: SampledTokens) -> EventBatch:
+        """The events of one step. Finished choices are forgotten."""
 
     def fail(self, sequence_ids: Sequence[int] | NDArray[Any], code: str, message: str) -> EventBatch:
         """A Failed event for each choice that is open, which is then forgotten."""
@@ -418,6 +458,10 @@ class EventBatch:
 
     @property
     def finished_sequences(self) -> list[int]: ...
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were drawn for open choices, whatever they told."""
+
     def request_ids(self) -> list[int]:
         """Requests that have an event, each once."""
 

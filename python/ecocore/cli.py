@@ -86,6 +86,19 @@ def serve(
     precision: Precision = None,
     device: Device = None,
     kv_cache_mb: KvCache = None,
+    max_sequences: Annotated[
+        int | None, typer.Option(help="Answers of a model that are computed at once, as its memory allows.", show_default="256")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(help="Answers of a model that may wait; more are refused with 503.", show_default="256")
+    ] = None,
+    max_waiting_per_key: Annotated[
+        int | None, typer.Option(help="Those of one key that may wait; more are refused with 429.", show_default="64")
+    ] = None,
+    mock_rate: Annotated[
+        float | None,
+        typer.Option(help="Tokens per second of a mock engine's streams; 0 is full speed.", show_default="0"),
+    ] = None,
     database: Database = None,
     allow_image_origin: Annotated[
         list[str] | None, typer.Option(help="Images may come from here, also without https; may be given several times.")
@@ -111,7 +124,18 @@ def serve(
             "log_level": log_level,
         }
     )
-    config = RuntimeConfig.read({"model": model, "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
+    config = RuntimeConfig.read(
+        {
+            "model": model,
+            "precision": precision,
+            "device": device,
+            "kv_cache_mb": kv_cache_mb,
+            "max_sequences": max_sequences,
+            "max_waiting": max_waiting,
+            "max_waiting_per_key": max_waiting_per_key,
+            "mock_rate": mock_rate,
+        }
+    )
 
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.regions.local import LocalRegion
@@ -320,12 +344,21 @@ def _choices(config: "RuntimeConfig") -> Sequence["ModelChoice | None"]:
 
 
 def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
+    from ecocore.capacity import Capacity
     from ecocore.runtime import Runtime
 
+    capacity = Capacity(config.max_sequences, config.max_waiting, config.max_waiting_per_key)
     if choice is not None and choice.path is None:
-        return Runtime.mock(choice.name)
+        return Runtime.mock(choice.name, tokens_per_second=config.mock_rate, capacity=capacity)
     path, name = (None, None) if choice is None else (choice.path, choice.name)
-    return Runtime.load(path, device=config.device, precision=config.precision, kv_cache_mb=config.kv_cache_mb, model_id=name)
+    return Runtime.load(
+        path,
+        device=config.device,
+        precision=config.precision,
+        kv_cache_mb=config.kv_cache_mb,
+        capacity=capacity,
+        model_id=name,
+    )
 
 
 async def _open(url: str) -> Any:

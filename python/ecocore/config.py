@@ -72,6 +72,10 @@ class RuntimeConfig(BaseSettings):
     precision: Literal["exact", "fast"] | None = None
     device: Annotated[str, AfterValidator(_device)] = "auto"
     kv_cache_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
+    max_sequences: Annotated[int, Field(ge=1, le=2**16)] = 256
+    max_waiting: Annotated[int, Field(ge=1, le=2**16)] = 256
+    max_waiting_per_key: Annotated[int, Field(ge=1, le=2**16)] = 64
+    mock_rate: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
     @classmethod
     def read(cls, flags: Mapping[str, Any]) -> Self:

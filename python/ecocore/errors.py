@@ -9,7 +9,8 @@ EcocoreError
 ├── InvalidModelFile               a model file is missing, truncated, altered or of an unsupported kind
 ├── InvalidConfiguration           a setting is wrong; the message names it and where it came from
 ├── Overloaded                     the engine cannot take the request now; retry
-│   └── QueueFull                  too many requests are waiting
+│   ├── QueueFull                  too many requests are waiting
+│   └── KeyQueueFull               too many requests of one key are waiting
 ├── EngineFailure                  a step of the engine failed; the request is lost
 ├── RuntimeClosed                  the runtime was closed
 └── InternalError                  a broken rule between our own rooms; please report it
@@ -73,6 +74,10 @@ class Overloaded(EcocoreError):
 
 class QueueFull(Overloaded):
     """Too many requests are waiting."""
+
+
+class KeyQueueFull(Overloaded):
+    """Too many requests of one key are waiting; those of others are taken."""
 
 
 class EngineFailure(EcocoreError):

@@ -1,36 +1,32 @@
 """The engine thread: takes sequences in, moves all of them one token at a time, delivers what happened.
 
 The rooms arrive as arguments; this file knows their doors and nothing of their insides. Everything that
-touches them runs on one thread, so none of them needs a lock.
+touches them runs on this thread, so none of them needs a lock; only the step itself computes on another,
+the executor's, so that what a step has to tell is told while the next one computes.
 """
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecocore._core import Batch, EventBatch, Grammar, OutputStreams, SampledTokens, Scheduler
-from ecocore.errors import QueueFull, RuntimeClosed
+from ecocore._core import Batch, EventBatch, Grammar, OutputStreams, Scheduler
+from ecocore.budget import PromptBudget
+from ecocore.capacity import Capacity
+from ecocore.errors import KeyQueueFull, QueueFull, RuntimeClosed
+from ecocore.executor import Computed, Drawing, Executor
 
 log = logging.getLogger("ecocore.engine")
 
 Subscriber = Callable[[EventBatch], None]
 
 
-class Model(Protocol):
-    """Computes one step."""
-
-    def forward(self, batch: Batch) -> Any:
-        """Logits (batch.num_logits, vocab) as a float tensor."""
-
-
-class Sampler(Protocol):
+class Sampler(Drawing, Protocol):
     """Draws tokens and remembers what it drew for each open sequence."""
 
     def open(
@@ -50,11 +46,8 @@ class Sampler(Protocol):
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence."""
 
-    def prepare(self, batch: Batch) -> Any:
-        """What the draws of this batch need, gathered while the model computes."""
-
-    def sample(self, logits: Any, inputs: Any) -> SampledTokens:
-        """One token for each row that draws."""
+    def late(self) -> list[int]:
+        """Sequences that a step might have to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,8 @@ class Submission:
     """A sequence on its way to the engine thread.
 
     `params` is the sampler's own business, `output` the output's: keywords of `OutputStreams.open`. `end_ids` end the
-    sequence, not before `min_tokens` tokens; `grammar` says what may be drawn. Those of one `key` share its turns.
+    sequence, not before `min_tokens` tokens; `grammar` says what may be drawn. Those of one `key` share its turns; a lower
+    `priority` goes first.
     """
 
     sequence_id: int
@@ -75,6 +69,7 @@ class Submission:
     seed: int
     salt: bytes
     key: int = 0
+    priority: int = 0
     min_tokens: int = 0
     grammar: Grammar | None = None
     output: Mapping[str, Any] = field(default_factory=dict)
@@ -82,30 +77,28 @@ class Submission:
 
 
 class StepLoop:
-    """Runs the spine: schedule, forward, prepare, sample, push, commit.
-
-    `capacity`: sequences that may be open at once, running and waiting; beyond it `submit` raises QueueFull.
-    `cores`: held while a step computes, so that several models in one process do not fight over the cores.
-    """
+    """Runs the spine: schedule, launch; and while that computes, tell what the step before has drawn."""
 
     def __init__(
         self,
         scheduler: Scheduler,
-        model: Model,
+        executor: Executor,
         sampler: Sampler,
         outputs: OutputStreams,
         *,
-        capacity: int,
-        cores: AbstractContextManager[Any],
+        capacity: Capacity,
     ) -> None:
+        """`capacity`: beyond it `submit` raises at once."""
         self._scheduler = scheduler
-        self._model = model
+        self._executor = executor
         self._sampler = sampler
         self._outputs = outputs
         self._capacity = capacity
-        self._cores = cores
+        self._budget = PromptBudget()
+        self._in_flight = 0
         self._subscribers: tuple[Subscriber, ...] = ()
         self._inbox: deque[Submission | int] = deque()
+        self._arriving: Counter[int] = Counter()
         self._open: set[int] = set()
         self._wake = threading.Condition()
         self._closing = False
@@ -132,15 +125,27 @@ class StepLoop:
         return unsubscribe
 
     def submit(self, *submissions: Submission) -> None:
-        """Hands sequences over, all or none. Raises QueueFull, RuntimeClosed."""
+        """Hands sequences over, all of one key, and all or none. Raises QueueFull, KeyQueueFull, RuntimeClosed."""
+        key = submissions[0].key
         with self._wake:
             if self._closing:
                 raise RuntimeClosed("this runtime was closed; load the model again")
-            if len(self._open) + len(submissions) > self._capacity:
-                raise QueueFull(f"no more than {self._capacity} answers may be open at once; retry in a moment")
+            self._check_capacity(key, len(submissions))
             self._open.update(submission.sequence_id for submission in submissions)
             self._inbox.extend(submissions)
+            self._arriving[key] += len(submissions)
             self._wake.notify()
+
+    def _check_capacity(self, key: int, count: int) -> None:
+        """Whether so many more would find room to run, or at least to wait."""
+        limits = self._capacity
+        waiting = len(self._open) + count - limits.running
+        running = len(self._open) - self._scheduler.stats()["waiting"] - self._arriving.total()
+        own = self._scheduler.num_waiting_of(key) + self._arriving[key] + count - max(0, limits.running - running)
+        if key and own > limits.waiting_per_key:
+            raise KeyQueueFull(f"{limits.waiting_per_key} requests of this key wait, which is as many as may; retry in a moment")
+        if waiting > limits.waiting:
+            raise QueueFull(f"{limits.running + limits.waiting} answers are open, which is as many as may be; retry in a moment")
 
     def cancel(self, sequence_ids: Iterable[int]) -> None:
         """Ends sequences without an event; unknown ones are ignored."""
@@ -181,7 +186,7 @@ class StepLoop:
     def _run(self) -> None:
         end = ("runtime_closed", "the runtime was closed")
         try:
-            while self._take_inbox():
+            while self._take_inbox(wait=True):
                 self.step()
         except BaseException:
             # Nobody waits forever, whatever broke: also a panic of the core, which is no Exception.
@@ -191,32 +196,57 @@ class StepLoop:
             self._closing = True
             left = sorted(self._open)
         self._deliver(self._outputs.fail(left, *end))
+        self._executor.close()
 
     def step(self) -> None:
-        """Advances every running sequence by one model step."""
-        batch = self._scheduler.schedule()
-        if batch is None:
+        """Takes the tokens of the oldest step in flight, sets off the next one, and meanwhile tells what was drawn."""
+        self._launch()
+        if not self._in_flight:
             return
-        try:
-            with self._cores:
-                logits = self._model.forward(batch)
-                inputs = self._sampler.prepare(batch)
-                token_ids = self._sampler.sample(logits, inputs)
-        except Exception:
-            log.exception("a step of %d sequences failed", batch.num_rows)
-            self._abandon(batch)
+        computed = self._executor.wait()
+        self._in_flight -= 1
+        batch, tokens = computed.batch, computed.tokens
+        if tokens is None:
+            self._abandon(computed)
             return
-        events = self._outputs.push(batch, token_ids, self._scheduler)
-        self._scheduler.commit(batch, token_ids, events)
-        self._generation_tokens += len(token_ids)
+        self._note(computed)
+        self._scheduler.commit(batch, tokens, self._outputs.ended(tokens))
+        # Who came or left meanwhile does so before the next step, not after it.
+        self._take_inbox(wait=False)
+        self._launch()
+        events = self._outputs.push(batch, tokens)
+        self._generation_tokens += events.num_tokens
+        self._scheduler.finish(events)
         self._forget(events.finished_sequences)
         self._deliver(events)
 
-    def _take_inbox(self) -> bool:
-        """Moves what arrived into the rooms; waits while there is nothing to do. False once closing."""
+    def _launch(self) -> None:
+        """Sets off as many steps as may be in flight."""
+        while self._in_flight < self._executor.depth and (batch := self._schedule()) is not None:
+            self._executor.launch(batch)
+            self._in_flight += 1
+
+    def _schedule(self) -> Batch | None:
+        """The next step, without those whose grammar would hold up all others; they are waited for if nobody else is there."""
+        limit = self._budget.limit()
+        late = self._sampler.late()
+        batch = self._scheduler.schedule(prompt_tokens=limit, held=late)
+        if batch is None and late and not self._in_flight:
+            batch = self._scheduler.schedule(prompt_tokens=limit)
+        return batch
+
+    def _note(self, computed: Computed) -> None:
+        batch = computed.batch
+        prompt_tokens = batch.num_prompt_tokens
+        rows = batch.num_tokens - prompt_tokens
+        self._budget.observe(prompt_tokens=prompt_tokens, decode_rows=rows, seconds=computed.seconds)
+
+    def _take_inbox(self, *, wait: bool) -> bool:
+        """Moves what arrived into the rooms; if `wait`, until there is something to do. False once closing."""
         with self._wake:
             self._stats = self._scheduler.stats()
-            self._wake.wait_for(lambda: self._inbox or self._closing or self._scheduler.has_work())
+            if wait:
+                self._wake.wait_for(lambda: self._inbox or self._closing or self._in_flight or self._scheduler.has_work())
             arrived = list(self._inbox)
             self._inbox.clear()
             closing = self._closing
@@ -225,6 +255,10 @@ class StepLoop:
                 self._admit(item)
             else:
                 self._withdraw(item)
+        if arrived:
+            with self._wake:
+                self._arriving.subtract(item.key for item in arrived if isinstance(item, Submission))
+                self._arriving += Counter()  # drops what is back to zero
         return not closing
 
     def _admit(self, submission: Submission) -> None:
@@ -250,7 +284,15 @@ class StepLoop:
                 end_ids=submission.end_ids,
                 min_tokens=submission.min_tokens,
             )
-            self._scheduler.submit(sequence_id, submission.token_ids, submission.max_tokens, submission.salt, submission.scores)
+            self._scheduler.submit(
+                sequence_id,
+                submission.token_ids,
+                submission.max_tokens,
+                submission.salt,
+                submission.scores,
+                key=submission.key,
+                priority=submission.priority,
+            )
             self._prompt_tokens += len(submission.token_ids)
         except Exception:
             # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.
@@ -265,8 +307,10 @@ class StepLoop:
         self._outputs.close(sequence_id)
         self._forget([sequence_id])
 
-    def _abandon(self, batch: Batch) -> None:
+    def _abandon(self, computed: Computed) -> None:
         """The sequences of a failed step end with an error; all others go on."""
+        batch = computed.batch
+        log.error("a step of %d sequences failed", batch.num_rows, exc_info=computed.error)
         self._scheduler.abandon(batch)
         self._fail(batch.sequence_ids.tolist(), "engine_error", "a step of the engine failed; the request is lost")
 

@@ -20,10 +20,12 @@ from typing import Any, Final, Literal, Self, Unpack
 
 from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
+from ecocore.capacity import Capacity
 from ecocore.completion import Completion, Told, gathered
 from ecocore.errors import InvalidParameter, failure
 from ecocore.events import Event, Failed, Finished
-from ecocore.loop import Model, StepLoop, Submission
+from ecocore.executor import Executor, Model
+from ecocore.loop import StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
@@ -38,10 +40,8 @@ log = logging.getLogger(__name__)
 
 Messages = str | Sequence[Mapping[str, Any]]
 
-MAX_SEQUENCES: Final = 64
-MAX_WAITING: Final = 256
-STEP_TOKENS_PER_SEQUENCE: Final = 8
 BLOCK_SIZE: Final = 64
+PROMPT_TOKENS: Final = 512
 
 # One step computes at a time in this process: two models that both use every core would only slow each other.
 _CORES = threading.Lock()
@@ -64,11 +64,12 @@ class _Parts:
     end_ids: tuple[int, ...]
     fingerprint: str
     cores: Any
+    capacity: Capacity
+    depth: int = 1
     start_ids: tuple[int, ...] = ()
     tool_syntax: str = "hermes"
     thinks: bool = False
     image_text: str | None = None
-    max_sequences: int = MAX_SEQUENCES
 
 
 class Runtime:
@@ -98,22 +99,22 @@ class Runtime:
         self._tool_syntax = self._builder.tool_syntax(parts.tool_syntax)
         self._thinks = parts.thinks
         self._grammars = Grammars(parts.tokenizer, parts.vocab_size, parts.end_ids)
+        capacity, sampler = parts.capacity, BatchSampler(parts.vocab_size)
         self._loop = StepLoop(
-            # The loop's own capacity is the bound: what it took is never refused by the scheduler.
             Scheduler(
                 num_blocks=parts.num_blocks,
                 block_size=parts.block_size,
-                max_sequences=parts.max_sequences,
+                max_sequences=capacity.running + capacity.reserved,
+                reserved_sequences=capacity.reserved,
                 # All of them may draw in one step, and prompts find room beside them.
-                max_batch_tokens=STEP_TOKENS_PER_SEQUENCE * parts.max_sequences,
+                max_batch_tokens=capacity.running + capacity.reserved + PROMPT_TOKENS,
                 # The loop's capacity is the one bound: what it let in must find room here, also before the first step.
-                max_waiting=parts.max_sequences + MAX_WAITING,
+                max_waiting=capacity.running + capacity.waiting,
             ),
-            parts.model,
-            BatchSampler(parts.vocab_size),
+            Executor(parts.model, sampler, depth=parts.depth, cores=parts.cores),
+            sampler,
             OutputStreams(parts.tokenizer),
-            capacity=parts.max_sequences + MAX_WAITING,
-            cores=parts.cores,
+            capacity=capacity,
         )
         self._request_ids = itertools.count(1)
         self._mailboxes: dict[int, Callable[[Event], None]] = {}
@@ -132,10 +133,11 @@ class Runtime:
         device: str = "auto",
         precision: Literal["exact", "fast"] | None = None,
         kv_cache_mb: int = 256,
+        capacity: Capacity | None = None,
         model_id: str | None = None,
         progress: bool | None = None,
     ) -> Self:
-        """Loads a model; see `ecocore.load`."""
+        """Loads a model; see `ecocore.load`. `capacity`: answers at once."""
         if precision not in (None, "exact", "fast"):
             raise InvalidParameter("precision", f"is {precision!r}; it must be 'exact' or 'fast'")
         if kv_cache_mb < 1:
@@ -185,6 +187,8 @@ class Runtime:
                 end_ids=tuple(sorted(checkpoint.end_ids)),
                 fingerprint=_fingerprint(runner.fingerprint, checkpoint.chat_template, checkpoint.tokenizer_path),
                 cores=_CORES,
+                capacity=capacity or Capacity(),
+                depth=runner.depth,
                 start_ids=checkpoint.start_ids,
                 tool_syntax=family.tool_syntax,
                 thinks=family.thinks,
@@ -199,13 +203,16 @@ class Runtime:
         tokens_per_second: float = 0.0,
         context_length: int = 8192,
         images: bool = True,
-        max_sequences: int = MAX_SEQUENCES,
+        capacity: Capacity | None = None,
+        depth: int = 1,
     ) -> Self:
         """An engine without weights: a byte tokenizer and an endless readable text.
 
         It obeys every parameter, so the whole server can be tried and measured without torch. Unless `images` is
-        False it takes images too: they are checked, and what they show is ignored. `max_sequences` compute at a time.
+        False it takes images too: they are checked, and what they show is ignored. `tokens_per_second`: of each stream; 0 is
+        as fast as it can. `depth`: steps in flight, as a device that runs ahead has them. `capacity`: answers at once.
         """
+        capacity = capacity or Capacity()
         from ecocore.model.mock import MockModel
 
         tokenizer = Tokenizer.bytes_only()
@@ -214,16 +221,17 @@ class Runtime:
                 model_id=model_id,
                 tokenizer=tokenizer,
                 template=ChatTemplate(_MOCK_TEMPLATE, {}),
-                model=MockModel(tokenizer.vocab_size, max_sequences=max_sequences, tokens_per_second=tokens_per_second),
+                model=MockModel(tokenizer.vocab_size, max_sequences=capacity.running, tokens_per_second=tokens_per_second),
                 vocab_size=tokenizer.vocab_size,
                 context_length=context_length,
-                num_blocks=max_sequences * context_length // BLOCK_SIZE,
+                num_blocks=capacity.running * context_length // BLOCK_SIZE,
                 block_size=BLOCK_SIZE,
                 end_ids=(tokenizer.vocab_size - 1,),
                 fingerprint=f"fp_mock_{__version__}",
                 cores=nullcontext(),
+                capacity=capacity,
+                depth=depth,
                 image_text="<image>" if images else None,
-                max_sequences=max_sequences,
             )
         )
 
@@ -296,7 +304,7 @@ class Runtime:
         request_id = self.new_request_id()
         self._mailboxes[request_id] = mailbox
         try:
-            self.submit(prompt, request.sampling(), request_id=request_id, n=request.n)
+            self.submit(prompt, request.sampling(), request_id=request_id, n=request.n, priority=request.priority)
         except BaseException:
             del self._mailboxes[request_id]
             raise
@@ -355,11 +363,13 @@ class Runtime:
         first_choice: int = 0,
         salt: bytes = b"",
         key: int = 0,
+        priority: int = 0,
     ) -> None:
-        """Starts a prepared request; its events go to the subscribers. Raises Overloaded, RuntimeClosed.
+        """Starts a prepared request; its events go to the subscribers. Raises Overloaded and its kinds, RuntimeClosed.
 
         `n`: how many answers to it, numbered from `first_choice` on; at most 8 for one request. All start or none.
-        `salt` separates tenants in the prefix cache; requests of one `key` share its turns where others wait too.
+        `salt` separates tenants in the prefix cache; requests of one `key` share its turns where others wait too, but a lower
+        `priority` goes first.
         """
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
         form = prompt.form
@@ -390,6 +400,7 @@ class Runtime:
                     output=output,
                     scores=prompt.scores,
                     key=key,
+                    priority=priority,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),
                 )
                 for choice in range(first_choice, first_choice + n)
@@ -432,6 +443,8 @@ def load(
     device: str = "auto",
     precision: Literal["exact", "fast"] | None = None,
     kv_cache_mb: int = 256,
+    max_sequences: int = Capacity.running,
+    max_waiting: int = Capacity.waiting,
     model_id: str | None = None,
     progress: bool | None = None,
 ) -> Runtime:
@@ -440,10 +453,19 @@ def load(
     `model`: a GGUF file or a Hugging Face folder with safetensors; None is the embedded SmolLM2-135M-Instruct.
     `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in bfloat16; None chooses
     "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB; where it holds fewer tokens than the model's
-    context, it is the context. `progress`: whether to show a bar while loading; None shows it on
+    context, it is the context. `max_sequences`: answers that are computed at once, as memory allows; `max_waiting`: answers
+    that may wait beyond them, before more raise QueueFull. `progress`: whether to show a bar while loading; None shows it on
     a terminal. Raises InvalidModelFile, InvalidParameter, InvalidConfiguration.
     """
-    return Runtime.load(model, device=device, precision=precision, kv_cache_mb=kv_cache_mb, model_id=model_id, progress=progress)
+    return Runtime.load(
+        model,
+        device=device,
+        precision=precision,
+        kv_cache_mb=kv_cache_mb,
+        capacity=Capacity(running=max_sequences, waiting=max_waiting),
+        model_id=model_id,
+        progress=progress,
+    )
 
 
 def _fingerprint(computed: str, template: str, tokenizer: Path) -> str:

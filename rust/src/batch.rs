@@ -1,7 +1,9 @@
 //! The value between the scheduler and everybody else: what the model computes in one step.
 
+use crate::sampled::SampledTokens;
+
 /// One sequence's share of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BatchRow {
     /// The sequence, as its submitter named it.
     pub sequence_id: u64,
@@ -18,6 +20,8 @@ pub struct BatchRow {
     pub samples: bool,
     /// How many tokens this sequence drew before: the `position` of its next draw. Meaningful if `samples`.
     pub output_index: u32,
+    /// Prompt tokens that the sequence found in the prefix cache when it first ran.
+    pub cached_tokens: u32,
 }
 
 /// A prompt token whose log-probability is wanted.
@@ -60,6 +64,28 @@ impl Batch {
     /// Rows that draw a token, in order. Logits and sampled tokens have one entry for each.
     pub fn sampled_rows(&self) -> impl Iterator<Item = &BatchRow> {
         self.rows.iter().filter(|row| row.samples)
+    }
+
+    /// Tokens of prompts among those that are computed.
+    pub fn num_prompt_tokens(&self) -> u32 {
+        let prompt = |row: &BatchRow| row.length.min(row.prompt_length.saturating_sub(row.start));
+        self.rows.iter().map(prompt).sum()
+    }
+
+    /// This batch with the tokens that were still being drawn when it was made. `drawn`: the draws of the steps in flight
+    /// before it, the newest last. A token that none of them has belongs to a sequence that ended meanwhile, and reads 0.
+    pub fn filled(&self, drawn: &[&SampledTokens]) -> Self {
+        let mut filled = self.clone();
+        let mut end = 0;
+        for row in &self.rows {
+            end += row.length as usize;
+            let newest = &mut filled.token_ids[end - 1];
+            if *newest == -1 {
+                let token = drawn.iter().rev().find_map(|tokens| tokens.of(row.sequence_id));
+                *newest = i64::from(token.unwrap_or(0));
+            }
+        }
+        filled
     }
 
     /// Indices on the token axis of the positions whose logits are needed: those of the sampled rows, then those

@@ -118,4 +118,6 @@ pub struct EventBatch {
     pub events: Vec<Event>,
     /// Sequences that ended in this step: `Scheduler::commit` frees them.
     pub finished_sequences: Vec<u64>,
+    /// Tokens that were drawn for open choices, whatever they told.
+    pub num_tokens: u32,
 }

@@ -172,7 +172,7 @@ mod tests {
 
     fn batch(events: Vec<(u64, u32, EventKind)>) -> EventBatch {
         let event = |(request_id, choice, kind)| Event { request_id, choice, kind };
-        EventBatch { events: events.into_iter().map(event).collect(), finished_sequences: vec![] }
+        EventBatch { events: events.into_iter().map(event).collect(), ..EventBatch::default() }
     }
 
     fn text() -> EventKind {

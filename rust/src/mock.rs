@@ -76,7 +76,7 @@ mod tests {
                 length: token_ids.len() as u32,
                 prompt_length: 1,
                 samples,
-                output_index: 0,
+                ..BatchRow::default()
             });
             batch.token_ids.extend(token_ids);
             batch.positions.extend((start..).take(token_ids.len()));

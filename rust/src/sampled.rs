@@ -59,3 +59,11 @@ pub struct SampledTokens {
     /// Prompt tokens that the batch asked to score, in its order.
     pub scores: Vec<Scored>,
 }
+
+impl SampledTokens {
+    /// The token of a sequence.
+    pub fn of(&self, sequence_id: u64) -> Option<u32> {
+        let place = self.sequence_ids.iter().position(|&id| id == sequence_id)?;
+        Some(self.token_ids[place])
+    }
+}

@@ -121,6 +121,13 @@ impl SamplerState {
         self.sequences.remove(&sequence_id);
     }
 
+    /// Sequences whose next mask is not there yet and may take long: a step with one of them may have to wait for it.
+    pub fn late(&mut self) -> Vec<u64> {
+        let open = self.sequences.iter_mut();
+        let late = open.filter_map(|(&id, sequence)| sequence.guide.as_mut()?.is_late().then_some(id));
+        late.collect()
+    }
+
     /// Gathers what the draws of `batch` need. Histories are read later, by `sample`, since an earlier
     /// step may still be in flight.
     #[must_use]
@@ -282,7 +289,15 @@ mod tests {
     const VOCAB: usize = 8;
 
     fn row(sequence_id: u64, output_index: u32, samples: bool) -> BatchRow {
-        BatchRow { sequence_id, start: 0, length: 1, prompt_length: 1, samples, output_index }
+        BatchRow {
+            sequence_id,
+            start: 0,
+            length: 1,
+            prompt_length: 1,
+            samples,
+            output_index,
+            cached_tokens: 0,
+        }
     }
 
     fn batch(rows: Vec<BatchRow>) -> Batch {

@@ -347,7 +347,7 @@ mod tests {
 
     fn batch(events: Vec<(u32, EventKind)>) -> EventBatch {
         let event = |(choice, kind)| Event { request_id: REQUEST, choice, kind };
-        EventBatch { events: events.into_iter().map(event).collect(), finished_sequences: vec![] }
+        EventBatch { events: events.into_iter().map(event).collect(), ..EventBatch::default() }
     }
 
     fn text(text: &str) -> EventKind {

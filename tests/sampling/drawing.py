@@ -84,9 +84,9 @@ class Drawing:
             tokens = sampler.sample(logits, sampler.prepare(batch))
             for sequence, token in zip(sampled, tokens.token_ids.tolist(), strict=True):
                 drawn[sequence].append(token)
-            events = outputs.push(batch, tokens, scheduler)
+            events = outputs.push(batch, tokens)
             ends |= {event.choice: event.kind for event in events.rows() if event.kind != "text"}
-            scheduler.commit(batch, tokens, events)
+            scheduler.commit(batch, tokens, events.finished_sequences)
         self.preemptions = scheduler.stats()["preemptions"]
         return ends
 

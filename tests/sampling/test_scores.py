@@ -47,8 +47,8 @@ def run(
         logits = logits_of(batch)
         assert len(logits) == batch.num_logits >= batch.num_samples
         tokens = sampler.sample(logits, sampler.prepare(batch))
-        events = outputs.push(batch, tokens, scheduler)
-        scheduler.commit(batch, tokens, events)
+        events = outputs.push(batch, tokens)
+        scheduler.commit(batch, tokens, events.finished_sequences)
         scheduler.check_integrity()
         for row in events.rows():
             if row.kind == "prompt":

@@ -52,6 +52,8 @@ class ModelRunner:
         self.model_context_length: Final = config.context_length
         self.context_length: Final = min(config.context_length, cache.num_blocks * cache.block_size)
         self.device: Final = device
+        # A device of its own computes while the next step is scheduled; the cores of this process cannot do both.
+        self.depth: Final = 2 if device.type == "cuda" else 1
         self.fingerprint = ""
         self._model = model
         self._cache = cache

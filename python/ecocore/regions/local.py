@@ -67,7 +67,9 @@ class LocalRegion:
         params = request.sampling()
 
         def start(owner: Owner) -> None:
-            self._runtime.submit(prompt, params, request_id=request_id, n=request.n, salt=owner.salt, key=owner.key)
+            self._runtime.submit(
+                prompt, params, request_id=request_id, n=request.n, salt=owner.salt, key=owner.key, priority=request.priority
+            )
 
         return Admission(request_id, start)
 

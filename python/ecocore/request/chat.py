@@ -32,6 +32,8 @@ MAX_TEMPLATE_STRING: Final = 64
 MAX_METADATA: Final = 16
 MAX_METADATA_NAME: Final = 64
 MAX_BOOKED: Final = 512
+MAX_PRIORITY: Final = 100
+"""Who asks can only go behind others: lower goes first, and 0 is usual."""
 
 # Which switches of a chat template a request may set, and of what type each is.
 TEMPLATE_KWARGS: Final[Mapping[str, type]] = {
@@ -89,6 +91,7 @@ class ChatParams(TypedDict, total=False):
     add_generation_prompt: bool | None
     reasoning_effort: str | None
     cache_salt: str | None
+    priority: int | None
 
 
 class StreamOptions(JsonObject):
@@ -176,6 +179,7 @@ class ChatRequest(JsonObject):
     add_generation_prompt: bool | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=256), IsText] | None = None
     reasoning_effort: Hint | None = None
+    priority: Annotated[int, Field(ge=0, le=MAX_PRIORITY)] = 0
 
     # Accepted without effect: hints for other models, and what a provider keeps in its books.
     modalities: Annotated[tuple[str, ...], Field(max_length=8), AfterValidator(_text_only), AsTuple] = ("text",)

@@ -121,6 +121,10 @@ class BatchSampler:
         """Forgets a sequence; unknown ids are ignored."""
         self._state.close(sequence_id)
 
+    def late(self) -> list[int]:
+        """Sequences whose grammar may take long to say what their next token may be: a step would have to wait for it."""
+        return self._state.late()
+
     def prepare(self, batch: _core.Batch) -> _core.SamplerInputs:
         """Collects what the draws of `batch` need, while the model computes."""
         return self._state.prepare(batch)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from starlette.exceptions import HTTPException
 
 from ecocore.accounts.database import DatabaseUnavailable
-from ecocore.errors import EcocoreError, EngineFailure, InvalidRequest, ModelNotFound, Overloaded, RuntimeClosed
+from ecocore.errors import EcocoreError, EngineFailure, InvalidRequest, KeyQueueFull, ModelNotFound, Overloaded, RuntimeClosed
 
 
 class Refusal(EcocoreError):
@@ -93,6 +93,7 @@ class Row(NamedTuple):
 
 _REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
+_RATE: Final = "requests"
 _ASK_FOR_KEY: Final = (("www-authenticate", "Bearer"),)
 _RETRY_SOON: Final = (("retry-after", "1"),)
 _RETRY_LATER: Final = (("retry-after", "5"),)
@@ -113,6 +114,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     EngineFailure: Row(500, _SERVER, None),
     AnswerTooSlow: Row(503, _SERVER, "overloaded", headers=_RETRY_LATER),
     ServerBusy: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
+    KeyQueueFull: Row(429, _RATE, "rate_limit_exceeded", headers=_RETRY_SOON),
     Overloaded: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
     RegionDown: Row(503, _SERVER, "all_regions_unavailable", headers=_RETRY_LATER),
     RuntimeClosed: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),

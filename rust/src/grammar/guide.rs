@@ -1,10 +1,11 @@
 //! A grammar's place in one running sequence: takes the drawn tokens, gives the mask of the next one.
 //!
 //! The next mask is computed on a thread of the pool as soon as a token is drawn, while the model computes
-//! the next step; whoever asks for it waits only if it is not there yet. A whole batch waits for its slowest
-//! mask, so what one sequence may have computed for it is bounded as well.
+//! the next step; whoever asks for it waits only if it is not there yet. A sequence whose masks took long is told as
+//! late while its next one is computed, so that a batch can go on without it; and what one sequence may have computed
+//! for it is bounded.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,19 @@ use toktrie::SimpleVob;
 
 use super::Grammar;
 
+/// A mask that takes longer holds up the whole batch noticeably. Masks of honest schemas take 0.05 ms, seldom 1 ms.
+const LONG: Duration = Duration::from_millis(4);
+
+/// For so many masks after one that took long, the next is expected to do so too.
+const WARY: u8 = 16;
+
 /// Follows one sequence through its grammar.
 #[derive(Debug)]
 pub struct Guide {
     state: State,
     drawn: u32,
+    /// How many of the next masks may take long.
+    wary: u8,
 }
 
 #[derive(Debug)]
@@ -36,6 +45,7 @@ enum State {
 struct Place {
     matcher: Matcher,
     mask: SimpleVob,
+    took: Duration,
     left: Allowance,
 }
 
@@ -83,7 +93,7 @@ impl Guide {
     /// At the start of `grammar`.
     #[must_use]
     pub fn new(grammar: Arc<Grammar>) -> Self {
-        Self { state: State::Fresh(grammar), drawn: 0 }
+        Self { state: State::Fresh(grammar), drawn: 0, wary: 0 }
     }
 
     /// How many tokens were taken in.
@@ -92,17 +102,35 @@ impl Guide {
         self.drawn
     }
 
+    /// Whether the next mask is not there yet and may take long. Does not wait.
+    pub fn is_late(&mut self) -> bool {
+        if let State::Computing(place) = &self.state {
+            match place.try_recv() {
+                Ok(place) => self.arrive(place),
+                Err(TryRecvError::Empty) => return self.wary > 0,
+                Err(TryRecvError::Disconnected) => self.arrive(None),
+            }
+        }
+        false
+    }
+
     /// Waits until the next mask is there.
     pub fn settle(&mut self) -> Result<(), Lost> {
         if let State::Computing(place) = &self.state {
             // A thread that panicked sends nothing.
             let place = place.recv().ok().flatten();
-            self.state = place.map_or(State::Lost, State::Ready);
+            self.arrive(place);
         }
         match self.state {
             State::Lost => Err(Lost),
             _ => Ok(()),
         }
+    }
+
+    fn arrive(&mut self, place: Option<Box<Place>>) {
+        let took_long = place.as_ref().is_some_and(|place| place.took > LONG);
+        self.wary = if took_long { WARY } else { self.wary.saturating_sub(1) };
+        self.state = place.map_or(State::Lost, State::Ready);
     }
 
     /// The tokens that may be drawn next, one bit for each; `None` before [`Guide::settle`] has succeeded.
@@ -140,8 +168,9 @@ fn step(mut matcher: Matcher, left: Allowance, token: u32) -> Option<Box<Place>>
     matcher.consume_token(token).ok()?;
     let mask = matcher.compute_mask_or_eos().ok()?;
     let fuel = matcher.last_step_stats().ok()?.lexer_cost;
-    let left = left.after(computed().saturating_sub(begun), fuel)?;
-    Some(Box::new(Place { matcher, mask, left }))
+    let took = computed().saturating_sub(begun);
+    let left = left.after(took, fuel)?;
+    Some(Box::new(Place { matcher, mask, took, left }))
 }
 
 impl Grammar {

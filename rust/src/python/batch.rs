@@ -35,6 +35,10 @@ impl PyBatch {
         self.0.sampled_rows().count()
     }
     #[getter]
+    fn num_prompt_tokens(&self) -> u32 {
+        self.0.num_prompt_tokens()
+    }
+    #[getter]
     fn num_logits(&self) -> usize {
         self.0.logit_indices().count()
     }
@@ -74,6 +78,10 @@ impl PyBatch {
     #[getter]
     fn sample_indices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
         PyArray1::from_iter(py, self.0.logit_indices().map(i64::from))
+    }
+
+    fn filled(&self, drawn: Vec<PyRef<'_, PySampledTokens>>) -> Self {
+        Self(self.0.filled(&drawn.iter().map(|tokens| &tokens.0).collect::<Vec<_>>()))
     }
 }
 

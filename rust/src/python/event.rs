@@ -17,6 +17,11 @@ impl PyEventBatch {
         self.0.finished_sequences.clone()
     }
 
+    #[getter]
+    fn num_tokens(&self) -> u32 {
+        self.0.num_tokens
+    }
+
     fn request_ids(&self) -> Vec<u64> {
         let mut seen = FxHashSet::default();
         let ids = self.0.events.iter().map(|event| event.request_id);

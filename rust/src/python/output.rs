@@ -8,7 +8,6 @@ use pyo3::types::{PyList, PyString};
 
 use super::batch::{PyBatch, PySampledTokens};
 use super::event::PyEventBatch;
-use super::scheduler::PyScheduler;
 use super::tokenizer::PyTokenizer;
 use super::{OrRaise, to_python};
 use crate::error::Error;
@@ -134,17 +133,14 @@ impl PyOutputStreams {
         py: Python<'_>,
         batch: &Bound<'_, PyBatch>,
         tokens: &Bound<'_, PySampledTokens>,
-        scheduler: PyRef<'_, PyScheduler>,
     ) -> PyResult<PyEventBatch> {
         let (batch, tokens) = (&batch.get().0, &tokens.get().0);
-        // Asked before the GIL goes, because another thread may then move the scheduler.
-        let counts =
-            tokens.sequence_ids.iter().map(|&id| scheduler.0.cached_tokens(id)).collect::<Vec<u32>>();
-        drop(scheduler);
-        let row = |id| tokens.sequence_ids.iter().position(|&other| other == id);
-        let cached = |id| row(id).map_or(0, |row| counts[row]);
-        let events = py.detach(|| self.0.lock().expect(UNBROKEN).push(batch, tokens, cached));
+        let events = py.detach(|| self.0.lock().expect(UNBROKEN).push(batch, tokens));
         events.map(PyEventBatch).or_raise(py)
+    }
+
+    fn ended(&self, py: Python<'_>, tokens: &Bound<'_, PySampledTokens>) -> Vec<u64> {
+        self.0.lock_py_attached(py).expect(UNBROKEN).ended(&tokens.get().0)
     }
 
     fn fail(

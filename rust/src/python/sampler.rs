@@ -253,6 +253,10 @@ impl PySamplerState {
         py.detach(|| self.with(|state| state.close(sequence_id)));
     }
 
+    fn late(&self, py: Python<'_>) -> Vec<u64> {
+        py.detach(|| self.with(SamplerState::late))
+    }
+
     fn prepare(&self, py: Python<'_>, batch: &PyBatch) -> PySamplerInputs {
         let batch = &batch.0;
         PySamplerInputs(py.detach(|| self.with(|state| state.prepare(batch))))

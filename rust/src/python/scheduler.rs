@@ -12,7 +12,7 @@ use super::OrRaise;
 use super::batch::{PyBatch, PySampledTokens};
 use super::event::PyEventBatch;
 use crate::error::Error;
-use crate::scheduler::{Scheduler, SchedulerConfig, Stats};
+use crate::scheduler::{Owner, Scheduler, SchedulerConfig, Stats, StepLimits};
 
 /// See `_core.pyi`.
 #[pyclass(name = "Scheduler", module = "ecocore._core")]
@@ -22,8 +22,10 @@ pub struct PyScheduler(pub Scheduler);
 impl PyScheduler {
     #[new]
     #[pyo3(signature = (
-        *, num_blocks, block_size=64, max_sequences=64, max_batch_tokens=512, max_waiting=256, prefix_caching=true
+        *, num_blocks, block_size=64, max_sequences=64, max_batch_tokens=512, max_waiting=256, prefix_caching=true,
+        window=None, reserved_sequences=0
     ))]
+    #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn new(
         py: Python<'_>,
         num_blocks: i64,
@@ -32,24 +34,29 @@ impl PyScheduler {
         max_batch_tokens: i64,
         max_waiting: i64,
         prefix_caching: bool,
+        window: Option<i64>,
+        reserved_sequences: usize,
     ) -> PyResult<Self> {
         let config = || {
             Ok(SchedulerConfig {
                 num_blocks: size("num_blocks", num_blocks)?,
                 block_size: size("block_size", block_size)?,
                 max_sequences: size("max_sequences", max_sequences)?,
+                reserved_sequences,
                 max_batch_tokens: size("max_batch_tokens", max_batch_tokens)?,
                 max_waiting: size("max_waiting", max_waiting)?,
                 prefix_caching,
+                window: window.map(|window| size("window", window)).transpose()?,
             })
         };
         config().and_then(Scheduler::new).map(Self).or_raise(py)
     }
 
     #[pyo3(
-        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false),
-        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False)"
+        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false, *, key=0, priority=0),
+        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False, *, key=0, priority=0)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter in Python")]
     fn submit(
         &mut self,
         py: Python<'_>,
@@ -58,11 +65,14 @@ impl PyScheduler {
         max_tokens: i64,
         salt: &[u8],
         scores: bool,
+        key: u64,
+        priority: u32,
     ) -> PyResult<()> {
         let prompt = prompt.as_array().to_vec();
+        let owner = Owner { salt, key, priority };
         let max_tokens = size("max_tokens", max_tokens);
         max_tokens
-            .and_then(|max_tokens| self.0.submit(sequence_id, prompt, max_tokens, salt))
+            .and_then(|max_tokens| self.0.submit(sequence_id, prompt, max_tokens, owner))
             .or_raise(py)?;
         if scores {
             self.0.score_prompt(sequence_id);
@@ -74,8 +84,13 @@ impl PyScheduler {
         self.0.cancel(sequence_id)
     }
 
-    fn schedule(&mut self) -> Option<PyBatch> {
-        self.0.schedule().map(PyBatch)
+    #[pyo3(
+        signature = (*, prompt_tokens=None, held=vec![]),
+        text_signature = "($self, *, prompt_tokens=None, held=())"
+    )]
+    fn schedule(&mut self, prompt_tokens: Option<u32>, held: Vec<u64>) -> Option<PyBatch> {
+        let limits = StepLimits { prompt_tokens: prompt_tokens.unwrap_or(u32::MAX), held: &held };
+        self.0.schedule_within(limits).map(PyBatch)
     }
 
     fn commit(
@@ -83,17 +98,23 @@ impl PyScheduler {
         py: Python<'_>,
         batch: &PyBatch,
         tokens: &PySampledTokens,
-        events: &PyEventBatch,
+        ended: Vec<u64>,
     ) -> PyResult<()> {
-        self.0.commit(batch.0.ticket, &tokens.0, &events.0.finished_sequences).or_raise(py)
+        self.0.commit(batch.0.ticket, &tokens.0, &ended).or_raise(py)
+    }
+
+    fn finish(&mut self, events: &PyEventBatch) {
+        for &sequence_id in &events.0.finished_sequences {
+            self.0.cancel(sequence_id); // to the scheduler, one who is done and one who left are the same
+        }
     }
 
     fn abandon(&mut self, py: Python<'_>, batch: &PyBatch) -> PyResult<()> {
         self.0.abandon(batch.0.ticket).or_raise(py)
     }
 
-    fn cached_tokens(&self, sequence_id: u64) -> u32 {
-        self.0.cached_tokens(sequence_id)
+    fn num_waiting_of(&self, key: u64) -> usize {
+        self.0.num_waiting_of(key)
     }
 
     fn has_work(&self) -> bool {

@@ -7,6 +7,7 @@
 //! - [`blocks`]: which block is free, and how many sequences hold one that is not;
 //! - [`prefix_cache`]: which block holds the keys and values of which beginning of a prompt;
 //! - [`sequence`]: how far one sequence has come;
+//! - [`turns`]: who waits, and whose turn it is;
 //! - [`scheduler`]: the rules that connect them.
 
 pub mod blocks;
@@ -14,5 +15,7 @@ pub mod prefix_cache;
 #[expect(clippy::module_inception, reason = "the file is named for the one type it holds")]
 pub mod scheduler;
 pub mod sequence;
+pub mod turns;
 
-pub use scheduler::{Scheduler, SchedulerConfig, Stats};
+pub use scheduler::{Scheduler, SchedulerConfig, Stats, StepLimits};
+pub use turns::Owner;

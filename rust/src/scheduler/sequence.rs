@@ -9,6 +9,10 @@ use rustc_hash::FxHashMap;
 
 use super::blocks::BlockId;
 use super::prefix_cache::PrefixKey;
+use super::turns::Owner;
+
+/// Stands in a table for a block that was given back because it lies behind the window.
+pub const NO_BLOCK: BlockId = BlockId::MAX;
 
 /// Where a sequence is in its life.
 ///
@@ -60,6 +64,10 @@ pub struct Sequence {
     pub id: u64,
     /// Its place in the order of submission.
     pub arrival: u64,
+    /// Whose turns it takes.
+    pub key: u64,
+    /// See [`Owner`].
+    pub priority: u32,
     /// See [`State`].
     pub state: State,
     /// The prompt, then the drawn tokens that were committed.
@@ -74,14 +82,18 @@ pub struct Sequence {
     pub computed: u32,
     /// Steps in flight that compute a part of it.
     pub in_flight: u32,
-    /// Its blocks, in order of position.
+    /// Its blocks, in order of position; [`NO_BLOCK`] for the first `released` of them.
     pub blocks: Vec<BlockId>,
+    /// Leading blocks that lie behind the window and were given back.
+    pub released: usize,
     /// Leading blocks that the prefix cache has been told of, or that came from it.
     pub registered: usize,
     /// Prompt tokens that the prefix cache gave at first admission; None before it.
     pub cached: Option<u32>,
     /// Whether its prompt's tokens are scored; such a prompt takes nothing from the prefix cache.
     pub scored: bool,
+    /// Whether it is left out of the step that is being put together.
+    pub held: bool,
     /// The empty prefix of its tenant.
     root: PrefixKey,
     /// Keys of its leading blocks, as many as were ever asked for.
@@ -90,10 +102,12 @@ pub struct Sequence {
 
 impl Sequence {
     /// A sequence that waits. `prompt` and `max_tokens` must not be empty; their sum fits a u32.
-    pub fn new(id: u64, arrival: u64, prompt: Vec<u32>, max_tokens: u32, salt: &[u8]) -> Self {
+    pub fn new(id: u64, arrival: u64, prompt: Vec<u32>, max_tokens: u32, owner: Owner<'_>) -> Self {
         Self {
             id,
             arrival,
+            key: owner.key,
+            priority: owner.priority,
             state: State::Waiting,
             prompt_length: prompt.len() as u32,
             token_ids: prompt,
@@ -102,10 +116,12 @@ impl Sequence {
             computed: 0,
             in_flight: 0,
             blocks: Vec::new(),
+            released: 0,
             registered: 0,
             cached: None,
             scored: false,
-            root: PrefixKey::root(salt),
+            held: false,
+            root: PrefixKey::root(owner.salt),
             keys: Vec::new(),
         }
     }
@@ -133,6 +149,11 @@ impl Sequence {
     /// Whether it has more to compute than that: prompt, or drawn tokens after a preemption.
     pub fn catches_up(&self) -> bool {
         self.computed < self.prompt_length || self.computed + 1 < self.frontier()
+    }
+
+    /// Whether it has anything to compute.
+    pub fn is_due(&self) -> bool {
+        self.decodes() || self.catches_up()
     }
 
     /// What it may compute from `start` in one step with `budget` tokens; empty if that is too little.
@@ -171,7 +192,7 @@ impl Sequence {
     ///
     /// Hashed when first asked for: a prompt that finds nothing in the cache costs one hash at admission and
     /// then one for each block as it is computed.
-    pub fn key(&mut self, index: usize, block_size: u32) -> PrefixKey {
+    pub fn prefix_key(&mut self, index: usize, block_size: u32) -> PrefixKey {
         let size = block_size as usize;
         debug_assert!((index + 1) * size <= self.prompt_length as usize, "a key names prompt tokens only");
         for block in self.keys.len()..=index {
@@ -254,7 +275,7 @@ mod tests {
     use super::*;
 
     fn sequence(prompt_length: u32, max_tokens: u32) -> Sequence {
-        Sequence::new(1, 0, (0..prompt_length).collect(), max_tokens, b"")
+        Sequence::new(1, 0, (0..prompt_length).collect(), max_tokens, Owner::default())
     }
 
     #[test]
@@ -310,11 +331,11 @@ mod tests {
     #[test]
     fn handles_are_reused_and_ids_are_found() {
         let mut sequences = Sequences::default();
-        let first = sequences.insert(Sequence::new(10, 0, vec![1], 1, b""));
-        sequences.insert(Sequence::new(11, 1, vec![1], 1, b""));
+        let first = sequences.insert(Sequence::new(10, 0, vec![1], 1, Owner::default()));
+        sequences.insert(Sequence::new(11, 1, vec![1], 1, Owner::default()));
         sequences.remove(first);
         assert_eq!((sequences.find(10), sequences.len()), (None, 1));
-        let again = sequences.insert(Sequence::new(12, 2, vec![1], 1, b""));
+        let again = sequences.insert(Sequence::new(12, 2, vec![1], 1, Owner::default()));
         assert_eq!((again, sequences[again].id), (first, 12));
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{Handle, Scheduler, Sequence, State};
 use crate::error::Error;
+use crate::scheduler::sequence::NO_BLOCK;
 
 impl Scheduler {
     /// Checks every count, reference and table against what they must be; costs as much as there is to check.
@@ -27,7 +28,7 @@ impl Scheduler {
     fn check_references(&self) -> Result<(), Error> {
         let mut held = vec![0; self.pool.num_blocks()];
         for (_, sequence) in self.sequences.iter() {
-            for &block in &sequence.blocks {
+            for &block in sequence.blocks.iter().filter(|&&block| block != NO_BLOCK) {
                 held[block as usize] += 1;
             }
         }
@@ -48,25 +49,34 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Each sequence is in the list of its state, and in no other; both lists are in order of arrival.
+    /// Each sequence is in the list of its state, and in no other; those that run are in order, and the accounts of their
+    /// keys agree.
     fn check_lists(&self) -> Result<(), Error> {
-        let arrivals = self.running.iter().map(|&handle| self.sequences[handle].arrival);
-        if !arrivals.is_sorted_by(|earlier, later| earlier < later) {
+        let places = self.running.iter().map(|&handle| {
+            let sequence = &self.sequences[handle];
+            (sequence.priority, sequence.arrival)
+        });
+        if !places.is_sorted_by(|earlier, later| earlier < later) {
             return Err(Error::Internal("running sequences are out of order".into()));
         }
         let count = |state| self.sequences.iter().filter(|(_, sequence)| sequence.state == state).count();
-        let listed_as = |handle: &Handle, state| self.sequences[*handle].state == state;
+        let listed_as = |handle: Handle, state| self.sequences[handle].state == state;
         if count(State::Running) != self.running.len()
-            || !self.running.iter().all(|handle| listed_as(handle, State::Running))
-            || count(State::Waiting) != self.waiting.len()
-            || !self.waiting.values().all(|handle| listed_as(handle, State::Waiting))
+            || !self.running.iter().all(|&handle| listed_as(handle, State::Running))
+            || count(State::Waiting) != self.turns.num_waiting()
+            || !self.turns.waiting().all(|handle| listed_as(handle, State::Waiting))
         {
             return Err(Error::Internal("a sequence is not in the list of its state".into()));
         }
         if self.running.len() > self.config.max_sequences {
             return Err(Error::Internal("more sequences run than may".into()));
         }
-        Ok(())
+        if self.sequences.iter().any(|(_, sequence)| sequence.held) {
+            return Err(Error::Internal("a sequence is held back between two steps".into()));
+        }
+        let living = self.sequences.iter().filter(|(_, sequence)| sequence.state != State::Ended);
+        let running = self.running.iter().map(|&handle| self.sequences[handle].key);
+        self.turns.check_integrity(living.map(|(_, sequence)| sequence.key), running)
     }
 
     fn fault_of(&self, sequence: &Sequence, in_flight: usize) -> Option<&'static str> {
@@ -90,6 +100,13 @@ impl Scheduler {
             Some("computed a position out of turn")
         } else if (sequence.computed.div_ceil(size) as usize) > sequence.blocks.len() {
             Some("computed a position without a block")
+        } else if !sequence
+            .blocks
+            .iter()
+            .enumerate()
+            .all(|(index, &block)| (block == NO_BLOCK) == (index < sequence.released))
+        {
+            Some("lacks a block that it did not give back")
         } else if written_next.into_iter().any(|index| {
             let block = sequence.blocks[index];
             self.pool.references(block) > 1 || self.cache.holds(block)

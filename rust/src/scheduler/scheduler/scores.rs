@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Scheduler, Step};
+use super::Scheduler;
+use super::step::Step;
 use crate::batch::Score;
 use crate::scheduler::sequence::Sequence;
 

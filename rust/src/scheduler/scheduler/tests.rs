@@ -1,6 +1,9 @@
 //! The rules one by one; tests/scheduler.rs checks them all at once against a naive model.
 
+use std::ops::Range;
+
 use super::*;
+use crate::batch::BatchRow;
 
 fn scheduler(num_blocks: u32, change: impl FnOnce(&mut SchedulerConfig)) -> Scheduler {
     let mut config = SchedulerConfig { block_size: 4, ..SchedulerConfig::new(num_blocks) };
@@ -103,8 +106,9 @@ fn a_prefix_is_offered_only_once_its_step_is_committed() {
 
     commit(&mut scheduler, &first, &[]);
     scheduler.submit(3, prompt(9), 1, b"").unwrap();
-    assert_eq!(rows(&next(&mut scheduler)), [(3, 8..9, true)]);
-    assert_eq!(scheduler.cached_tokens(3), 8);
+    let third = next(&mut scheduler);
+    assert_eq!(rows(&third), [(3, 8..9, true)]);
+    assert_eq!(third.rows[0].cached_tokens, 8);
 }
 
 #[test]
@@ -134,8 +138,9 @@ fn the_prefix_freed_longest_ago_is_evicted_first_and_from_its_end() {
 
     for (id, salt, hit) in [(4, b"b", 4), (5, b"a", 0)] {
         scheduler.submit(id, prompt(7), 2, salt).unwrap();
-        step(&mut scheduler);
-        assert_eq!(scheduler.cached_tokens(id), hit);
+        let batch = next(&mut scheduler);
+        commit(&mut scheduler, &batch, &[]);
+        assert_eq!(batch.rows[0].cached_tokens, hit);
         scheduler.cancel(id);
     }
 }
@@ -268,6 +273,155 @@ fn a_pool_of_nothing_is_refused() {
     assert_eq!(fault(|config| config.block_size = 0), "block_size");
     assert_eq!(fault(|config| config.block_size = 1 << 31), "num_blocks");
     assert_eq!(fault(|config| config.max_sequences = 0), "max_sequences");
+    assert_eq!(fault(|config| config.reserved_sequences = 64), "reserved_sequences");
     assert_eq!(fault(|config| config.max_batch_tokens = 0), "max_batch_tokens");
     assert_eq!(fault(|config| config.max_waiting = 0), "max_waiting");
+}
+
+// --- whose turn it is -----------------------------------------------------------------------------------------
+
+fn of(key: u64) -> Owner<'static> {
+    Owner { key, ..Owner::default() }
+}
+
+/// Nothing is shared, and a step has little room.
+fn alone_and_narrow() -> Scheduler {
+    scheduler(64, |config| (config.max_batch_tokens, config.prefix_caching) = (8, false))
+}
+
+#[test]
+fn a_key_that_asks_for_little_is_admitted_before_what_another_has_waiting() {
+    let mut scheduler = alone_and_narrow();
+    for id in 0..4 {
+        scheduler.submit(id, prompt(8), 9, of(1)).unwrap();
+    }
+    assert_eq!(step(&mut scheduler), [(0, 0..8, true)]);
+    scheduler.submit(10, prompt(8), 9, of(2)).unwrap();
+    assert_eq!(step(&mut scheduler)[1..], [(10, 0..4, false)]);
+}
+
+#[test]
+fn a_long_prompt_of_another_key_does_not_keep_a_short_one_waiting() {
+    let mut scheduler = alone_and_narrow();
+    scheduler.submit(1, prompt(100), 9, of(1)).unwrap();
+    assert_eq!(step(&mut scheduler), [(1, 0..8, false)]);
+    scheduler.submit(2, prompt(5), 9, of(2)).unwrap();
+    assert_eq!(step(&mut scheduler), [(2, 0..5, true)]);
+    assert_eq!(step(&mut scheduler), [(2, 5..6, true), (1, 8..12, false)]);
+}
+
+#[test]
+fn who_runs_several_gives_way_to_who_runs_none() {
+    let mut scheduler = scheduler(64, |config| config.max_sequences = 2);
+    scheduler.submit(1, prompt(3), 20, of(1)).unwrap();
+    scheduler.submit(2, prompt(3), 20, of(1)).unwrap();
+    step(&mut scheduler);
+    scheduler.submit(3, prompt(3), 4, of(2)).unwrap();
+
+    assert_eq!(step(&mut scheduler), [(1, 3..4, true), (3, 0..3, true)]);
+    assert_eq!(scheduler.stats().preemptions, 1);
+    // Two keys run one each: nobody gives way to a third one that had as much.
+    scheduler.submit(4, prompt(3), 4, of(3)).unwrap();
+    step(&mut scheduler);
+    assert_eq!(scheduler.stats().preemptions, 1);
+}
+
+#[test]
+fn places_are_kept_for_keys_that_run_nothing() {
+    let mut scheduler = scheduler(64, |config| (config.max_sequences, config.reserved_sequences) = (3, 1));
+    for id in 1..=3 {
+        scheduler.submit(id, prompt(3), 20, of(1)).unwrap();
+    }
+    step(&mut scheduler);
+    assert_eq!((scheduler.stats().running, scheduler.stats().waiting), (2, 1));
+    scheduler.submit(9, prompt(3), 4, of(2)).unwrap();
+    assert_eq!(step(&mut scheduler), [(1, 3..4, true), (2, 3..4, true), (9, 0..3, true)]);
+    assert_eq!(scheduler.stats().preemptions, 0);
+}
+
+#[test]
+fn with_steps_in_flight_who_gives_way_first_pauses() {
+    let mut scheduler = scheduler(64, |config| config.max_sequences = 2);
+    scheduler.submit(1, prompt(3), 20, of(1)).unwrap();
+    scheduler.submit(2, prompt(3), 20, of(1)).unwrap();
+    let first = next(&mut scheduler);
+    scheduler.submit(3, prompt(3), 4, of(2)).unwrap();
+    let second = next(&mut scheduler);
+    assert_eq!(rows(&second), [(1, 3..4, true)]); // the second sequence pauses
+    commit(&mut scheduler, &first, &[]);
+    let third = next(&mut scheduler);
+    assert_eq!(rows(&third), [(1, 4..5, true), (3, 0..3, true)]);
+}
+
+#[test]
+fn a_lower_priority_waits_and_gives_its_blocks_first() {
+    let mut scheduler = scheduler(4, |config| config.prefix_caching = false);
+    let later = Owner { priority: 5, ..Owner::default() };
+    scheduler.submit(1, prompt(7), 5, later).unwrap();
+    scheduler.submit(2, prompt(7), 5, b"").unwrap();
+    assert_eq!(step(&mut scheduler), [(2, 0..7, true), (1, 0..7, true)]);
+    step(&mut scheduler);
+    assert_eq!(step(&mut scheduler), [(2, 8..9, true)]); // it needs a third block, and takes one of the earlier sequence's
+    assert_eq!(scheduler.stats().preemptions, 1);
+}
+
+#[test]
+fn one_that_is_held_back_is_left_out_of_that_step_only() {
+    let mut scheduler = scheduler(64, |_| ());
+    scheduler.submit(1, prompt(3), 20, b"").unwrap();
+    scheduler.submit(2, prompt(3), 20, b"").unwrap();
+    step(&mut scheduler);
+    let limits = StepLimits { held: &[1, 99], ..StepLimits::default() };
+    let batch = scheduler.schedule_within(limits).unwrap();
+    assert_eq!(rows(&batch), [(2, 3..4, true)]);
+    commit(&mut scheduler, &batch, &[]);
+    assert_eq!(scheduler.schedule_within(StepLimits { held: &[1, 2], ..StepLimits::default() }), None);
+    assert_eq!(step(&mut scheduler), [(1, 3..4, true), (2, 4..5, true)]);
+}
+
+#[test]
+fn a_step_reads_no_more_of_prompts_than_it_may_but_at_least_a_block() {
+    let mut scheduler = scheduler(64, |_| ());
+    scheduler.submit(1, prompt(30), 20, b"").unwrap();
+    for (prompt_tokens, read) in [(9, 0..8), (0, 8..12), (u32::MAX, 12..30)] {
+        let batch = scheduler.schedule_within(StepLimits { prompt_tokens, held: &[] }).unwrap();
+        assert_eq!(rows(&batch), [(1, read.clone(), read.end == 30)]);
+        commit(&mut scheduler, &batch, &[]);
+    }
+}
+
+// --- windows --------------------------------------------------------------------------------------------------
+
+#[test]
+fn blocks_behind_the_window_come_back_while_a_sequence_runs() {
+    let window = |config: &mut SchedulerConfig| (config.window, config.max_batch_tokens) = (Some(6), 8);
+    let mut scheduler = scheduler(8, window);
+    // 200 positions would need 50 blocks. Its window and two chunks, which may end within a block, need 7.
+    scheduler.submit(1, prompt(100), 100, b"").unwrap();
+    let mut most_held = 0;
+    while scheduler.has_work() {
+        let batch = next(&mut scheduler);
+        most_held = most_held.max(8 - scheduler.stats().free_blocks);
+        commit(&mut scheduler, &batch, &[]);
+    }
+    assert_eq!((most_held, scheduler.stats().free_blocks), (4, 8));
+}
+
+#[test]
+fn a_prefix_is_found_if_what_its_window_shows_is_there() {
+    let window = |config: &mut SchedulerConfig| (config.window, config.max_batch_tokens) = (Some(6), 8);
+    let mut scheduler = scheduler(8, window);
+    scheduler.submit(1, prompt(21), 1, b"").unwrap();
+    while scheduler.has_work() {
+        step(&mut scheduler);
+    }
+    // A sequence that nobody asks for takes the blocks that were given back first: the beginning of the prompt.
+    scheduler.submit(2, prompt(11), 1, b"another").unwrap();
+    step(&mut scheduler);
+    step(&mut scheduler);
+    scheduler.submit(3, prompt(21), 1, b"").unwrap();
+    let batch = next(&mut scheduler);
+    assert_eq!(rows(&batch), [(3, 20..21, true)]);
+    assert_eq!(batch.block_tables[..3], [-1, -1, -1]);
+    assert!(batch.block_tables[3..].iter().all(|&block| block >= 0));
 }

@@ -1,0 +1,45 @@
+"""How much of a prompt a step may read, so that streams which run meanwhile do not pause for long.
+
+Takes what steps took, gives a number of tokens. It changes when prompts are read, never what is computed.
+"""
+
+from typing import Final
+
+GAP_SECONDS: Final = 0.2
+"""A step with both prompts and running streams should take no longer."""
+
+ENOUGH: Final = 2**20
+"""No step is that large."""
+
+# How fast an average forgets: the last twenty steps or so count.
+_WEIGHT: Final = 0.1
+
+
+class PromptBudget:
+    """Learns what a prompt token and a step of decode rows cost, each as a moving average."""
+
+    def __init__(self, gap_seconds: float = GAP_SECONDS) -> None:
+        """Knows nothing yet: until it has seen a step with a prompt it sets no limit."""
+        self._gap = gap_seconds
+        self._decode_seconds = 0.0
+        self._seconds_per_token = 0.0
+        self._decode_rows = 0
+
+    def observe(self, *, prompt_tokens: int, decode_rows: int, seconds: float) -> None:
+        """Takes what one step held and took."""
+        self._decode_rows = decode_rows
+        if not prompt_tokens:
+            self._decode_seconds += _WEIGHT * (seconds - self._decode_seconds)
+            return
+        decoding = self._decode_seconds if decode_rows else 0.0
+        per_token = max(0.0, seconds - decoding) / prompt_tokens
+        # The first step tells more than nothing.
+        weight = _WEIGHT if self._seconds_per_token else 1.0
+        self._seconds_per_token += weight * (per_token - self._seconds_per_token)
+
+    def limit(self) -> int | None:
+        """Most tokens of prompts in the next step; None for as many as fit. The scheduler never takes less than a block."""
+        if not self._decode_rows or not self._seconds_per_token:
+            return None
+        left = (self._gap - self._decode_seconds) / self._seconds_per_token
+        return int(min(max(left, 0), ENOUGH))
