@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH_VENV ?= .bench-venv
+WHERE := import sysconfig; print(sysconfig.get_path('purelib'))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The plain torch wheel brings CUDA (2.8 GB to fetch). A CPU-only one is ten times smaller:
 # name the package index that carries it, e.g. make serve TORCH_INDEX=...
@@ -39,6 +41,9 @@ bench: install  ## measure ecocore beside its peers and print the table
 load: install  ## what the front end bears: 1,000 streams, four times too many requests, frames at full speed
 	$(BIN)/python -m benches.load $(ARGS)
 
+guidellm: install $(BENCH_VENV)/.installed  ## measure the server with guidellm, a tool of others, in an environment of its own
+	$(BIN)/python -m benches.with_guidellm --guidellm $(BENCH_VENV)/bin/guidellm $(ARGS)
+
 soak: install  ## an hour and more: 200 needles, a crowd with cancellations, half an hour of mixed load over HTTP
 	$(BIN)/python -m tests.needle
 	$(BIN)/python -m tests.soak
@@ -55,7 +60,7 @@ requirements: $(VENV)/.venv  ## pin the newest versions with their hashes
 	sh requirements/compile.sh $(BIN)/uv
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) target python/ecocore/_core.abi3.so tests/node/node_modules
+	rm -rf $(VENV) $(BENCH_VENV) target python/ecocore/_core.abi3.so tests/node/node_modules
 
 $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV)
@@ -80,8 +85,16 @@ $(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# guidellm wants torch and most of what .venv has: what is found there in the same version is not fetched again.
+$(BENCH_VENV)/.installed: requirements/guidellm.txt $(VENV)/.requirements
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BIN)/python -c "$(WHERE)" > "$$($(BENCH_VENV)/bin/python -c "$(WHERE)")/with.pth"
+	@echo "fetching guidellm and what it needs beside: 0.1 GB"
+	@$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps -r requirements/guidellm.txt
+	@touch $@
+
 tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench load soak schema docs requirements clean
+.PHONY: help install serve test lint bench load guidellm soak schema docs requirements clean

@@ -24,3 +24,7 @@ pin torch
 pin test ../pyproject.toml --extra test --no-emit-package torch
 pin model --no-deps
 without test torch
+# What is there already is taken as it is where it fits, so that the benchmark's own environment can use it.
+cp test.txt guidellm.txt
+pin guidellm --no-emit-package torch
+without guidellm torch
