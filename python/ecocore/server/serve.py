@@ -38,6 +38,7 @@ from ecocore.regions.region import Region
 from ecocore.server.app import Service, create_app, create_metrics_app
 from ecocore.server.error_table import ApiError
 from ecocore.server.guard import Limits, fresh_request_id
+from ecocore.server.tidy import stay_out_of_the_way
 from ecocore.server.wire import Pace, error_body
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ def serve(
     """
     _log_to_stderr(log_level)
     _allow_many_connections()
+    stay_out_of_the_way()
 
     async def until_signal() -> None:
         stop = asyncio.Event()
@@ -137,6 +139,7 @@ def serve_child(
     # The server has a line for each request already.
     logging.getLogger("ecocore.access").setLevel(logging.WARNING)
     _allow_many_connections()
+    stay_out_of_the_way()
 
     async def until_the_end() -> None:
         asyncio.get_running_loop().set_exception_handler(_on_loop_error)
