@@ -44,8 +44,10 @@ load: install  ## what the front end bears: 1,000 streams, four times too many r
 guidellm: install $(BENCH_VENV)/.installed  ## measure the server with guidellm, a tool of others, in an environment of its own
 	$(BIN)/python -m benches.with_guidellm --guidellm $(BENCH_VENV)/bin/guidellm $(ARGS)
 
-soak: install  ## 32 streams for five minutes, half of them cancelled: bits equal, memory flat
-	$(BIN)/python -m tests.soak $(ARGS)
+soak: install  ## an hour and more: 200 needles, a crowd with cancellations, half an hour of mixed load over HTTP
+	$(BIN)/python -m tests.needle
+	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.soak_server
 
 schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
 	$(BIN)/python -m tests.schema $(ARGS)

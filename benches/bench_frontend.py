@@ -206,7 +206,10 @@ class _Ours:
         from ecocore.server.wire import SSE_HEADERS
         from ecocore.server.wire import Told as Telling
 
-        admission = Admission(scope["path_params"]["number"], lambda _: None)
+        async def start(_: Any) -> None:
+            """The load begins by itself."""
+
+        admission = Admission(scope["path_params"]["number"], start)
         with self._outbox.open([admission], Telling.chat(self._request)) as answer:
             await send({"type": "http.response.start", "status": 200, "headers": list(SSE_HEADERS)})
             while piece := await answer.take():

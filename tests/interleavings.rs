@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use ecocore::batch::Batch;
 use ecocore::sampled::SampledTokens;
 use ecocore::scheduler::{Owner, Scheduler, SchedulerConfig};
-use shuttle::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread;
 
 const CLIENTS: u64 = 2;
@@ -19,7 +19,10 @@ const SEQUENCES_EACH: u64 = 3;
 const MAX_TOKENS: u32 = 4;
 
 enum Message {
-    Submit { id: u64, key: u64 },
+    Submit {
+        id: u64,
+        key: u64,
+    },
     Cancel(u64),
     /// One client has nothing more to say.
     Done,
@@ -99,10 +102,7 @@ impl Engine {
 
     fn take_inbox(&mut self, wait: bool) {
         let first = if wait { self.inbox.recv().ok() } else { None };
-        let rest = std::iter::from_fn(|| match self.inbox.try_recv() {
-            Ok(message) => Some(message),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        });
+        let rest = std::iter::from_fn(|| self.inbox.try_recv().ok());
         for message in first.into_iter().chain(rest).collect::<Vec<_>>() {
             match message {
                 Message::Submit { id, key } => {

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from openai import OpenAI
 
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.regions.local import LocalRegion
+from ecocore.regions.region import Region
 from ecocore.runtime import Runtime
 from ecocore.server.guard import Limits
 from ecocore.server.serve import Welcome, bind, serve_until
@@ -101,7 +102,27 @@ def serving(
     **settings: Any,
 ) -> Iterator[Live]:
     """A live server in a thread of its own, over a mock engine or `model`. Afterwards the engine must have nothing left to do."""
-    database_url = f"sqlite:///{folder / 'ecocore.db'}"
+    with ExitStack() as rooms:
+        runtime = model or rooms.enter_context(
+            Runtime.mock(MODEL, tokens_per_second=tokens_per_second, context_length=context_length)
+        )
+        region = LocalRegion(runtime, images)
+        rooms.callback(region.close)
+        with answering(folder, [region], **settings) as (welcome, end):
+            assert welcome.first_key is not None
+            port = int(welcome.url.rsplit(":", 1)[1])
+            live = Live(runtime, welcome.url, port, welcome.first_key, database_in(folder), end)
+            yield live
+            assert live.becomes_idle()
+
+
+def database_in(folder: Path) -> str:
+    return f"sqlite:///{folder / 'ecocore.db'}"
+
+
+@contextmanager
+def answering(folder: Path, regions: Sequence[Region], **settings: Any) -> Iterator[tuple[Welcome, Callable[[], None]]]:
+    """A server over any regions, in a thread of its own: what it said when its port was open, and what SIGTERM would do."""
     listening = bind("127.0.0.1", 0)
     opened = threading.Event()
     welcomes: list[Welcome] = []
@@ -112,37 +133,25 @@ def serving(
         welcomes.append(welcome)
         opened.set()
 
-    with ExitStack() as rooms:
-        runtime = model or rooms.enter_context(
-            Runtime.mock(MODEL, tokens_per_second=tokens_per_second, context_length=context_length)
-        )
-        region = LocalRegion(runtime, images)
+    async def run() -> None:
+        loops.append(asyncio.get_running_loop())
+        await serve_until(stop, regions, database_in(folder), listening, announce, **settings)
 
-        async def run() -> None:
-            loops.append(asyncio.get_running_loop())
-            await serve_until(stop, [region], database_url, listening, announce, **settings)
+    def end() -> None:
+        loops[0].call_soon_threadsafe(stop.set)
 
-        thread = threading.Thread(target=lambda: asyncio.run(run()))
-        thread.start()
-        try:
-            assert opened.wait(20)
-            (welcome,) = welcomes
-            assert welcome.first_key is not None
-            port = int(welcome.url.rsplit(":", 1)[1])
-
-            def end() -> None:
-                loops[0].call_soon_threadsafe(stop.set)
-
-            live = Live(runtime, welcome.url, port, welcome.first_key, database_url, end)
-            yield live
-            assert live.becomes_idle()
-        finally:
-            if thread.is_alive():
-                loops[0].call_soon_threadsafe(stop.set)
-            thread.join(20)
-            region.close()
-            listening.close()
-        assert not thread.is_alive()
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        assert opened.wait(20)
+        (welcome,) = welcomes
+        yield welcome, end
+    finally:
+        if thread.is_alive():
+            end()
+        thread.join(20)
+        listening.close()
+    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")

@@ -214,9 +214,13 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def growth(samples: list[tuple[float, float]]) -> float | None:
-    """Least-squares slope over the judged part in MB per minute; None where that part is too short to judge."""
-    judged = samples[int(len(samples) * (1 - JUDGED_PART)) :]
+def growth(samples: list[tuple[float, float]], warm_up: float | None = None) -> float | None:
+    """Least-squares slope over the judged part in MB per minute; None where that part is too short to judge.
+
+    The judged part is what comes after `warm_up` seconds, or the last part of the run.
+    """
+    last = samples[int(len(samples) * (1 - JUDGED_PART)) :]
+    judged = last if warm_up is None else [sample for sample in samples if sample[0] > warm_up]
     if not judged or judged[-1][0] - judged[0][0] < MIN_JUDGED_SECONDS:
         return None
     mean_time = sum(at for at, _ in judged) / len(judged)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benches import engine
 from benches.bench_sample import _fits
 from benches.harness import Absent, Bench, Case, Peer, Row, Settings, run_bench, same
 from benches.report import machine, markdown
@@ -119,3 +120,20 @@ def test_the_machine_line_names_no_host_and_no_path() -> None:
     told = json.dumps(machine())
     assert platform.node() not in told.split('"')
     assert str(ROOT) not in told
+
+
+def test_the_cost_of_a_step_is_told_for_each_of_its_calls() -> None:
+    taken = engine.costs(4, steps=3)
+    assert list(taken) == [
+        "schedule",
+        "forward",
+        "sampler parameters",
+        "draws",
+        "ends",
+        "commit",
+        "text, stops, events",
+        "finish",
+        "SSE",
+        "bytes to connections",
+    ]
+    assert all(microseconds > 0 for microseconds in taken.values())

@@ -1,7 +1,11 @@
 """The soak in small: a bounded number of requests on the embedded model, and its own judgement of memory."""
 
+import json
+
 import pytest
 from tests.soak import Tally, alone, blocks_missing, catalogue, crowd, growth
+from tests.soak_server import served
+from tests.soak_server import soak as soak_server
 
 from ecocore.runtime import Runtime
 
@@ -42,5 +46,20 @@ def test_growth_is_judged_after_the_warm_up(slope: float, told: float) -> None:
     assert growth(warm_up + steady) == pytest.approx(told)
 
 
+def test_growth_may_be_judged_after_so_many_seconds() -> None:
+    steep = [(float(second), 10.0 * second) for second in range(100)]
+    steady = [(float(second), 1000.0 + second / 60) for second in range(100, 200)]
+    assert growth(steep + steady, 99.5) == pytest.approx(1.0)
+
+
 def test_a_short_run_judges_no_memory() -> None:
     assert growth([(float(second), 100.0 * second) for second in range(50)]) is None
+
+
+@pytest.mark.weights
+def test_a_served_crowd_leaves_nothing_behind() -> None:
+    told: list[str] = []
+    with served() as server:
+        assert soak_server(server, minutes=0.1, embedded=1, mock=6, seed=3, tell=told.append) == []
+    answers = json.loads(told[-1])
+    assert {name.split()[0] for name in answers} >= {"streamed", "plain", "left"}

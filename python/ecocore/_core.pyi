@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Batch",
     "EventBatch",
+    "EventDecoder",
     "EventRow",
     "GgufFile",
     "Grammar",
@@ -517,6 +518,26 @@ class EventRow:
         """Of a failed event; else empty."""
 
 @final
+class EventDecoder:
+    """Events of one request from the bytes that another process made of them with `SseWriter.open(form="events")`.
+
+    Whatever arrives is an event or an error; memory is in proportion to the bytes that came.
+    """
+
+    def __new__(cls, request_id: int, choices: int) -> Self:
+        """The events will carry `request_id`, whichever they had there; the request has so many choices."""
+
+    def push(self, piece: bytes) -> EventBatch:
+        """The events that became whole with this piece. Raises InternalError for what are no events, and ever after."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice ended, and nothing came behind that."""
+
+    def fail(self, code: str, message: str) -> EventBatch:
+        """A failed event for each choice that did not end; afterwards all have ended."""
+
+@final
 class SseWriter:
     """Events to the bytes of HTTP answers, streamed or plain, without a Python object per token.
 
@@ -536,7 +557,7 @@ class SseWriter:
         choices: int = 1,
         include_usage: bool = False,
         logprobs: bool = False,
-        form: Literal["chat", "completion", "response"] = "chat",
+        form: Literal["chat", "completion", "response", "events"] = "chat",
         service_tier: str | None = None,
         prompts: int = 1,
         echo: Sequence[str] = (),
@@ -550,7 +571,8 @@ class SseWriter:
         `prompts`: how many the choices answer, each as many of them; see `join`. For completions, `echo`: texts of the
         prompts if they come before the answers; `echo_hidden`: leading tokens of each that are no part of its text;
         `prompt_only`: nothing that is drawn is told. For responses, `fields`:
-        members of the answer that the request settled, as JSON text with a comma before each.
+        members of the answer that the request settled, as JSON text with a comma before each. The form "events" is for
+        `EventDecoder`: an answer that fails ends with that event, and `failure` stays None.
         """
 
     def join(self, request_id: int, into: int, first_choice: int) -> None:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
 
 import typer
@@ -12,8 +13,10 @@ import typer
 from ecocore.errors import EcocoreError, InvalidConfiguration, InvalidRequest
 
 if TYPE_CHECKING:
-    from ecocore.config import ModelChoice, RuntimeConfig
+    from ecocore.config import ModelChoice, RuntimeConfig, ServerConfig
     from ecocore.events import Finished, TextDelta
+    from ecocore.prompt.images.loader import ImageLoader
+    from ecocore.regions.region import Region
     from ecocore.runtime import Runtime
     from ecocore.server.serve import Welcome
 
@@ -105,6 +108,9 @@ def serve(
     ] = None,
     no_remote_images: Annotated[bool, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = False,
     metrics_port: Annotated[int | None, typer.Option(help="Show /metrics on this port, and not on the other.")] = None,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Run each engine in a process of its own, started again if lost.")
+    ] = False,
     log_level: Annotated[str | None, typer.Option(help="info writes a line for each request.", show_default="warning")] = None,
 ) -> None:
     """Serve models over HTTP: the embedded one, and those of --model beside it.
@@ -121,6 +127,7 @@ def serve(
             "allow_image_origin": allow_image_origin,
             "no_remote_images": no_remote_images or None,
             "metrics_port": metrics_port,
+            "isolate": isolate or None,
             "log_level": log_level,
         }
     )
@@ -138,7 +145,6 @@ def serve(
     )
 
     from ecocore.prompt.images.loader import ImageLoader
-    from ecocore.regions.local import LocalRegion
     from ecocore.server import serve as serving
     from ecocore.server.tidy import share_one_pool
 
@@ -152,12 +158,45 @@ def serve(
         if server.metrics_port is not None:
             metrics = stack.enter_context(serving.bind(server.host, server.metrics_port))
         _check_database(server.database_url)
-        regions = []
-        for choice in _choices(config):
-            region = LocalRegion(stack.enter_context(_load(choice, config)), images)
-            stack.callback(region.close)
-            regions.append(region)
+        regions = [
+            _isolated(choice, config, server, stack) if server.isolate else _in_this_process(choice, config, images, stack)
+            for choice in _choices(config)
+        ]
         serving.serve(regions, server.database_url, listening, _welcome, metrics=metrics, log_level=server.log_level)
+
+
+@app.command(hidden=True)
+def engine(
+    settings: Annotated[str, typer.Argument(help="JSON of the model and of how to run it.")],
+    *,
+    socket: Annotated[Path, typer.Option(help="Where to listen.")],
+) -> None:
+    """One engine in a process of its own. `serve --isolate` starts it, and ends it with itself."""
+    from ecocore.regions.parent import Parent
+
+    parent = Parent.adopt(socket)
+
+    from ecocore.config import ModelChoice, RuntimeConfig, ServerConfig
+    from ecocore.prompt.images.loader import ImageLoader
+    from ecocore.regions.contract import spelled
+    from ecocore.server.engine import serve_engine
+    from ecocore.server.tidy import share_one_pool
+
+    share_one_pool()
+    told = json.loads(settings)
+    server = ServerConfig.read(told["server"])
+    # The models in the environment are the server's; here is one of them.
+    config = RuntimeConfig.read({**told["runtime"], "model": ()})
+    choice = told["model"] and ModelChoice(told["model"]["name"], told["model"]["path"] and Path(told["model"]["path"]))
+    with ExitStack() as stack:
+        try:
+            images = ImageLoader(allowed_origins=server.allow_image_origin, remote=not server.no_remote_images)
+            region = _in_this_process(choice, config, images, stack)
+        except EcocoreError as error:
+            # The server says it, in the way that it says everything.
+            parent.tell({"failed": spelled(error)})
+            raise typer.Exit(EXIT_FAILED) from None
+        serve_engine(region, socket, parent.tell, log_level=server.log_level)
 
 
 @keys_app.command("create")
@@ -359,6 +398,30 @@ def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
         capacity=capacity,
         model_id=name,
     )
+
+
+def _in_this_process(choice: "ModelChoice | None", config: "RuntimeConfig", images: "ImageLoader", stack: ExitStack) -> "Region":
+    from ecocore.regions.local import LocalRegion
+
+    region = LocalRegion(stack.enter_context(_load(choice, config)), images)
+    stack.callback(region.close)
+    return region
+
+
+def _isolated(choice: "ModelChoice | None", config: "RuntimeConfig", server: "ServerConfig", stack: ExitStack) -> "Region":
+    from ecocore.regions.child import ChildRegion
+    from ecocore.weights.embedded import EMBEDDED_MODEL_ID
+
+    settings = {
+        "model": choice and {"name": choice.name, "path": choice.path and str(choice.path)},
+        "runtime": config.model_dump(mode="json", exclude={"model"}),
+        "server": server.model_dump(mode="json", include={"allow_image_origin", "no_remote_images", "log_level"}),
+    }
+    # -P: what lies in the folder that the server was started in is not for importing.
+    command = [sys.executable, "-P", "-m", "ecocore", "engine", json.dumps(settings)]
+    region = ChildRegion.start(choice.name if choice else EMBEDDED_MODEL_ID, command)
+    stack.callback(region.close)
+    return region
 
 
 async def _open(url: str) -> Any:

@@ -112,6 +112,7 @@ class ServerConfig(BaseSettings):
     database: str | None = None
     allow_image_origin: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     no_remote_images: bool = False
+    isolate: bool = False
     log_level: Literal["warning", "info"] = "warning"
 
     @classmethod

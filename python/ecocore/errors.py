@@ -12,9 +12,15 @@ EcocoreError
 │   ├── QueueFull                  too many requests are waiting
 │   └── KeyQueueFull               too many requests of one key are waiting
 ├── EngineFailure                  a step of the engine failed; the request is lost
+├── RegionUnavailable              no engine that could run the request runs at the moment; retry
 ├── RuntimeClosed                  the runtime was closed
 └── InternalError                  a broken rule between our own rooms; please report it
 """
+
+from typing import Final
+
+ENGINE_LOST: Final = "engine_lost"
+"""The code of a choice whose engine ended before it did."""
 
 
 class EcocoreError(Exception):
@@ -88,6 +94,10 @@ class EngineFailure(EcocoreError):
         self.code = code
 
 
+class RegionUnavailable(EcocoreError):
+    """No engine that could run the request runs at the moment; it is being started again, so retry in a few seconds."""
+
+
 class RuntimeClosed(EcocoreError):
     """The runtime was closed."""
 
@@ -100,6 +110,8 @@ def failure(code: str, message: str) -> EcocoreError:
     """What the engine told of a failed choice, as an exception."""
     if code == "runtime_closed":
         return RuntimeClosed(message)
+    if code == ENGINE_LOST:
+        return RegionUnavailable(message)
     if code == "grammar_too_complex":
         # Found while drawing, and yet the fault of the schema: a client that asked again would only see it again.
         return InvalidRequest(None, message, "invalid_json_schema")

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod error;
 pub mod event;
+pub mod event_codec;
 pub mod gguf;
 pub mod gguf_vocab;
 pub mod grammar;

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::event::{EventBatch, EventKind, Usage};
+use crate::event_codec;
 
 use answer::{Spelling, error_event};
 
@@ -23,6 +24,8 @@ pub enum Form {
     Completion,
     /// `response` and the events of its making.
     Response,
+    /// The events themselves, for another process; see [`crate::event_codec`].
+    Events,
 }
 
 impl Form {
@@ -32,7 +35,10 @@ impl Form {
             "chat" => Ok(Self::Chat),
             "completion" => Ok(Self::Completion),
             "response" => Ok(Self::Response),
-            _ => Err(Error::parameter("form", "must be \"chat\", \"completion\" or \"response\"")),
+            "events" => Ok(Self::Events),
+            _ => {
+                Err(Error::parameter("form", "must be \"chat\", \"completion\", \"response\" or \"events\""))
+            }
         }
     }
 }
@@ -213,7 +219,8 @@ enum Phase {
 
 #[derive(Debug)]
 struct Answer {
-    spelling: Spelling,
+    /// None: events are handed on as they are.
+    spelling: Option<Spelling>,
     /// Rendered and not yet taken.
     buffer: Vec<u8>,
     /// Bytes of the buffer that one event made, at most.
@@ -245,6 +252,9 @@ impl Answer {
     }
 
     fn push(&mut self, choice: u32, kind: &EventKind) {
+        if self.spelling.is_none() {
+            return self.hand_on(choice, kind);
+        }
         if let EventKind::Failed { code, message } = kind {
             return self.fail(code, message);
         }
@@ -254,20 +264,19 @@ impl Answer {
             Some(Phase::Started) => {}
             Some(Phase::Waiting) => self.start(choice),
         }
+        let Some(spelling) = &mut self.spelling else { return };
         match kind {
-            EventKind::Prompt { logprobs } => self.spelling.prompt(choice, logprobs, &mut self.buffer),
-            EventKind::Text { text, logprobs } => {
-                self.spelling.text(choice, text, logprobs, &mut self.buffer)
-            }
-            EventKind::Reasoning { text } => self.spelling.reasoning(choice, text, &mut self.buffer),
+            EventKind::Prompt { logprobs } => spelling.prompt(choice, logprobs, &mut self.buffer),
+            EventKind::Text { text, logprobs } => spelling.text(choice, text, logprobs, &mut self.buffer),
+            EventKind::Reasoning { text } => spelling.reasoning(choice, text, &mut self.buffer),
             EventKind::ToolCall { index, id, name } => {
-                self.spelling.tool_call(choice, *index, id, name, &mut self.buffer)
+                spelling.tool_call(choice, *index, id, name, &mut self.buffer)
             }
             EventKind::ToolArguments { index, text } => {
-                self.spelling.tool_arguments(choice, *index, text, &mut self.buffer)
+                spelling.tool_arguments(choice, *index, text, &mut self.buffer)
             }
             EventKind::Finished { reason, usage } => {
-                self.spelling.finish(choice, *reason, &mut self.buffer);
+                spelling.finish(choice, *reason, &mut self.buffer);
                 self.choices[choice as usize] = Phase::Finished;
                 self.finish_choice(choice, *usage);
             }
@@ -275,12 +284,32 @@ impl Answer {
         }
     }
 
+    /// An event of an answer that is not spelled. A failure is an event as well: who gets them ends with it.
+    fn hand_on(&mut self, choice: u32, kind: &EventKind) {
+        let Some(phase) = self.choices.get_mut(choice as usize) else {
+            return self.fail("internal_error", "an event names a choice that was not asked for");
+        };
+        if *phase == Phase::Finished {
+            return;
+        }
+        event_codec::encode(choice, kind, &mut self.buffer);
+        match kind {
+            EventKind::Finished { usage, .. } => {
+                *phase = Phase::Finished;
+                self.finish_choice(choice, *usage);
+            }
+            EventKind::Failed { .. } => self.progress = Progress::Broken,
+            _ => {}
+        }
+    }
+
     /// Starts the choices up to this one: clients number them in the order in which they appear.
     fn start(&mut self, choice: u32) {
+        let Some(spelling) = &mut self.spelling else { return };
         for (index, phase) in (0..=choice).zip(&mut self.choices) {
             if *phase == Phase::Waiting {
                 *phase = Phase::Started;
-                self.spelling.start(index, &mut self.buffer);
+                spelling.start(index, &mut self.buffer);
             }
         }
     }
@@ -302,13 +331,15 @@ impl Answer {
                 completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
                 reasoning_tokens: total.reasoning_tokens.saturating_add(usage.reasoning_tokens),
             });
-            self.spelling.end(total, &mut self.buffer);
+            if let Some(spelling) = &mut self.spelling {
+                spelling.end(total, &mut self.buffer);
+            }
             self.progress = Progress::Finished(total);
         }
     }
 
     fn fail(&mut self, code: &str, message: &str) {
-        if self.taken {
+        if self.taken && self.spelling.is_some() {
             error_event(code, message, &mut self.buffer);
             self.progress = Progress::Broken;
         } else {

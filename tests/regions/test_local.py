@@ -33,7 +33,7 @@ async def test_a_request_is_judged_then_started_and_its_events_carry_its_id(mock
     unsubscribe = region.subscribe(on_step)
     first, second = await asyncio.gather(region.prepare(request(max_tokens=3)), region.prepare(request()))
     assert first.request_id != second.request_id
-    first.start(Owner(b"salt"))
+    await first.start(Owner(b"salt"))
     assert await asyncio.to_thread(ended.wait, 10)
     unsubscribe()
     assert set(seen) == {first.request_id}
@@ -69,7 +69,7 @@ async def test_a_request_with_images_is_prepared_once_and_its_prompt_shows_them(
         url = "data:image/png;base64," + base64.b64encode(encoded(picture(8, 8, seed))).decode()
         content = [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {"url": url}}]
         admission = await region.prepare(request(messages=[{"role": "user", "content": content}], cache_salt="mine"))
-        admission.start(Owner(b"salt"))
+        await admission.start(Owner(b"salt"))
     assert len(prepared) == 3
     digests = [prompt.image_digest for prompt in submitted]
     assert digests[0] == digests[2] != digests[1]

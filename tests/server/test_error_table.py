@@ -23,6 +23,8 @@ from ecocore.server.wire import MAX_ERROR_BYTES, error_body
         (errors.Overloaded("full"), 503, "server_error", "overloaded", None),
         (errors.QueueFull("full"), 503, "server_error", "overloaded", None),
         (errors.RuntimeClosed("closed"), 503, "server_error", "shutting_down", None),
+        (errors.RegionUnavailable("the engine does not run"), 503, "server_error", "all_regions_unavailable", None),
+        (errors.failure("engine_lost", "it stopped"), 503, "server_error", "all_regions_unavailable", None),
         (errors.EngineFailure("engine_error", "lost"), 500, "server_error", "engine_error", None),
         (errors.failure("engine_error", "lost"), 500, "server_error", "engine_error", None),
         (errors.failure("runtime_closed", "closed"), 503, "server_error", "shutting_down", None),
@@ -39,7 +41,6 @@ from ecocore.server.wire import MAX_ERROR_BYTES, error_body
         (error_table.EncodingUnsupported("no"), 415, "invalid_request_error", None, None),
         (error_table.HeadersTooLarge("no"), 431, "invalid_request_error", None, None),
         (error_table.ServerBusy("no"), 503, "server_error", "overloaded", None),
-        (error_table.RegionDown("the engine does not run"), 503, "server_error", "all_regions_unavailable", None),
         (error_table.ShuttingDown(), 503, "server_error", "shutting_down", None),
         (HTTPException(404), 404, "invalid_request_error", None, None),
         (HTTPException(405, headers={"Allow": "GET"}), 405, "invalid_request_error", None, None),
@@ -56,7 +57,12 @@ def test_every_exception_has_its_status(error: Exception, status: int, kind: str
 
 
 def test_what_may_be_retried_says_when() -> None:
-    for error in (errors.QueueFull("full"), errors.RuntimeClosed("closed"), DatabaseUnavailable("locked")):
+    for error in (
+        errors.QueueFull("full"),
+        errors.RuntimeClosed("closed"),
+        errors.RegionUnavailable("down"),
+        DatabaseUnavailable("locked"),
+    ):
         assert int(dict(api_error(error).headers)["retry-after"]) >= 1
 
 

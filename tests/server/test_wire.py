@@ -58,7 +58,7 @@ async def test_an_answer_is_delivered_whole(mock: Runtime, *, stream: bool) -> N
     async with outbox.running():
         admission = await region.prepare(request(stream=stream, max_tokens=500))
         with outbox.open([admission], Told.chat(request(stream=stream))) as answer:
-            admission.start(Owner())
+            await admission.start(Owner())
             pieces = []
             while piece := await answer.take():
                 pieces.append(piece)
@@ -73,7 +73,7 @@ async def test_an_answer_that_is_left_is_forgotten_everywhere(mock: Runtime) -> 
     async with outbox.running():
         admission = await region.prepare(request(stream=True))
         with outbox.open([admission], Told.chat(request(stream=True))) as answer:
-            admission.start(Owner())
+            await admission.start(Owner())
             assert await answer.take()
         assert outbox.writer.is_finished(admission.request_id)
         assert outbox.writer.buffered(admission.request_id) == 0
@@ -109,7 +109,7 @@ async def test_only_an_answer_that_goes_on_may_be_too_much_for_its_reader(mock: 
     async with outbox.running():
         admission = await region.prepare(asked)
         with outbox.open([admission], told) as answer:
-            admission.start(Owner())
+            await admission.start(Owner())
             sending = asyncio.create_task(answer.send(send, await answer.take()))
             # Neither wakes anybody while bytes wait.
             while not (outbox.writer.is_finished(answer.request_id) or answer._failure):  # noqa: ASYNC110

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
@@ -42,6 +43,10 @@ class LocalRegion:
         """See `Region.is_alive`."""
         return self._runtime.is_alive
 
+    def connected(self) -> AbstractAsyncContextManager[object]:
+        """See `Region.connected`; a runtime is there at all times."""
+        return nullcontext()
+
     def stats(self) -> Mapping[str, int]:
         """See `Region.stats`."""
         return self._runtime.stats()
@@ -66,7 +71,7 @@ class LocalRegion:
         request_id = self._runtime.new_request_id()
         params = request.sampling()
 
-        def start(owner: Owner) -> None:
+        async def start(owner: Owner) -> None:
             self._runtime.submit(
                 prompt, params, request_id=request_id, n=request.n, salt=owner.salt, key=owner.key, priority=request.priority
             )

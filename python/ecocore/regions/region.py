@@ -1,6 +1,7 @@
 """The door of every place that can run requests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,11 +24,11 @@ class Owner:
 class Admission:
     """A request that its region has judged and will run when told.
 
-    Its events carry `request_id`. `start(owner)` sets it off and raises Overloaded or RuntimeClosed.
+    Its events carry `request_id`. Awaiting `start(owner)` sets it off; it raises RegionUnavailable, Overloaded or RuntimeClosed.
     """
 
     request_id: int
-    start: Callable[[Owner], None]
+    start: Callable[[Owner], Awaitable[None]]
 
 
 class Region(Protocol):
@@ -61,6 +62,9 @@ class Region(Protocol):
     def abilities(self) -> tuple[str, ...]:
         """What the model can do, for the list of models: "text", "json", "tools", perhaps "images" and "reasoning"."""
 
+    def connected(self) -> AbstractAsyncContextManager[object]:
+        """Inside, requests may be prepared and run, on the event loop that entered."""
+
     def stats(self) -> Mapping[str, int]:
         """Counts for metrics. Quick, from any thread.
 
@@ -75,7 +79,10 @@ class Region(Protocol):
         """Text of ids. Raises InvalidParameter("ids") for one that is no token."""
 
     async def prepare(self, request: ChatRequest) -> Admission:
-        """Judges a request: template, tokens, context, images. Raises InvalidRequest kinds, Overloaded, RuntimeClosed."""
+        """Judges a request: template, tokens, context, images. Raises InvalidRequest kinds, Overloaded, RuntimeClosed.
+
+        Where the engine may be lost without its server, this and the two above raise RegionUnavailable too.
+        """
 
     async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int], *, scores: bool) -> Admission:
         """As `prepare`, but what is continued is a text or token ids; the request's messages are not looked at.

@@ -231,6 +231,10 @@ class ChatRequest(JsonObject):
         if last.role != "assistant" or not last.text:
             raise InvalidParameter("continue_final_message", "needs an assistant message with text at the end", "invalid_value")
 
+    def told_again(self) -> dict[str, Any]:
+        """JSON of which `parse` makes an equal request."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
     @property
     def tool_choice(self) -> ToolChoice:
         """Which tools may be called, and whether one must be."""

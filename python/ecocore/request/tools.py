@@ -15,6 +15,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     Tag,
+    model_serializer,
     model_validator,
 )
 
@@ -78,6 +79,11 @@ class Tool(JsonObject):
         # Members that nobody here knows are shown to the model all the same.
         bounded(self._sent)
         return self
+
+    @model_serializer
+    def _told_again(self) -> dict[str, Any]:
+        # A copy that forgot what nobody here knows would be shown to the model otherwise.
+        return {**self._sent, "function": {**self._sent["function"], "strict": self.strict}}
 
     @property
     def name(self) -> str:

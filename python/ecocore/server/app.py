@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ecocore.accounts.keys import KeyStore
+from ecocore.errors import RegionUnavailable
 from ecocore.regions.region import Region
 from ecocore.server import openapi
 from ecocore.server.auth import Policy, PolicyRoute, enforce
 from ecocore.server.chat import ChatCompletions
 from ecocore.server.completions import Completions
-from ecocore.server.error_table import RegionDown, ShuttingDown
+from ecocore.server.error_table import ShuttingDown
 from ecocore.server.guard import BodyReader, Guard, Limits
 from ecocore.server.intake import Intake
 from ecocore.server.metrics import Metrics
@@ -30,8 +31,8 @@ from ecocore.server.wire import Outbox, Pace
 class Service:
     """What all routes share: the models, the keys, and the answers on their way."""
 
-    def __init__(self, regions: Iterable[Region], keys: KeyStore, pace: Pace) -> None:
-        """The first of two regions with one name counts."""
+    def __init__(self, regions: Iterable[Region], keys: KeyStore | None, pace: Pace) -> None:
+        """The first of two regions with one name counts. Without `keys`, whoever gets to the server may use it."""
         self.models = ModelList(regions)
         self.keys = keys
         self.outboxes = {region.model_id: Outbox(region, pace) for region in self.models}
@@ -43,6 +44,7 @@ class Service:
         """Answers are delivered while inside."""
         async with AsyncExitStack() as stack:
             for outbox in self.outboxes.values():
+                await stack.enter_async_context(outbox.region.connected())
                 await stack.enter_async_context(outbox.running())
             yield
 
@@ -61,13 +63,17 @@ class Service:
             raise ShuttingDown
         for region in self.models:
             if not region.is_alive:
-                raise RegionDown(f"the engine of {region.model_id} does not run; restart the server and see its log")
-        await self.keys.is_empty()
+                raise RegionUnavailable(f"the engine of {region.model_id} does not run; the server's log tells why")
+        if self.keys is not None:
+            await self.keys.is_empty()
         return JSONResponse({"status": "ready"})
 
 
-def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Starlette:
-    """The ASGI application; `metrics`: whether it shows them. Raises InternalError if a route does not say who may use it."""
+def create_app(service: Service, limits: Limits, *, metrics: bool = True, before: Sequence[PolicyRoute] = ()) -> Starlette:
+    """The ASGI application; `metrics`: whether it shows them; `before`: routes that count before the API's own.
+
+    Raises InternalError if a route does not say who may use it.
+    """
     intake = Intake(BodyReader(limits))
     chat = ChatCompletions(service.models, service.outboxes, intake)
     completions = Completions(service.models, service.outboxes, intake)
@@ -89,7 +95,7 @@ def create_app(service: Service, limits: Limits, *, metrics: bool = True) -> Sta
         PolicyRoute("/static/{name}", pages.file, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/", pages.index, methods=["GET"], policy=Policy.OPEN),
     ]
-    return _app(service, limits, [*routes, *_metrics(service)] if metrics else routes)
+    return _app(service, limits, [*before, *routes, *_metrics(service)] if metrics else [*before, *routes])
 
 
 def create_metrics_app(service: Service, limits: Limits) -> Starlette:

@@ -15,6 +15,7 @@ from ecocore.errors import InternalError
 from ecocore.server.error_table import KeyInvalid, KeyMissing
 
 _OWNER: Final = "ecocore.key_owner"
+_NOBODY: Final = KeyOwner(account_id=0, account="", key_name="", key_id=0)
 
 
 class Policy(Enum):
@@ -33,13 +34,16 @@ class PolicyRoute(Route):
         self.policy = policy
 
 
-def enforce(routes: Sequence[BaseRoute], keys: KeyStore) -> list[BaseRoute]:
-    """Puts the key check before the routes that want it. Raises InternalError for a route without a policy."""
+def enforce(routes: Sequence[BaseRoute], keys: KeyStore | None) -> list[BaseRoute]:
+    """Puts the key check before the routes that want it. Raises InternalError for a route without a policy.
+
+    Without `keys`, whoever gets to the server may use them: the socket is what is guarded.
+    """
     for route in routes:
         if not isinstance(route, PolicyRoute):
             raise InternalError(f"the route {getattr(route, 'path', route)} does not say who may use it")
         if route.policy is Policy.KEY:
-            route.app = _KeyCheck(route.app, keys)
+            route.app = _KeyCheck(route.app, keys) if keys is not None else _NoCheck(route.app)
     return list(routes)
 
 
@@ -60,6 +64,14 @@ class _KeyCheck:
         if owner is None:
             raise KeyInvalid("the API key is not valid; make one with: ecocore keys create --name NAME")
         await self._app({**scope, _OWNER: owner}, receive, send)
+
+
+class _NoCheck:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, _OWNER: _NOBODY}, receive, send)
 
 
 def _bearer(scope: Scope) -> str:

@@ -63,7 +63,7 @@ async def _answer(
         sender = key_owner(scope)
         owner = Owner(salt=b"account %d" % sender.account_id, key=sender.key_id)
         while ready.admissions:
-            ready.admissions.pop(0).start(owner)
+            await ready.admissions.pop(0).start(owner)
         # What is to be echoed is the writer's now.
         del ready
         await deliver(answer, stream=stream, scope=scope, send=send)

@@ -10,7 +10,16 @@ from typing import Final, NamedTuple
 from starlette.exceptions import HTTPException
 
 from ecocore.accounts.database import DatabaseUnavailable
-from ecocore.errors import EcocoreError, EngineFailure, InvalidRequest, KeyQueueFull, ModelNotFound, Overloaded, RuntimeClosed
+from ecocore.errors import (
+    EcocoreError,
+    EngineFailure,
+    InvalidRequest,
+    KeyQueueFull,
+    ModelNotFound,
+    Overloaded,
+    RegionUnavailable,
+    RuntimeClosed,
+)
 
 
 class Refusal(EcocoreError):
@@ -59,10 +68,6 @@ class AnswerTooSlow(Refusal):
 
 class ServerBusy(Refusal):
     """The server itself holds as much as it may."""
-
-
-class RegionDown(Refusal):
-    """A model's engine does not run."""
 
 
 class ShuttingDown(Refusal):
@@ -116,7 +121,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     ServerBusy: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
     KeyQueueFull: Row(429, _RATE, "rate_limit_exceeded", headers=_RETRY_SOON),
     Overloaded: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
-    RegionDown: Row(503, _SERVER, "all_regions_unavailable", headers=_RETRY_LATER),
+    RegionUnavailable: Row(503, _SERVER, "all_regions_unavailable", headers=_RETRY_LATER),
     RuntimeClosed: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
     ShuttingDown: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
     DatabaseUnavailable: Row(

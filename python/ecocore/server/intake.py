@@ -24,9 +24,10 @@ Parsed = TypeVar("Parsed")
 class Intake:
     """Reads and parses bodies for all endpoints."""
 
-    def __init__(self, bodies: BodyReader) -> None:
-        """`bodies`: counts the memory of all of them."""
+    def __init__(self, bodies: BodyReader, decode: Callable[[bytes], dict[str, Any]] = parse_object) -> None:
+        """`bodies`: counts the memory of all of them. `decode`: how JSON is read; unless given, as from strangers."""
         self._bodies = bodies
+        self._decode = decode
         self._parsing = asyncio.Semaphore(PARSE_WORKERS)
 
     async def read(self, scope: Scope, receive: Receive, parse: Callable[[Mapping[str, Any]], Parsed]) -> Parsed:
@@ -41,8 +42,8 @@ class Intake:
         """`read`; the body's bytes count as held until the block ends, for a request that may keep them in itself."""
         async with self._bodies.read(scope, receive) as body:
             if len(body) <= PARSE_INLINE_BYTES:
-                yield parse(parse_object(body))
+                yield parse(self._decode(body))
             else:
                 async with self._parsing:
-                    parsed = await asyncio.to_thread(lambda: parse(parse_object(body)))
+                    parsed = await asyncio.to_thread(lambda: parse(self._decode(body)))
                 yield parsed

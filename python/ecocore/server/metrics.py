@@ -35,6 +35,7 @@ _COUNTERS: Final = {
     "num_preemptions": ("preemptions", "How often a sequence gave its memory to another."),
     "prompt_tokens": ("prompt_tokens", "Prompt tokens of the sequences that were admitted."),
     "generation_tokens": ("generation_tokens", "Tokens that were drawn."),
+    "engine_restarts": ("restarts", "How often the engine's process was started again."),
 }
 _HISTOGRAMS: Final = {
     "time_to_first_token_seconds": "From the moment a request was understood to its first token, for each choice.",
@@ -96,7 +97,7 @@ class _Engines(Collector):
         for name, (key, what) in _COUNTERS.items():
             counter = CounterMetricFamily(PREFIX + name, what, labels=MODEL)
             for model, stats in counts:
-                counter.add_metric([model], stats[key])
+                counter.add_metric([model], stats.get(key, 0))
             yield counter
         yield from self._requests()
 

@@ -8,6 +8,7 @@ refusals have no body. See docs/http-server.md.
 import asyncio
 import errno
 import logging
+import os
 import re
 import signal
 import socket
@@ -17,7 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 import h11
 import hypercorn.asyncio.run
@@ -47,6 +49,8 @@ MAX_CONNECTIONS: Final = 4096
 KEEP_ALIVE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 5.0
+ENGINE_POLL_SECONDS: Final = 0.1
+ENGINE_FAREWELL_SECONDS: Final = 0.2
 MAX_PIPELINED_BYTES: Final = 64 * 1024
 # Twice what the guard allows, so that it is the guard who refuses, with its reason.
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -83,6 +87,14 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
+def bind_unix(path: Path) -> socket.socket:
+    """As `bind`, for a socket that has its place in a folder."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.setblocking(False)
+    listening.bind(str(path))
+    return listening
+
+
 def serve(
     regions: Sequence[Region],
     database_url: str,
@@ -106,6 +118,46 @@ def serve(
         await serve_until(stop, regions, database_url, listening, announce, metrics=metrics)
 
     asyncio.run(until_signal())
+
+
+def serve_child(
+    app: ASGIApp,
+    listening: socket.socket,
+    opened: Callable[[], None],
+    is_alive: Callable[[], bool],
+    *,
+    name: str,
+    log_level: str,
+) -> NoReturn:
+    """Answers for one engine, on a socket that its server alone reaches, and ends the process with the engine.
+
+    `opened` is called when the socket is open. `name` stands in each line of the log.
+    """
+    _log_to_stderr(log_level, name)
+    # The server has a line for each request already.
+    logging.getLogger("ecocore.access").setLevel(logging.WARNING)
+    _allow_many_connections()
+
+    async def until_the_end() -> None:
+        asyncio.get_running_loop().set_exception_handler(_on_loop_error)
+
+        async def trigger() -> None:
+            opened()
+            await asyncio.Event().wait()
+
+        serving = asyncio.create_task(hypercorn_serve(app, _config([listening]), shutdown_trigger=trigger, mode="asgi"))  # type: ignore[arg-type]
+        while is_alive() and not serving.done():
+            await asyncio.wait({serving}, timeout=ENGINE_POLL_SECONDS)
+        if serving.done():
+            await serving
+        # The last events are on their way.
+        await asyncio.sleep(ENGINE_FAREWELL_SECONDS)
+
+    try:
+        asyncio.run(until_the_end())
+    finally:
+        # Whoever started this process starts another. Nothing here is worth waiting for.
+        os._exit(1)
 
 
 async def serve_until(
@@ -382,10 +434,12 @@ class _Redacted(logging.Formatter):
         return self._KEY.sub("eco_[redacted]", super().format(record))
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, name: str | None = None) -> None:
+    """`name`: of the one engine that this process runs."""
     # What Pillow remarks about strangers' files is of no use to whoever reads the log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    place = "" if name is None else "[" + name.replace("%", "%%") + "] "
+    handler.setFormatter(_Redacted(f"%(asctime)s %(levelname)s {place}%(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("ecocore").setLevel(level.upper())

@@ -73,7 +73,7 @@ class Pace:
 class Told:
     """How an answer is told; the fields are those of `SseWriter.open`."""
 
-    form: Literal["chat", "completion", "response"]
+    form: Literal["chat", "completion", "response", "events"]
     id_prefix: str
     model: str
     stream: bool

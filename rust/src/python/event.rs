@@ -1,10 +1,14 @@
-//! `EventBatch` and `EventRow` as Python sees them.
+//! `EventBatch`, `EventRow` and `EventDecoder` as Python sees them.
+
+use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustc_hash::FxHashSet;
 
+use super::OrRaise;
 use crate::event::{Event, EventBatch, EventKind, TokenLogprob, Usage};
+use crate::event_codec::EventDecoder;
 
 /// See `_core.pyi`.
 #[pyclass(name = "EventBatch", module = "ecocore._core", frozen)]
@@ -157,7 +161,35 @@ pub(super) fn usage_tuple(usage: Usage) -> UsageTuple {
     (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens)
 }
 
+const UNBROKEN: &str = "no call panics while it holds the lock";
+
+/// See `_core.pyi`.
+#[pyclass(name = "EventDecoder", module = "ecocore._core", frozen)]
+pub struct PyEventDecoder(Mutex<EventDecoder>);
+
+#[pymethods]
+impl PyEventDecoder {
+    #[new]
+    fn new(request_id: u64, choices: u32) -> Self {
+        Self(Mutex::new(EventDecoder::new(request_id, choices)))
+    }
+
+    fn push(&self, py: Python<'_>, piece: &[u8]) -> PyResult<PyEventBatch> {
+        self.0.lock().expect(UNBROKEN).push(piece).or_raise(py).map(PyEventBatch)
+    }
+
+    #[getter]
+    fn is_complete(&self) -> bool {
+        self.0.lock().expect(UNBROKEN).is_complete()
+    }
+
+    fn fail(&self, code: &str, message: &str) -> PyEventBatch {
+        PyEventBatch(self.0.lock().expect(UNBROKEN).fail(code, message))
+    }
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyEventBatch>()?;
+    module.add_class::<PyEventDecoder>()?;
     module.add_class::<PyEventRow>()
 }

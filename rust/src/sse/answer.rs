@@ -22,12 +22,14 @@ pub(super) enum Spelling {
 }
 
 impl Spelling {
-    pub(super) fn new(options: &AnswerOptions) -> Self {
+    /// None for events, which are not spelled.
+    pub(super) fn new(options: &AnswerOptions) -> Option<Self> {
         match (options.form, options.stream) {
-            (Form::Chat, true) => Self::Stream(Stream::new(options)),
-            (Form::Chat, false) => Self::Plain(Plain::new(options)),
-            (Form::Completion, _) => Self::Completion(Box::new(Completion::new(options))),
-            (Form::Response, _) => Self::Response(Box::new(Response::new(options))),
+            (Form::Chat, true) => Some(Self::Stream(Stream::new(options))),
+            (Form::Chat, false) => Some(Self::Plain(Plain::new(options))),
+            (Form::Completion, _) => Some(Self::Completion(Box::new(Completion::new(options)))),
+            (Form::Response, _) => Some(Self::Response(Box::new(Response::new(options)))),
+            (Form::Events, _) => None,
         }
     }
 

@@ -1,0 +1,268 @@
+"""The region in a process of its own: the door from asyncio to an engine that may be lost without its server.
+
+Takes requests as every region, sends them as the API's JSON to the process that `ChildProcess` watches over, and gives the
+events that come back. Whatever ends there, each request here ends with an event or an error.
+"""
+
+import asyncio
+import io
+import itertools
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Final, Self
+
+import aiohttp
+from yarl import URL
+
+from ecocore._core import EventBatch, EventDecoder
+from ecocore.errors import ENGINE_LOST, InternalError, InvalidParameter, RegionUnavailable, RuntimeClosed
+from ecocore.regions.child_process import ChildProcess, Watch
+from ecocore.regions.contract import ADMISSION, ADMISSIONS_PATH, EVENTS, owner_headers, rebuilt
+from ecocore.regions.region import Admission, Owner
+from ecocore.request import ChatRequest
+
+log = logging.getLogger(__name__)
+
+# The name stands in the Host header; the way there is the connector's.
+ENGINE: Final = URL("http://engine")
+# Shorter than the other side waits for the next request, so that none is sent into a connection that is being closed.
+KEEP_ALIVE_SECONDS: Final = 3.0
+
+# Spelling so much takes less time than handing it to a thread, and it goes out in one piece with its head.
+SHORT_MESSAGES: Final = 32
+SHORT_CHARACTERS: Final = 16 * 1024
+SHORT_BYTES: Final = 64 * 1024
+
+Fields = Callable[[], Mapping[str, Any]]
+
+
+class ChildRegion:
+    """Runs requests in a process of its own, which is started again whenever it ends."""
+
+    def __init__(self, process: ChildProcess) -> None:
+        """Use `start`."""
+        self._process = process
+        self.model_id: Final = process.facts.model_id
+        self.created: Final = process.facts.created
+        self.accepts_images: Final = process.facts.accepts_images
+        self._request_ids = itertools.count(1)
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._subscribers: tuple[Callable[[EventBatch], None], ...] = ()
+
+    @classmethod
+    def start(cls, name: str, command: Sequence[str], watch: Watch | None = None) -> Self:
+        """Starts the engine of `name` and waits until it answers. See `ChildProcess`."""
+        process = ChildProcess(name, command, watch)
+        try:
+            process.start()
+        except BaseException:
+            process.close()
+            raise
+        return cls(process)
+
+    @property
+    def context_length(self) -> int:
+        """See `Region.context_length`."""
+        return self._process.facts.context_length
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Region.fingerprint`."""
+        return self._process.facts.fingerprint
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """See `Region.abilities`."""
+        return self._process.facts.abilities
+
+    @property
+    def is_alive(self) -> bool:
+        """See `Region.is_alive`."""
+        return self._process.is_alive
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the engine's process, if there is one."""
+        return self._process.pid
+
+    def stats(self) -> Mapping[str, int]:
+        """See `Region.stats`; as of the last heartbeat, and `restarts`."""
+        return self._process.stats()
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """See `Region.connected`."""
+        connector = aiohttp.UnixConnector(str(self._process.socket_path), limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        self._loop = asyncio.get_running_loop()
+        # How long anything may take is the server's matter, and whether the other side lives is the watch's.
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        ) as session:
+            self._session = session
+            try:
+                yield
+            finally:
+                running = list(self._running.values())
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                self._session = self._loop = None
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """See `Region.tokenize`."""
+        fields = {"model": self.model_id, "prompt": text, "add_special_tokens": add_special_tokens}
+        tokens: list[int] = (await self._ask("/tokenize", lambda: fields, short=len(text) <= SHORT_CHARACTERS))["tokens"]
+        return tokens
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `Region.detokenize`."""
+        try:
+            fields = {"model": self.model_id, "tokens": list(token_ids)}
+            prompt: str = (await self._ask("/detokenize", lambda: fields, short=False))["prompt"]
+        except InvalidParameter as error:
+            # The endpoint has its own name for what is `ids` here.
+            raise InvalidParameter("ids", error.message) from None
+        return prompt
+
+    async def prepare(self, request: ChatRequest) -> Admission:
+        """See `Region.prepare`."""
+        return await self._admitted("/v1/chat/completions", request.told_again, request, short=_is_short(request))
+
+    async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int], *, scores: bool) -> Admission:
+        """See `Region.prepare_plain`."""
+
+        def fields() -> Mapping[str, Any]:
+            logprobs = {"logprobs": request.top_logprobs} if request.logprobs else {}
+            own = {"prompt": prompt, "max_tokens": request.token_limit, "echo": scores, **logprobs}
+            shared = request.told_again()
+            for name in ("messages", "logprobs", "top_logprobs"):
+                shared.pop(name, None)
+            return {**shared, **own}
+
+        return await self._admitted("/v1/completions", fields, request, short=len(prompt) <= SHORT_CHARACTERS)
+
+    async def _admitted(self, path: str, fields: Fields, request: ChatRequest, *, short: bool) -> Admission:
+        choices = request.n
+        name = (await self._ask(path, fields, short=short))["admission"]
+        request_id = next(self._request_ids)
+
+        async def start(owner: Owner) -> None:
+            headers = {"accept": EVENTS, **owner_headers(owner)}
+            response = await self._post(f"{ADMISSIONS_PATH}/{name}", None, headers)
+            await self._checked(response)
+            following = self._follow(response, EventDecoder(request_id, choices))
+            self._running[request_id] = task = asyncio.create_task(following)
+            task.add_done_callback(partial(self._leave, request_id, response))
+
+        return Admission(request_id, start)
+
+    async def _ask(self, path: str, fields: Fields, *, short: bool) -> Any:
+        # A long conversation takes a while to spell, and nobody else should wait for it.
+        body = _spelled(fields) if short else await asyncio.to_thread(_spelled, fields)
+        response = await self._post(path, body, {"accept": ADMISSION, "content-type": "application/json"})
+        del body
+        await self._checked(response)
+        return json.loads(await self._whole(response))
+
+    async def _post(self, path: str, body: bytes | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise RuntimeClosed("this region is not connected")
+        if not self.is_alive:
+            raise self._unavailable()
+        try:
+            # A file is sent in pieces, between which others have their turn.
+            data = body if body is None or len(body) <= SHORT_BYTES else io.BytesIO(body)
+            return await self._session.post(ENGINE.with_path(path), data=data, headers=headers)
+        except (aiohttp.ClientError, OSError):
+            raise self._unavailable() from None
+
+    async def _checked(self, response: aiohttp.ClientResponse) -> None:
+        """Raises what the other side raised."""
+        if response.status == 200:
+            return
+        body = await self._whole(response)
+        if response.content_type != ADMISSION:
+            raise InternalError(f"the engine of {self.model_id} answered {response.status}: {body[:200]!r}")
+        error = rebuilt(json.loads(body))
+        # The engine ends, and this server goes on.
+        raise self._unavailable() if isinstance(error, RuntimeClosed) else error
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        try:
+            return await response.read()
+        except (aiohttp.ClientError, OSError):
+            raise self._unavailable() from None
+
+    def _unavailable(self) -> RegionUnavailable:
+        return RegionUnavailable(f"the engine of {self.model_id} is being started again; retry in a few seconds")
+
+    # --- telling ----------------------------------------------------------------------------------------
+
+    async def _follow(self, response: aiohttp.ClientResponse, decoder: EventDecoder) -> None:
+        """Tells the events of a request as they come, and its loss if they end before they should."""
+        try:
+            with suppress(aiohttp.ClientError, OSError):
+                async for piece in response.content.iter_any():
+                    self._tell(decoder.push(piece))
+        except InternalError:
+            log.exception("the engine of %s is not understood", self.model_id)
+        if not decoder.is_complete:
+            words = f"the engine of {self.model_id} ended before the answer did; it is being started again"
+            self._tell(decoder.fail(ENGINE_LOST, words))
+
+    def _leave(self, request_id: int, response: aiohttp.ClientResponse, _following: object) -> None:
+        # Before the last event the other side sees this and stops; after it the connection has other uses already.
+        response.close()
+        self._running.pop(request_id, None)
+
+    def _tell(self, events: EventBatch) -> None:
+        if not len(events):
+            return
+        for subscriber in self._subscribers:
+            try:
+                subscriber(events)
+            except Exception:
+                log.exception("a subscriber of engine events failed")
+
+    def cancel(self, request_id: int) -> None:
+        """See `Region.cancel`."""
+        task = self._running.get(request_id)
+        if task is not None and self._loop is not None:
+            # A loop that is closed has let its tasks go already.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(task.cancel)
+
+    def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
+        """See `Region.subscribe`; the calls come on the event loop that is connected."""
+        self._subscribers = (*self._subscribers, callback)
+
+        def unsubscribe() -> None:
+            self._subscribers = tuple(one for one in self._subscribers if one is not callback)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.close()
+
+
+def _is_short(request: ChatRequest) -> bool:
+    if request.tools or request.response_format is not None or len(request.messages) > SHORT_MESSAGES:
+        return False
+    contents = [message.content for message in request.messages if not message.tool_calls]
+    texts = [content for content in contents if isinstance(content, str)]
+    return len(texts) == len(request.messages) and sum(map(len, texts)) <= SHORT_CHARACTERS
+
+
+def _spelled(fields: Fields) -> bytes:
+    return json.dumps(fields(), ensure_ascii=False).encode()
