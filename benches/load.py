@@ -221,7 +221,9 @@ async def _overload(served: Served, settings: Settings) -> list[Line]:
     ask = asking(tokens, "overload")
     with Client(served.endpoint) as client:
         await closed_loop(client, asking(tokens, "warm"), streams=OVERLOAD_SEQUENCES, count=OVERLOAD_SEQUENCES)
-        full = await closed_loop(client, asking(tokens, "peak"), streams=2 * OVERLOAD_SEQUENCES, seconds=settings.seconds / 3)
+        # Half as many wait as run, so that the engine is full and nobody is refused.
+        streams = OVERLOAD_SEQUENCES * 3 // 2
+        full = await closed_loop(client, asking(tokens, "peak"), streams=streams, seconds=settings.seconds / 3)
         peak = _served_in(full)
         cpu = served.cpu_seconds()
         load = await open_loop(client, ask, rate=OVERLOAD * peak, seconds=settings.seconds)
