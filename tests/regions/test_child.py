@@ -332,7 +332,7 @@ async def test_choices_that_had_ended_do_not_fail() -> None:
         await comes_back(child)
 
 
-async def test_a_step_that_fails_is_the_engines_own_matter(tmp_path: Path) -> None:
+async def test_a_step_that_fails_is_the_engines_own_matter(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     faults = tmp_path / "faults"
     async with lost_soon(tokens_per_second=50, faults=str(faults)) as child:
         heard = Heard(child)
@@ -344,6 +344,7 @@ async def test_a_step_that_fails_is_the_engines_own_matter(tmp_path: Path) -> No
         await (await child.prepare(request(max_tokens=1))).start(Owner())
         await heard.until("finished")
         assert child.pid == before
+    assert f"ERROR [{MODEL}] ecocore.engine: a step of" in capfd.readouterr().err
 
 
 async def test_an_engine_that_broke_takes_its_process_along(tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ def test_one_that_says_nothing_is_killed_and_started_again() -> None:
         assert not lives(first)
 
 
+def test_one_that_breaks_its_line_is_replaced() -> None:
+    act = "ready(); os.close(parent._line); wait()"
+    with watched(act, Watch(beat=0.02, silence=60, first_wait=0)) as process:
+        first = process.pid
+        assert first is not None
+        assert eventually(lambda: process.pid != first and process.stats()["restarts"] >= 2, 10)
+        assert not lives(first)
+        assert process.socket_path.parent.exists()
+
+
 def test_one_that_ends_again_and_again_waits_longer_each_time(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     act = f"open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n'); ready(); os._exit(1)"

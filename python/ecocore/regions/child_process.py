@@ -129,6 +129,8 @@ class ChildProcess:
             wait = min(self._watch.longest_wait, self._watch.first_wait * 2 ** (in_a_row - 1)) if in_a_row else 0.0
             in_a_row += 1
             self._closing.wait(wait)
+        if not self._first.done():
+            self._first.set_exception(RuntimeClosed("the server ended before its engine was started"))
 
     def _tell_of(self, error: Exception) -> None:
         # Our own kinds say all that there is to say.
@@ -207,13 +209,14 @@ class ChildProcess:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Whatever the process does: afterwards it is gone."""
+        if self._closing.is_set():
+            self._let_go()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self._watch.end)
+        # One that broke its line and lives on is of no use either, and must not clear away the next one's folder.
+        process.kill()
+        process.wait()
         self._let_go()
-        try:
-            # One that broke its line and lives on is of no use either.
-            process.wait(self._watch.end if self._closing.is_set() else 0.5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         _line_of(process).close()
 
     def _let_go(self) -> None:
