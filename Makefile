@@ -36,6 +36,9 @@ lint: install  ## check format, lints, types and stubs
 bench: install  ## measure ecocore beside its peers and print the table
 	$(BIN)/python -m benches $(ARGS)
 
+load: install  ## what the front end bears: 1,000 streams, four times too many requests, frames at full speed
+	$(BIN)/python -m benches.load $(ARGS)
+
 soak: install  ## 32 streams for five minutes, half of them cancelled: bits equal, memory flat
 	$(BIN)/python -m tests.soak $(ARGS)
 
@@ -79,4 +82,4 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench soak schema docs requirements clean
+.PHONY: help install serve test lint bench load soak schema docs requirements clean

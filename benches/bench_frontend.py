@@ -5,24 +5,18 @@ sides answer through Starlette's routing, over one ASGI door, in one process; th
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol
 
 from benches.harness import Bench, Case, Peer, Settings
+from benches.plain_frames import CREATED, FINGERPRINT, MODEL, Told, first_frame, frames, values
 
 STREAMS: Final = 64
 TOKENS: Final = 64
-CREATED: Final = 1_700_000_000
 # How often connections have their turn between two steps: never, so that all that has gathered goes out together, or often
 # enough that every event is out before the next step.
 PACES: Final = {"served at full speed": 0, "served one by one": 4}
-FINGERPRINT: Final = "fp_bench"
-MODEL: Final = "mock"
-
-# An event as the peer gets it: request, kind, text, reason.
-Told = tuple[int, str, str, str]
 
 
 def cases(settings: Settings) -> Iterator[Case]:
@@ -30,18 +24,18 @@ def cases(settings: Settings) -> Iterator[Case]:
     batches = _mock_events(streams, tokens)
     told = [[(row.request_id, row.kind, row.text, row.reason) for row in batch.rows()] for batch in batches]
     ours, theirs = _ecocore(batches, streams), _json_dumps(told, streams)
-    frames = sum(body.count(b"\n\n") for body in ours())
-    peer = Peer("json.dumps per event", theirs, lambda: _values(ours()) == _values(theirs()))
-    yield Case(f"{streams} streams of {tokens} tokens", "frame", frames, ours, (peer,), rate=(1, "frames/s"))
+    count = sum(body.count(b"\n\n") for body in ours())
+    peer = Peer("json.dumps per event", theirs, lambda: values(ours()) == values(theirs()))
+    yield Case(f"{streams} streams of {tokens} tokens", "frame", count, ours, (peer,), rate=(1, "frames/s"))
     for pace, turns in PACES.items():
-        yield _served_case(f"{streams} streams of {tokens} tokens, {pace}", frames, streams, turns, batches=batches, told=told)
+        yield _served_case(f"{streams} streams of {tokens} tokens, {pace}", count, streams, turns, batches=batches, told=told)
 
 
-def _served_case(name: str, frames: int, streams: int, turns: int, *, batches: list[Any], told: list[list[Told]]) -> Case:
+def _served_case(name: str, count: int, streams: int, turns: int, *, batches: list[Any], told: list[list[Told]]) -> Case:
     ours = _served(lambda: _Ours(batches), streams, turns)
     theirs = _served(lambda: _Theirs(told, streams), streams, turns)
-    peer = Peer("Starlette + json.dumps", theirs, lambda: _values(ours()) == _values(theirs()))
-    return Case(name, "frame", frames, ours, (peer,), rate=(1, "frames/s"))
+    peer = Peer("Starlette + json.dumps", theirs, lambda: values(ours()) == values(theirs()))
+    return Case(name, "frame", count, ours, (peer,), rate=(1, "frames/s"))
 
 
 def _mock_events(streams: int, tokens: int) -> list[Any]:
@@ -98,10 +92,10 @@ def _ecocore(batches: list[Any], streams: int) -> Callable[[], list[bytes]]:
 
 def _json_dumps(told: list[list[Told]], streams: int) -> Callable[[], list[bytes]]:
     def run() -> list[bytes]:
-        bodies = [bytearray(_first_frame(number)) for number in range(streams)]
+        bodies = [bytearray(first_frame(number)) for number in range(streams)]
         for step in told:
             for event in step:
-                bodies[event[0]] += _frames(event)
+                bodies[event[0]] += frames(event)
         return [bytes(body) for body in bodies]
 
     return run
@@ -242,44 +236,12 @@ class _Theirs:
         await StreamingResponse(pieces, media_type="text/event-stream")(scope, receive, send)
 
     async def _pieces(self, number: int) -> AsyncIterator[bytes]:
-        yield _first_frame(number)
+        yield first_frame(number)
         while True:
             event = await self._queues[number].get()
-            yield _frames(event)
+            yield frames(event)
             if event[1] != "text":
                 return
-
-
-# --- the peer's frames ----------------------------------------------------------------------------------
-
-
-def _first_frame(number: int) -> bytes:
-    return _frame(number, {"role": "assistant", "content": ""}, None)
-
-
-def _frames(event: Told) -> bytes:
-    number, kind, text, reason = event
-    return _frame(number, {"content": text}, None) if kind == "text" else _frame(number, {}, reason) + b"data: [DONE]\n\n"
-
-
-def _frame(number: int, delta: dict[str, str], reason: str | None) -> bytes:
-    chunk = {
-        "id": f"chatcmpl-{number}",
-        "object": "chat.completion.chunk",
-        "created": CREATED,
-        "model": MODEL,
-        "system_fingerprint": FINGERPRINT,
-        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}],
-    }
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _values(bodies: list[bytes]) -> list[list[Any]]:
-    """What a client reads, but for the id and the time, which a server makes anew for each answer."""
-    frames = [[frame.removeprefix(b"data: ") for frame in body.split(b"\n\n")] for body in bodies]
-    values = [[json.loads(frame) if frame.startswith(b"{") else frame for frame in body] for body in frames]
-    anew = {"id": None, "created": None}
-    return [[{**value, **anew} if isinstance(value, dict) else value for value in body] for body in values]
 
 
 BENCH = Bench("frontend", threads=1, cases=cases)

@@ -71,11 +71,16 @@ def markdown(rows: list[Row], settings: Settings, where: dict[str, Any]) -> str:
 
 def machine_line(where: dict[str, Any], settings: Settings) -> str:
     """Where and how, in one sentence."""
-    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
     tiny = ", tiny sizes: not for comparison" if settings.quick else ""
+    return f"{place(where)} Median (lowest to highest) of {settings.rounds} interleaved rounds{tiny}."
+
+
+def place(where: dict[str, Any]) -> str:
+    """Where, in one sentence."""
+    packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
     return (
         f"{where['cpu']} ({where['simd']}), {where['cores']} cores, {where['system']}, load {where['load_average']}; "
-        f"Python {where['python']}, {packages}. Median (lowest to highest) of {settings.rounds} interleaved rounds{tiny}."
+        f"Python {where['python']}, {packages}."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ecocore._core import EventBatch
+from ecocore.capacity import Capacity
 from ecocore.completion import Told, gathered
 from ecocore.errors import ContextLengthExceeded, InvalidParameter, QueueFull, RuntimeClosed
 from ecocore.events import Finished, TextDelta
@@ -54,6 +55,14 @@ def test_messages_of_another_kind_are_told_so(mock: Runtime, messages: Any) -> N
     with pytest.raises(InvalidParameter, match="messages: must be a string or a list of messages") as raised:
         mock.chat(messages)
     assert (raised.value.param, raised.value.code) == ("messages", "invalid_type")
+
+
+def test_only_so_many_sequences_run_at_a_time() -> None:
+    with Runtime.mock(tokens_per_second=50, capacity=Capacity(running=2)) as runtime:
+        stream = runtime.stream("hello", n=5, max_tokens=500)
+        next(stream)
+        stats = runtime.stats()
+        assert (stats["running"], stats["waiting"]) == (2, 3)
 
 
 def test_a_stop_string_ends_the_answer_right_before_it(mock: Runtime) -> None:
