@@ -5,13 +5,13 @@ import pytest
 from ecocore.budget import ENOUGH, PromptBudget
 
 
-def test_nothing_is_limited_before_anything_is_known_or_while_nobody_waits() -> None:
+def test_nothing_is_limited_before_anything_is_known() -> None:
     budget = PromptBudget(0.2)
     assert budget.limit() is None
-    budget.observe(prompt_tokens=512, decode_rows=0, seconds=1.0)
-    assert budget.limit() is None  # no stream runs beside the prompts
-    budget.observe(prompt_tokens=64, decode_rows=1, seconds=0.2)
-    assert budget.limit() is not None
+    budget.observe(prompt_tokens=0, decode_rows=3, seconds=0.1)
+    assert budget.limit() is None
+    budget.observe(prompt_tokens=100, decode_rows=0, seconds=0.1)
+    assert budget.limit() == 100  # half of the gap is for the rows, and a token takes 1 ms
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_full_engine_refuses_at_once() -> None:
     loop = make_loop(capacity=Capacity(1, 1, 1))
     loop.submit(submission(1))
     loop.submit(submission(2))
-    with pytest.raises(QueueFull, match="2 answers are open"):
+    with pytest.raises(QueueFull, match="1 requests wait"):
         loop.submit(submission(3))
 
 
@@ -294,6 +294,26 @@ def test_when_the_engine_breaks_everybody_is_told(caplog: pytest.LogCaptureFixtu
     with pytest.raises(RuntimeClosed):
         loop.submit(submission(3))
     assert "index out of bounds" in caplog.text
+
+
+def test_who_is_still_in_the_inbox_when_the_engine_breaks_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    loop = make_loop()
+    loop._outputs = Breaking(loop._outputs)  # type: ignore[assignment]
+    seen = collect(loop)
+    loop.submit(submission(1, max_tokens=50))
+    drive(loop, 2)
+    admit = loop._admit
+
+    def admit_and_panic(submission: Submission) -> None:
+        admit(submission)
+        raise Panic("behind it stands another")
+
+    loop._admit = admit_and_panic  # type: ignore[method-assign]
+    loop.submit(submission(2), submission(3))
+    loop.start()
+    loop._thread.join(20)
+    assert seen == [(number, "failed", "engine_error") for number in (1, 2, 3)]
+    assert "behind it stands another" in caplog.text
 
 
 def test_a_sequence_that_cannot_start_is_told_and_the_engine_lives(caplog: pytest.LogCaptureFixture) -> None:

@@ -120,6 +120,7 @@ def test_a_cancelled_sequence_frees_its_blocks_when_its_step_is_over() -> None:
         "prefix_queries": 5,
         "prefix_hits": 0,
         "preemptions": 0,
+        "blocked": 0,
     }
     assert not scheduler.has_work()
     assert scheduler.schedule() is None

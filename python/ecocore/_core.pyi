@@ -398,7 +398,7 @@ class Scheduler:
     def has_work(self) -> bool: ...
     def stats(self) -> dict[str, int]:
         """waiting, running, free_blocks, cached_blocks (free but still holding a prefix), total_blocks,
-        prefix_queries, prefix_hits (tokens), preemptions."""
+        prefix_queries, prefix_hits (tokens), preemptions, blocked (1 if somebody waits for blocks or a place)."""
 
     def check_integrity(self) -> None:
         """Raises InternalError if any count, reference or table is inconsistent."""

@@ -23,23 +23,23 @@ class PromptBudget:
         self._gap = gap_seconds
         self._decode_seconds = 0.0
         self._seconds_per_token = 0.0
-        self._decode_rows = 0
 
     def observe(self, *, prompt_tokens: int, decode_rows: int, seconds: float) -> None:
         """Takes what one step held and took."""
-        self._decode_rows = decode_rows
         if not prompt_tokens:
-            self._decode_seconds += _WEIGHT * (seconds - self._decode_seconds)
+            self._decode_seconds = _averaged(self._decode_seconds, seconds)
             return
         decoding = self._decode_seconds if decode_rows else 0.0
-        per_token = max(0.0, seconds - decoding) / prompt_tokens
-        # The first step tells more than nothing.
-        weight = _WEIGHT if self._seconds_per_token else 1.0
-        self._seconds_per_token += weight * (per_token - self._seconds_per_token)
+        self._seconds_per_token = _averaged(self._seconds_per_token, max(0.0, seconds - decoding) / prompt_tokens)
 
     def limit(self) -> int | None:
-        """Most tokens of prompts in the next step; None for as many as fit. The scheduler never takes less than a block."""
-        if not self._decode_rows or not self._seconds_per_token:
+        """Most tokens of prompts beside decode rows; None for as many as fit. A scheduler never takes less than a block."""
+        if not self._seconds_per_token:
             return None
         left = (self._gap - self._decode_seconds) / self._seconds_per_token
         return int(min(max(left, 0), ENOUGH))
+
+
+def _averaged(average: float, value: float) -> float:
+    """The average with one more value. The first tells more than nothing."""
+    return average + _WEIGHT * (value - average) if average else value

@@ -99,7 +99,8 @@ class StepLoop:
         self._subscribers: tuple[Subscriber, ...] = ()
         self._inbox: deque[Submission | int] = deque()
         self._arriving: Counter[int] = Counter()
-        self._open: set[int] = set()
+        # Of each open sequence, its request and choice: whatever breaks, its owner is told.
+        self._open: dict[int, tuple[int, int]] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._stats = scheduler.stats()
@@ -131,21 +132,23 @@ class StepLoop:
             if self._closing:
                 raise RuntimeClosed("this runtime was closed; load the model again")
             self._check_capacity(key, len(submissions))
-            self._open.update(submission.sequence_id for submission in submissions)
+            self._open.update({one.sequence_id: (one.request_id, one.choice) for one in submissions})
             self._inbox.extend(submissions)
             self._arriving[key] += len(submissions)
             self._wake.notify()
 
     def _check_capacity(self, key: int, count: int) -> None:
         """Whether so many more would find room to run, or at least to wait."""
-        limits = self._capacity
-        waiting = len(self._open) + count - limits.running
-        running = len(self._open) - self._scheduler.stats()["waiting"] - self._arriving.total()
-        own = self._scheduler.num_waiting_of(key) + self._arriving[key] + count - max(0, limits.running - running)
+        limits, stats = self._capacity, self._scheduler.stats()
+        waiting = stats["waiting"] + self._arriving.total()
+        running = len(self._open) - waiting
+        # Places are of no use where the memory is short.
+        free = 0 if stats["blocked"] else max(0, limits.running - running)
+        own = self._scheduler.num_waiting_of(key) + self._arriving[key] + count - free
         if key and own > limits.waiting_per_key:
             raise KeyQueueFull(f"{limits.waiting_per_key} requests of this key wait, which is as many as may; retry in a moment")
-        if waiting > limits.waiting:
-            raise QueueFull(f"{limits.running + limits.waiting} answers are open, which is as many as may be; retry in a moment")
+        if waiting + count - free > limits.waiting:
+            raise QueueFull(f"{limits.waiting} requests wait, which is as many as may; retry in a moment")
 
     def cancel(self, sequence_ids: Iterable[int]) -> None:
         """Ends sequences without an event; unknown ones are ignored."""
@@ -194,9 +197,19 @@ class StepLoop:
             end = ("engine_error", "the engine broke; the request is lost")
         with self._wake:
             self._closing = True
-            left = sorted(self._open)
-        self._deliver(self._outputs.fail(left, *end))
-        self._executor.close()
+            left = dict(self._open)
+        try:
+            # Also those who are still in the inbox, or half-way out of it.
+            self._deliver(self._outputs.fail(self._bare_outputs(left), *end))
+        finally:
+            self._executor.close()
+
+    def _bare_outputs(self, left: Mapping[int, tuple[int, int]]) -> list[int]:
+        """Gives each sequence an output that can carry nothing but its end."""
+        for sequence_id, (request_id, choice) in left.items():
+            self._outputs.close(sequence_id)
+            self._outputs.open(sequence_id, request_id=request_id, choice=choice, prompt_tokens=0, max_tokens=1)
+        return sorted(left)
 
     def step(self) -> None:
         """Takes the tokens of the oldest step in flight, sets off the next one, and meanwhile tells what was drawn."""
@@ -217,8 +230,11 @@ class StepLoop:
         events = self._outputs.push(batch, tokens)
         self._generation_tokens += events.num_tokens
         self._scheduler.finish(events)
-        self._forget(events.finished_sequences)
+        finished = events.finished_sequences
+        self._leave(finished)
         self._deliver(events)
+        # Last, for it waits for the draws of the next step.
+        self._close_samplers(finished)
 
     def _launch(self) -> None:
         """Sets off as many steps as may be in flight."""
@@ -298,9 +314,9 @@ class StepLoop:
             # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.
             log.exception("a sequence could not be admitted")
             # Its output may be the room that refused; a bare one carries the news.
-            self._outputs.close(sequence_id)
-            self._outputs.open(sequence_id, request_id=request_id, choice=choice, prompt_tokens=0, max_tokens=1)
-            self._fail([sequence_id], "engine_error", "the engine could not start this request")
+            self._fail(
+                self._bare_outputs({sequence_id: (request_id, choice)}), "engine_error", "the engine could not start this request"
+            )
 
     def _withdraw(self, sequence_id: int) -> None:
         self._scheduler.cancel(sequence_id)
@@ -320,10 +336,18 @@ class StepLoop:
         self._deliver(events)
 
     def _forget(self, sequence_ids: list[int]) -> None:
+        self._leave(sequence_ids)
+        self._close_samplers(sequence_ids)
+
+    def _leave(self, sequence_ids: list[int]) -> None:
+        """They make room for others from here on."""
+        with self._wake:
+            for sequence_id in sequence_ids:
+                self._open.pop(sequence_id, None)
+
+    def _close_samplers(self, sequence_ids: list[int]) -> None:
         for sequence_id in sequence_ids:
             self._sampler.close(sequence_id)
-        with self._wake:
-            self._open.difference_update(sequence_ids)
 
     def _deliver(self, events: EventBatch) -> None:
         if not len(events):

@@ -186,7 +186,8 @@ class Runtime:
                 block_size=runner.block_size,
                 end_ids=tuple(sorted(checkpoint.end_ids)),
                 fingerprint=_fingerprint(runner.fingerprint, checkpoint.chat_template, checkpoint.tokenizer_path),
-                cores=_CORES,
+                # A device has cores of its own.
+                cores=_CORES if runner.device.type == "cpu" else nullcontext(),
                 capacity=capacity or Capacity(),
                 depth=runner.depth,
                 start_ids=checkpoint.start_ids,

@@ -1,6 +1,6 @@
 //! `TextStream` and `OutputStreams` as Python sees them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -64,6 +64,13 @@ impl PyTextStream {
 #[pyclass(name = "OutputStreams", module = "ecocore._core", frozen)]
 pub struct PyOutputStreams(Mutex<OutputStreams>);
 
+impl PyOutputStreams {
+    /// For one call. A panic leaves every choice as it was or one token further, and `fail` must still reach their owners.
+    fn held(&self) -> MutexGuard<'_, OutputStreams> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[pymethods]
 impl PyOutputStreams {
     #[new]
@@ -121,11 +128,11 @@ impl PyOutputStreams {
             min_tokens,
             tools,
         };
-        py.detach(|| self.0.lock().expect(UNBROKEN).open(sequence_id, options)).or_raise(py)
+        py.detach(|| self.held().open(sequence_id, options)).or_raise(py)
     }
 
-    fn close(&self, py: Python<'_>, sequence_id: u64) {
-        self.0.lock_py_attached(py).expect(UNBROKEN).close(sequence_id);
+    fn close(&self, sequence_id: u64) {
+        self.held().close(sequence_id);
     }
 
     fn push(
@@ -135,12 +142,12 @@ impl PyOutputStreams {
         tokens: &Bound<'_, PySampledTokens>,
     ) -> PyResult<PyEventBatch> {
         let (batch, tokens) = (&batch.get().0, &tokens.get().0);
-        let events = py.detach(|| self.0.lock().expect(UNBROKEN).push(batch, tokens));
+        let events = py.detach(|| self.held().push(batch, tokens));
         events.map(PyEventBatch).or_raise(py)
     }
 
-    fn ended(&self, py: Python<'_>, tokens: &Bound<'_, PySampledTokens>) -> Vec<u64> {
-        self.0.lock_py_attached(py).expect(UNBROKEN).ended(&tokens.get().0)
+    fn ended(&self, tokens: &Bound<'_, PySampledTokens>) -> Vec<u64> {
+        self.held().ended(&tokens.get().0)
     }
 
     fn fail(
@@ -151,7 +158,7 @@ impl PyOutputStreams {
         message: &str,
     ) -> PyResult<PyEventBatch> {
         let sequence_ids = integers(sequence_ids, "sequence_ids")?;
-        let events = py.detach(|| self.0.lock().expect(UNBROKEN).fail(&sequence_ids, code, message));
+        let events = py.detach(|| self.held().fail(&sequence_ids, code, message));
         Ok(PyEventBatch(events))
     }
 }

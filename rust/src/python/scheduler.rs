@@ -131,6 +131,7 @@ impl PyScheduler {
             prefix_queries,
             prefix_hits,
             preemptions,
+            blocked,
         } = self.0.stats();
         BTreeMap::from([
             ("waiting", waiting as u64),
@@ -141,6 +142,7 @@ impl PyScheduler {
             ("prefix_queries", prefix_queries),
             ("prefix_hits", prefix_hits),
             ("preemptions", preemptions),
+            ("blocked", u64::from(blocked)),
         ])
     }
 

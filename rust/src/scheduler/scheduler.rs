@@ -45,7 +45,8 @@ pub struct SchedulerConfig {
 /// What one step may do.
 #[derive(Debug, Clone, Copy)]
 pub struct StepLimits<'a> {
-    /// Most tokens of prompts, though never less than a block: so that those who decode do not wait for the step too long.
+    /// Most tokens of prompts if others decode in the step, though never less than a block: so that they do not wait for it
+    /// too long.
     pub prompt_tokens: u32,
     /// Sequences that are left out of this step; unknown ids are ignored.
     pub held: &'a [u64],
@@ -115,6 +116,8 @@ pub struct Stats {
     pub prefix_hits: u64,
     /// Times that a sequence gave its blocks back to another.
     pub preemptions: u64,
+    /// Whether the last step left somebody waiting for blocks or a place, and not just for its prompt's turn.
+    pub blocked: bool,
 }
 
 /// A row of a step in flight, as the scheduler remembers it.
@@ -152,6 +155,7 @@ pub struct Scheduler {
     prefix_queries: u64,
     prefix_hits: u64,
     preemptions: u64,
+    blocked: bool,
 }
 
 impl Scheduler {
@@ -172,6 +176,7 @@ impl Scheduler {
             prefix_queries: 0,
             prefix_hits: 0,
             preemptions: 0,
+            blocked: false,
         })
     }
 
@@ -309,6 +314,7 @@ impl Scheduler {
             prefix_queries: self.prefix_queries,
             prefix_hits: self.prefix_hits,
             preemptions: self.preemptions,
+            blocked: self.blocked,
         }
     }
 

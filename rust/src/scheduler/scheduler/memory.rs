@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::{PendingRow, Scheduler};
 use crate::scheduler::blocks::BlockId;
-use crate::scheduler::sequence::{Change, Handle, NO_BLOCK, Sequence};
+use crate::scheduler::sequence::{Change, Handle, NO_BLOCK};
 
 /// Whether a waiting sequence may run now.
 #[derive(PartialEq, Eq)]
@@ -34,6 +34,9 @@ impl Scheduler {
             if self.has_room(next, &shared) {
                 return;
             }
+            if !self.could_find_room(next) {
+                return;
+            }
             let Some(index) = self.victim_for(next) else { return };
             let handle = self.running[index];
             if self.sequences[handle].in_flight > 0 {
@@ -44,16 +47,25 @@ impl Scheduler {
         }
     }
 
+    /// Whether there would be blocks for a waiting sequence if all that may gave way to it: nobody does so in vain.
+    fn could_find_room(&self, next: Handle) -> bool {
+        let victims = self.running.iter().filter(|&&victim| self.gives_way(victim, next));
+        let held: usize = victims.map(|&victim| self.sequences[victim].blocks.len()).sum();
+        self.blocks_for(self.sequences[next].token_ids.len()) <= self.pool.num_free() + held
+    }
+
+    /// Whether a running sequence may give way to a waiting one of another key, which runs nothing yet.
+    fn gives_way(&self, victim: Handle, next: Handle) -> bool {
+        let (victim, next) = (&self.sequences[victim], &self.sequences[next]);
+        victim.key != next.key
+            && victim.priority >= next.priority
+            && self.turns.running(victim.key) > 1
+            && self.turns.spent(victim.key) >= self.turns.spent(next.key)
+    }
+
     /// Place in `running` of the sequence that gives way to one of another key, which runs nothing yet.
     fn victim_for(&self, next: Handle) -> Option<usize> {
-        let next = &self.sequences[next];
-        let gives_way = |victim: &Sequence| {
-            victim.key != next.key
-                && victim.priority >= next.priority
-                && self.turns.running(victim.key) > 1
-                && self.turns.spent(victim.key) >= self.turns.spent(next.key)
-        };
-        let places = (0..self.running.len()).filter(|&index| gives_way(&self.sequences[self.running[index]]));
+        let places = (0..self.running.len()).filter(|&index| self.gives_way(self.running[index], next));
         // Of that key, the one that has least to compute again; of these the latest.
         places.max_by_key(|&index| {
             let victim = &self.sequences[self.running[index]];
@@ -61,8 +73,8 @@ impl Scheduler {
         })
     }
 
-    /// Sees to it that the running sequence has blocks for its positions up to `end`. If the pool is exhausted, the
-    /// latest sequence behind it that has no step in flight gives way. False if there is none.
+    /// Sees to it that the running sequence has blocks for its positions up to `end`. If the pool is exhausted, one of those
+    /// behind it that have no step in flight gives way: the latest of the key that had most. False if there is none.
     ///
     /// Without a window only decode rows come here without a block: prompts got all of theirs at admission.
     pub(super) fn cover(&mut self, handle: Handle, end: u32) -> bool {
@@ -74,7 +86,10 @@ impl Scheduler {
             }
             let first = self.place_in_running(handle).expect("a running sequence is in the list") + 1;
             let may_give_way = |&later: &usize| self.sequences[self.running[later]].in_flight == 0;
-            match (first..self.running.len()).rev().find(may_give_way) {
+            let behind = (first..self.running.len()).filter(may_give_way);
+            match behind
+                .max_by_key(|&later| (self.turns.spent(self.sequences[self.running[later]].key), later))
+            {
                 Some(latest) => self.preempt(latest),
                 None => return false,
             }
@@ -106,7 +121,9 @@ impl Scheduler {
         let shared = shared.iter().filter(|&&block| block != NO_BLOCK);
         let revived = shared.clone().filter(|&&block| self.pool.references(block) == 0).count();
         let new = self.blocks_for(sequence.token_ids.len()).saturating_sub(shared.count());
-        let headroom = if sequence.cached.is_some() { self.running.len() } else { 0 };
+        // One that gave way comes back when the others can grow, unless it is all that its key has.
+        let returns = sequence.cached.is_some() && self.turns.running(sequence.key) > 0;
+        let headroom = if returns { self.running.len() } else { 0 };
         let reserved = if self.runs_few(sequence.key, 0) { 0 } else { self.config.reserved_sequences };
         self.running.len() + reserved < self.config.max_sequences
             && new + headroom + revived <= self.pool.num_free()

@@ -35,13 +35,16 @@ impl Scheduler {
         }
     }
 
-    /// Decode rows first; what they leave of the budget, at most `prompt_tokens` but at least one block, goes to prompts.
+    /// Decode rows first; what they leave of the budget, beside them at most `prompt_tokens`, but at least one block, goes to
+    /// prompts.
     pub(super) fn put_together(&mut self, prompt_tokens: u32) -> Step {
         let mut step = Step::new(self.running.len());
         let ready = self.schedule_decodes(&mut step);
         let decodes = step.batch.token_ids.len() as u32;
         let left = self.config.max_batch_tokens.saturating_sub(decodes);
-        self.schedule_prompts(&mut step, left.min(prompt_tokens).max(self.config.block_size), ready);
+        let left = if decodes > 0 { left.min(prompt_tokens) } else { left };
+        self.blocked = false;
+        self.schedule_prompts(&mut step, left.max(self.config.block_size), ready);
         step
     }
 
@@ -102,6 +105,7 @@ impl Scheduler {
                     Room::Found => {}
                     Room::NoBudget => return,
                     Room::None => {
+                        self.blocked = true;
                         admits = false;
                         continue;
                     }

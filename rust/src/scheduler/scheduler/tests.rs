@@ -380,14 +380,34 @@ fn one_that_is_held_back_is_left_out_of_that_step_only() {
 }
 
 #[test]
-fn a_step_reads_no_more_of_prompts_than_it_may_but_at_least_a_block() {
+fn beside_decode_rows_a_step_reads_no_more_of_prompts_than_it_may_but_at_least_a_block() {
     let mut scheduler = scheduler(64, |_| ());
-    scheduler.submit(1, prompt(30), 20, b"").unwrap();
+    scheduler.submit(1, prompt(3), 20, b"a").unwrap();
+    step(&mut scheduler);
+    scheduler.submit(2, prompt(30), 20, b"b").unwrap();
     for (prompt_tokens, read) in [(9, 0..8), (0, 8..12), (u32::MAX, 12..30)] {
         let batch = scheduler.schedule_within(StepLimits { prompt_tokens, held: &[] }).unwrap();
-        assert_eq!(rows(&batch), [(1, read.clone(), read.end == 30)]);
+        assert_eq!(rows(&batch)[1], (2, read.clone(), read.end == 30));
         commit(&mut scheduler, &batch, &[]);
     }
+    // Nobody waits for a step of prompts alone.
+    scheduler.cancel(1);
+    scheduler.cancel(2);
+    scheduler.submit(3, prompt(30), 20, b"c").unwrap();
+    let batch = scheduler.schedule_within(StepLimits { prompt_tokens: 0, held: &[] }).unwrap();
+    assert_eq!(rows(&batch), [(3, 0..30, true)]);
+}
+
+#[test]
+fn nobody_gives_way_in_vain() {
+    let mut scheduler = scheduler(8, |config| config.prefix_caching = false);
+    scheduler.submit(1, prompt(16), 4, of(3)).unwrap(); // four blocks, of a key that runs only this
+    scheduler.submit(2, prompt(4), 4, of(1)).unwrap();
+    scheduler.submit(3, prompt(4), 4, of(1)).unwrap();
+    step(&mut scheduler);
+    scheduler.submit(4, prompt(28), 2, of(2)).unwrap(); // needs seven; four are out of reach
+    step(&mut scheduler);
+    assert_eq!((scheduler.stats().preemptions, scheduler.stats().blocked), (0, true));
 }
 
 // --- windows --------------------------------------------------------------------------------------------------
