@@ -56,7 +56,7 @@ async def test_a_server_of_a_process_of_its_own_answers_and_ends(kind: str) -> N
     with serving(kind, sequences=2) as served:
         assert served.resident_mb() > 10
         assert served.cpu_seconds() > 0
-        with Client(served.endpoint, hearing=lambda outcome: ChatAnswer(outcome, keep_text=True)) as client:
+        with Client(served.endpoint, timeout=60, hearing=lambda outcome: ChatAnswer(outcome, keep_text=True)) as client:
             load = await closed_loop(client, asking(6, "test"), streams=2, count=4)
         assert [outcome.failure for outcome in load.outcomes] == [None] * 4
         assert all(len("".join(outcome.text or ())) >= 6 for outcome in load.outcomes)
