@@ -64,6 +64,17 @@ async def test_a_server_of_a_process_of_its_own_answers_and_ends(kind: str) -> N
         Served(served.endpoint, served.pid).cpu_seconds()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_ends_with_whoever_started_it(kind: str) -> None:
+    command = [sys.executable, "-m", "benches.load_server", kind, "--with-stdin"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        assert b"url" in server.stdout.readline()
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(30) == 0
+
+
 def test_a_server_that_cannot_start_says_why() -> None:
     with (
         pytest.raises(RuntimeError, match=r"(?s)status 2 before it answered: .*argument --context"),
