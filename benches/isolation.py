@@ -114,7 +114,7 @@ async def lose(server: Server, http: aiohttp.ClientSession, number: int) -> tupl
         await asyncio.sleep(0.02)
 
 
-async def compare(servers: list[Server], http: aiohttp.ClientSession, *, requests: int, tokens: int) -> None:
+async def compare(servers: list[Server], http: aiohttp.ClientSession, *, requests: int, tokens: int, rounds: int) -> None:
     firsts: dict[str, list[float]] = {server.name: [] for server in servers}
     rates: dict[str, list[float]] = {server.name: [] for server in servers}
     for number in range(requests + 10):
@@ -122,7 +122,7 @@ async def compare(servers: list[Server], http: aiohttp.ClientSession, *, request
             took = await first_token(server, http)
             if number >= 10:
                 firsts[server.name].append(took * 1000)
-    for _ in range(5):
+    for _ in range(rounds):
         for server in servers:
             rates[server.name].append(await throughput(server, http, tokens))
     for server in servers:
@@ -149,7 +149,9 @@ async def main() -> None:
     print(f"start: {took:.1f} s in one process, {time.perf_counter() - begun:.1f} s isolated")
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-            await compare(servers, http, requests=60 if embedded else 500, tokens=40 if embedded else 1000)
+            await compare(
+                servers, http, requests=60 if embedded else 500, tokens=40 if embedded else 1000, rounds=3 if embedded else 5
+            )
             for number in (signal.SIGKILL, signal.SIGSTOP):
                 losses = [await lose(servers[1], http, number) for _ in range(LOSSES)]
                 told, mended = (statistics.median(figures) for figures in zip(*losses, strict=True))

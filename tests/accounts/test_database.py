@@ -3,12 +3,15 @@
 import asyncio
 import sqlite3
 import stat
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.pool import QueuePool
 
 from ecocore.accounts import database as database_module
 from ecocore.accounts.database import Database, DatabaseUnavailable
@@ -99,6 +102,54 @@ async def test_a_locked_database_is_unavailable_and_recovers_alone(tmp_path: Pat
     blocker.execute("ROLLBACK")
     blocker.close()
     assert await KeyStore(database).create("laptop")
+    await database.close()
+
+
+QUERY = select(accounts.c.id).where(accounts.c.name == bindparam("name"))
+
+
+async def test_a_look_up_needs_no_connection_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of requests a second ask for their key: queueing for fifteen connections, most of them would fail."""
+    database = await Database.open(url(tmp_path / "db"))
+
+    def no_pool(_self: Database) -> NoReturn:
+        raise AssertionError("the pool was asked")
+
+    monkeypatch.setattr(Database, "reading", no_pool)
+    assert await database.look_up(QUERY, {"name": "default"}) == (1,)
+    assert await database.look_up(QUERY, {"name": "nobody"}) is None
+    await database.close()
+
+
+async def test_a_look_up_that_cannot_be_made_at_once_goes_the_long_way(tmp_path: Path) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+    assert database._direct is not None
+    database._direct.close()
+    assert await database.look_up(QUERY, {"name": "default"}) == (1,)
+    database._direct = None
+    assert await database.look_up(QUERY, {"name": "default"}) == (1,)
+    assert await database.look_up(QUERY, {"name": "nobody"}) is None
+    await database.close()
+
+
+async def test_a_look_up_can_only_read(tmp_path: Path) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+    assert database._direct is not None
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        database._direct.execute("DELETE FROM accounts")
+    await database.close()
+
+
+async def test_a_database_all_of_whose_connections_are_in_use_is_unavailable(tmp_path: Path) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+    pool = database._engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    pool._timeout = 0
+    async with AsyncExitStack() as stack:
+        for _ in range(pool.size() + pool._max_overflow):
+            await stack.enter_async_context(database.reading())
+        with pytest.raises(DatabaseUnavailable, match="in use"):
+            await stack.enter_async_context(database.reading())
     await database.close()
 
 

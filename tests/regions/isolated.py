@@ -14,7 +14,7 @@ from ecocore.regions.child import ChildRegion
 from ecocore.regions.child_process import Watch
 
 # Ten beats make a second here; a silence is noticed after one.
-CLOSE: Watch = Watch(beat=0.1, silence=1.0, first_wait=0.05, longest_wait=0.2, end=1.0)
+CLOSE: Watch = Watch(look=0.05, beat=0.1, silence=1.0, first_wait=0.05, longest_wait=0.2, end=1.0)
 
 eventually = Live.eventually
 

@@ -3,17 +3,20 @@
 import asyncio
 import json
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.regions.isolated import isolated, kill
+from tests.regions.isolated import CLOSE, isolated, kill, lives
 
 from ecocore._core import EventBatch, EventRow
 from ecocore.errors import InvalidParameter, InvalidRequest, KeyQueueFull, QueueFull, RegionUnavailable, RuntimeClosed
+from ecocore.regions import child_process
 from ecocore.regions.child import ChildRegion
+from ecocore.regions.child_process import Watch
 from ecocore.regions.local import LocalRegion
 from ecocore.regions.region import Admission, Owner, Region
 from ecocore.request import ChatRequest
@@ -43,7 +46,7 @@ class Heard:
 
     async def until(self, kind: str, number: int = 1) -> list[EventRow]:
         """All events, once so many of a kind are among them."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while sum(row.kind == kind for row in self.rows) < number:
                 self._news.clear()
                 await self._news.wait()
@@ -73,15 +76,15 @@ def local() -> Iterator[LocalRegion]:
 
 
 @asynccontextmanager
-async def lost_soon(**settings: Any) -> AsyncIterator[ChildRegion]:
+async def lost_soon(watch: Watch = CLOSE, **settings: Any) -> AsyncIterator[ChildRegion]:
     """An engine of one's own, to be harmed."""
-    with isolated(**settings) as region:
+    with isolated(watch, **settings) as region:
         async with region.connected():
             yield region
 
 
 async def comes_back(region: ChildRegion, restarts: int = 1) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (region.is_alive and region.stats()["restarts"] == restarts):  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.01)
 
@@ -272,7 +275,7 @@ async def start(admission: Admission) -> None:
 
 async def becomes(child: ChildRegion, running: int) -> None:
     """Asks the engine itself: the last heartbeat is of a moment ago."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await asyncio.to_thread(child._process._ask, 1.0))["open"] != running:
             pass
 
@@ -319,6 +322,27 @@ async def test_an_engine_that_is_stopped_is_lost_after_its_silence() -> None:
         await comes_back(child)
 
 
+async def test_an_engine_that_takes_long_to_end_is_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel closes the sockets of a large process long after it was killed: here it never comes to that."""
+    async with lost_soon(Watch(look=0.05, end=0.1), tokens_per_second=20) as child:
+        heard = Heard(child)
+        await (await child.prepare(request())).start(Owner())
+        await heard.until("text")
+        kill(child, signal.SIGSTOP)
+        waiting = asyncio.create_task(child.prepare(request()))
+        monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
+        monkeypatch.setattr(child_process, "is_ending", lambda _: True)
+        assert (await heard.until("failed"))[-1].code == "engine_lost"
+        with pytest.raises(RegionUnavailable):
+            await waiting
+        assert child.pid is not None
+        assert lives(child.pid)
+        assert not child.is_alive
+        monkeypatch.undo()
+        kill(child, signal.SIGKILL)
+        await comes_back(child)
+
+
 async def test_choices_that_had_ended_do_not_fail() -> None:
     async with lost_soon(tokens_per_second=50) as child:
         heard = Heard(child)
@@ -332,7 +356,7 @@ async def test_choices_that_had_ended_do_not_fail() -> None:
         await comes_back(child)
 
 
-async def test_a_step_that_fails_is_the_engines_own_matter(tmp_path: Path) -> None:
+async def test_a_step_that_fails_is_the_engines_own_matter(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     faults = tmp_path / "faults"
     async with lost_soon(tokens_per_second=50, faults=str(faults)) as child:
         heard = Heard(child)
@@ -344,6 +368,7 @@ async def test_a_step_that_fails_is_the_engines_own_matter(tmp_path: Path) -> No
         await (await child.prepare(request(max_tokens=1))).start(Owner())
         await heard.until("finished")
         assert child.pid == before
+    assert f"ERROR [{MODEL}] ecocore.engine: a step of" in capfd.readouterr().err
 
 
 async def test_an_engine_that_broke_takes_its_process_along(tmp_path: Path) -> None:
@@ -367,7 +392,7 @@ async def test_an_engine_that_runs_out_of_memory_ends_its_answers(tmp_path: Path
         await heard.until("text")
         faults.write_text("memory")
         assert (await heard.until("failed"))[-1].code in ("engine_error", "engine_lost")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any(row.kind == "finished" for row in heard.rows):
                 try:
                     await (await child.prepare(request(max_tokens=1))).start(Owner())

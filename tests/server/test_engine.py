@@ -241,7 +241,7 @@ def test_a_lost_engine_ends_its_answers_and_nobody_elses_and_comes_back(fault: s
         stream, close = opened(server)
         neighbour, close_neighbour = opened(server, model=OTHER, max_tokens=100)
         plain = Asking(server.chat)
-        assert eventually(lambda: region.stats()["open"] == 2, 5)
+        assert eventually(lambda: region.stats()["open"] == 2, 60)
         FAULTS[fault](region) if fault in FAULTS else faults.write_text(fault)
 
         lines = [line for line in stream if line]
@@ -266,8 +266,8 @@ def test_a_lost_engine_ends_its_answers_and_nobody_elses_and_comes_back(fault: s
         assert [line for line in neighbour if line][-1] == "data: [DONE]"
         close_neighbour()
         assert server.chat(model=OTHER, max_tokens=1).status_code == 200
-        assert eventually(lambda: server.chat(max_tokens=2).status_code == 200, 10)
-        assert eventually(server.is_ready, 5)
+        assert eventually(lambda: server.chat(max_tokens=2).status_code == 200, 60)
+        assert eventually(server.is_ready, 60)
         assert other.stats()["restarts"] == 0
         assert region.stats()["restarts"] >= (fault in FAULTS or fault == "engine")
 
@@ -275,19 +275,19 @@ def test_a_lost_engine_ends_its_answers_and_nobody_elses_and_comes_back(fault: s
 def test_a_client_that_leaves_frees_the_engine(tmp_path: Path) -> None:
     with isolated(tokens_per_second=20) as region, served(tmp_path, region) as server:
         _, close = opened(server)
-        assert eventually(lambda: region.stats()["open"] == 1, 5)
+        assert eventually(lambda: region.stats()["open"] == 1, 60)
         close()
-        assert eventually(lambda: region.stats()["open"] == 0, 2)
+        assert eventually(lambda: region.stats()["open"] == 0, 60)
         with server.http() as http, pytest.raises(httpx.ReadTimeout):
             http.post("/v1/chat/completions", json=chat_body(), timeout=0.3)
-        assert eventually(lambda: region.stats()["open"] == 0, 2)
+        assert eventually(lambda: region.stats()["open"] == 0, 60)
 
 
 def test_what_runs_may_end_when_the_server_does(tmp_path: Path) -> None:
     with isolated(tokens_per_second=50) as region, served(tmp_path, region) as server:
         stream, close = opened(server, max_tokens=40)
         server.stop()
-        assert eventually(lambda: server.chat(max_tokens=1).status_code == 503, 5)
+        assert eventually(lambda: server.chat(max_tokens=1).status_code == 503, 60)
         assert [line for line in stream if line][-1] == "data: [DONE]"
         close()
         assert region.is_alive
@@ -301,7 +301,7 @@ def test_a_full_engine_refuses_as_one_in_this_process_does(tmp_path: Path) -> No
             for refused in (server.chat(n=2), server.chat(n=2, stream=True), http.post("/v1/completions", json=prompts)):
                 assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
                 assert refused.headers["retry-after"] == "1"
-        assert eventually(lambda: region.stats()["open"] == 1, 5)
+        assert eventually(lambda: region.stats()["open"] == 1, 60)
         close()
 
 

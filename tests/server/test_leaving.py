@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from ecocore.server import connection as connection_module
 from ecocore.server import serve
+from ecocore.server.connection import Connection
 from ecocore.server.guard import Limits
 from ecocore.server.wire import Pace
 
@@ -83,8 +85,8 @@ def test_who_pipelines_without_end_is_cut_off(slow: Any) -> None:
 @pytest.fixture
 def stalled(serving_with: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, socket.socket]]:
     """A client that asks for a long stream and reads none of it."""
-    monkeypatch.setattr(serve, "WRITE_SECONDS", 0.3)
-    monkeypatch.setattr(serve, "CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(connection_module, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(connection_module, "CLOSE_SECONDS", 0.3)
     with serving_with(pace=Pace(buffer_bytes=64 * 1024), context_length=65536) as live, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(20)
@@ -237,8 +239,8 @@ def everything(connection: socket.socket) -> bytes:
 
 def test_a_connection_that_its_client_closed_is_let_go_at_once(live: Any) -> None:
     """Not only after its time for a next request, which is twice as long as the test waits."""
-    assert live.eventually(lambda: serve._Connection._open == 0, 20)
+    assert live.eventually(lambda: Connection._open == 0, 20)
     with live.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
-        assert serve._Connection._open == 1
-    assert live.eventually(lambda: serve._Connection._open == 0, serve.KEEP_ALIVE_SECONDS / 2)
+        assert Connection._open == 1
+    assert live.eventually(lambda: Connection._open == 0, serve.KEEP_ALIVE_SECONDS / 2)

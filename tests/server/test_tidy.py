@@ -1,6 +1,8 @@
 """Freed memory goes back to the system, once for many requests."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,15 @@ async def test_a_c_library_that_cannot_is_left_alone() -> None:
     tidier._trim = None
     tidier.after_large_request()
     assert not tidier._due
+
+
+def test_what_was_loaded_is_no_longer_collected_and_threads_take_short_turns() -> None:
+    """In a process of its own: it is the whole interpreter's."""
+    code = (
+        "import gc, sys\n"
+        "from ecocore.server.tidy import SWITCH_SECONDS, stay_out_of_the_way\n"
+        "stay_out_of_the_way()\n"
+        "print(gc.get_freeze_count() > 1000, gc.isenabled(), sys.getswitchinterval() == SWITCH_SECONDS)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert told.stdout.split() == ["True", "True", "True"]

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import exists, insert, select
+from sqlalchemy import bindparam, exists, insert, select
 
 from ecocore.accounts.database import Database
 from ecocore.accounts.schema import accounts, keys
@@ -26,6 +26,12 @@ _SECRET_DIGITS: Final = 43
 _CHECK_DIGITS: Final = 6
 KEY_LENGTH: Final = len(PREFIX) + _SECRET_DIGITS + _CHECK_DIGITS
 _SHOWN: Final = 8
+
+_OWNER: Final = (
+    select(keys.c.hash, keys.c.name, accounts.c.id, accounts.c.name)
+    .join(accounts, accounts.c.id == keys.c.account_id)
+    .where(keys.c.hash == bindparam("wanted"), keys.c.revoked.is_(None))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +92,13 @@ class KeyStore:
         if not is_well_formed(key):
             return None
         wanted = _hash(key)
-        query = (
-            select(keys.c.hash, keys.c.name.label("key_name"), accounts.c.id, accounts.c.name)
-            .join(accounts, accounts.c.id == keys.c.account_id)
-            .where(keys.c.hash == wanted, keys.c.revoked.is_(None))
-        )
-        async with self._database.reading() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is None or not hmac.compare_digest(row.hash, wanted):
+        row = await self._database.look_up(_OWNER, {"wanted": wanted})
+        if row is None:
             return None
-        return KeyOwner(account_id=row.id, account=row.name, key_name=row.key_name, key_id=int(wanted[:16], 16))
+        found, key_name, account_id, account = row
+        if not hmac.compare_digest(found, wanted):
+            return None
+        return KeyOwner(account_id=account_id, account=account, key_name=key_name, key_id=int(wanted[:16], 16))
 
     async def is_empty(self) -> bool:
         """Whether no key was ever made; also tells that the database answers. Raises DatabaseUnavailable."""

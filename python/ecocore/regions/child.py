@@ -52,7 +52,9 @@ class ChildRegion:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._waiting: set[asyncio.Timeout] = set()
         self._subscribers: tuple[Callable[[EventBatch], None], ...] = ()
+        process.on_loss = self._lose
 
     @classmethod
     def start(cls, name: str, command: Sequence[str], watch: Watch | None = None) -> Self:
@@ -179,12 +181,10 @@ class ChildRegion:
             raise RuntimeClosed("this region is not connected")
         if not self.is_alive:
             raise self._unavailable()
-        try:
-            # A file is sent in pieces, between which others have their turn.
-            data = body if body is None or len(body) <= SHORT_BYTES else io.BytesIO(body)
+        # A file is sent in pieces, between which others have their turn.
+        data = body if body is None or len(body) <= SHORT_BYTES else io.BytesIO(body)
+        async with self._while_alive():
             return await self._session.post(ENGINE.with_path(path), data=data, headers=headers)
-        except (aiohttp.ClientError, OSError):
-            raise self._unavailable() from None
 
     async def _checked(self, response: aiohttp.ClientResponse) -> None:
         """Raises what the other side raised."""
@@ -198,10 +198,33 @@ class ChildRegion:
         raise self._unavailable() if isinstance(error, RuntimeClosed) else error
 
     async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
-        try:
+        async with self._while_alive():
             return await response.read()
-        except (aiohttp.ClientError, OSError):
+
+    @asynccontextmanager
+    async def _while_alive(self) -> AsyncIterator[None]:
+        """Ends what happens inside once the engine is lost, or its connection. Raises RegionUnavailable for both."""
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._waiting.add(waiting)
+                try:
+                    yield
+                finally:
+                    self._waiting.discard(waiting)
+        except (TimeoutError, aiohttp.ClientError, OSError):
             raise self._unavailable() from None
+
+    def _lose(self) -> None:
+        """On the thread of the watch: the engine is lost, though its sockets may be open for a while."""
+
+        def end() -> None:
+            while self._waiting:
+                self._waiting.pop().reschedule(0)
+
+        # A loop that is closed, or none, has nobody left who waits.
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(end)
 
     def _unavailable(self) -> RegionUnavailable:
         return RegionUnavailable(f"the engine of {self.model_id} is being started again; retry in a few seconds")
@@ -211,9 +234,10 @@ class ChildRegion:
     async def _follow(self, response: aiohttp.ClientResponse, decoder: EventDecoder) -> None:
         """Tells the events of a request as they come, and its loss if they end before they should."""
         try:
-            with suppress(aiohttp.ClientError, OSError):
-                async for piece in response.content.iter_any():
-                    self._tell(decoder.push(piece))
+            with suppress(RegionUnavailable):
+                async with self._while_alive():
+                    async for piece in response.content.iter_any():
+                        self._tell(decoder.push(piece))
         except InternalError:
             log.exception("the engine of %s is not understood", self.model_id)
         if not decoder.is_complete:

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SOCKET_NAME: Final = "engine"
 # The address of a Unix socket has 108 bytes, or 104, of which one is the end.
 MAX_PATH_BYTES: Final = 100
+_PF_EXITING: Final = 0x4
 SHORT_FOLDER: Final = "/tmp"  # noqa: S108  # the folder made in it is its owner's alone
 
 
@@ -37,6 +38,8 @@ SHORT_FOLDER: Final = "/tmp"  # noqa: S108  # the folder made in it is its owner
 class Watch:
     """How closely an engine's process is watched, in seconds."""
 
+    look: float = 0.2
+    """From one look at the process to the next."""
     beat: float = 1.0
     """From one question to the next."""
     silence: float = 8.0
@@ -55,6 +58,8 @@ class ChildProcess:
 
     def __init__(self, name: str, command: Sequence[str], watch: Watch | None = None) -> None:
         """`command` runs an engine; it gets `--socket PATH` besides, and keeps what `parent` promises."""
+        self.on_loss: Callable[[], None] = _nobody_minds
+        """Called when the process is lost, on a thread of its own: before its sockets are closed, where that takes long."""
         self._name = name
         self._watch = watch or Watch()
         self._folder = _private_folder()
@@ -123,12 +128,15 @@ class ChildProcess:
                 if not self._first.done():
                     self._first.set_exception(error)
                     return
-                self._tell_of(error)
+                if not self._closing.is_set():
+                    self._tell_of(error)
             if time.monotonic() - self._ready_at >= self._watch.well:
                 in_a_row = 0
             wait = min(self._watch.longest_wait, self._watch.first_wait * 2 ** (in_a_row - 1)) if in_a_row else 0.0
             in_a_row += 1
             self._closing.wait(wait)
+        if not self._first.done():
+            self._first.set_exception(RuntimeClosed("the server ended before its engine was started"))
 
     def _tell_of(self, error: Exception) -> None:
         # Our own kinds say all that there is to say.
@@ -152,6 +160,7 @@ class ChildProcess:
                 self._attend(process, selector)
         finally:
             self._alive = False
+            self.on_loss()
             self._end(process)
         if not self._closing.is_set():
             log.error("the engine of %s ended (%s) and is started again", self._name, _how(process.returncode))
@@ -182,17 +191,19 @@ class ChildProcess:
 
     def _attend(self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector) -> None:
         """Asks until the process ends or gives no sign of life for too long."""
-        heard = time.monotonic()
+        heard = asked = time.monotonic()
         while not self._closing.is_set():
-            deadline = heard + self._watch.silence
             # Nothing is said on the line after the start: what arrives is its end.
-            if selector.select(max(0.0, min(self._watch.beat, deadline - time.monotonic()))):
+            if selector.select(self._watch.look) or is_ending(process.pid):
                 return
-            patience = min(self._watch.beat, deadline - time.monotonic())
+            now = time.monotonic()
+            patience = min(self._watch.beat, heard + self._watch.silence - now)
             if patience <= 0:
                 log.error("the engine of %s has given no sign of life for %g s", self._name, self._watch.silence)
-                process.kill()
                 return
+            if now - asked < self._watch.beat:
+                continue
+            asked = now
             with suppress(OSError, http.client.HTTPException, ValueError):
                 self._stats = self._ask(patience)
                 heard = time.monotonic()
@@ -207,13 +218,14 @@ class ChildProcess:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Whatever the process does: afterwards it is gone."""
+        if self._closing.is_set():
+            self._let_go()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self._watch.end)
+        # One that broke its line and lives on is of no use either, and must not clear away the next one's folder.
+        process.kill()
+        process.wait()
         self._let_go()
-        try:
-            # One that broke its line and lives on is of no use either.
-            process.wait(self._watch.end if self._closing.is_set() else 0.5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         _line_of(process).close()
 
     def _let_go(self) -> None:
@@ -222,6 +234,21 @@ class ChildProcess:
         if process is not None and process.stdin is not None:
             with suppress(OSError):
                 process.stdin.close()
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the kernel takes a process apart. It closes the sockets last, of a large process only after seconds.
+
+    False where there is no telling.
+    """
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
+    return False
+
+
+def _nobody_minds() -> None:
+    """Until somebody does."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
