@@ -101,9 +101,10 @@ class Served:
 def serving(kind: str, **options: float) -> Iterator[Served]:
     """A server in a process of its own, until the end of the context."""
     flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", f"{value:g}")]
-    command = [sys.executable, "-m", "benches.load_server", kind, *flags]
+    command = [sys.executable, "-m", "benches.load_server", kind, "--with-stdin", *flags]
     with tempfile.TemporaryFile("w+") as words:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, cwd=ROOT, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, cwd=ROOT, text=True)
+        assert process.stdin is not None
         assert process.stdout is not None
         try:
             if not (line := process.stdout.readline()):
@@ -119,6 +120,7 @@ def serving(kind: str, **options: float) -> Iterator[Served]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            process.stdin.close()
             process.stdout.close()
 
 

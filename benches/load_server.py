@@ -8,10 +8,12 @@ no keys, no limits. Both get their events from the same engine, in the same proc
 import argparse
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,6 +40,8 @@ BACKLOG: Final = 2048
 
 def main() -> None:
     options = _parser().parse_args()
+    if options.with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     share_one_pool()
     with ExitStack() as stack:
         runtime = stack.enter_context(
@@ -57,6 +61,12 @@ def main() -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         database = f"sqlite:///{Path(folder) / 'ecocore.db'}"
         serving.serve([region], database, listening, lambda welcome: _announce(welcome.url, welcome.first_key))
+
+
+def _end_with_stdin() -> None:
+    """Whoever started this may be killed; the pipe that he holds then ends, and nobody is left to serve."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _announce(url: str, key: str | None) -> None:
@@ -132,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--tokens-per-second", type=float, default=0.0, help="of each stream; 0 is as fast as it can")
     parser.add_argument("--sequences", type=int, default=64, help="that compute at a time (default 64)")
+    parser.add_argument("--with-stdin", action="store_true", help="end when standard input does")
     parser.add_argument("--context", type=int, default=2048, help="tokens of prompt and answer together (default 2048)")
     return parser
 

@@ -56,12 +56,23 @@ async def test_a_server_of_a_process_of_its_own_answers_and_ends(kind: str) -> N
     with serving(kind, sequences=2) as served:
         assert served.resident_mb() > 10
         assert served.cpu_seconds() > 0
-        with Client(served.endpoint, hearing=lambda outcome: ChatAnswer(outcome, keep_text=True)) as client:
+        with Client(served.endpoint, timeout=60, hearing=lambda outcome: ChatAnswer(outcome, keep_text=True)) as client:
             load = await closed_loop(client, asking(6, "test"), streams=2, count=4)
         assert [outcome.failure for outcome in load.outcomes] == [None] * 4
         assert all(len("".join(outcome.text or ())) >= 6 for outcome in load.outcomes)
     with pytest.raises(FileNotFoundError):
         Served(served.endpoint, served.pid).cpu_seconds()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_ends_with_whoever_started_it(kind: str) -> None:
+    command = [sys.executable, "-m", "benches.load_server", kind, "--with-stdin"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        assert b"url" in server.stdout.readline()
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(30) == 0
 
 
 def test_a_server_that_cannot_start_says_why() -> None:

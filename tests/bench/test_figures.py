@@ -69,13 +69,22 @@ def test_gaps_first_tokens_and_ends_are_told_in_milliseconds() -> None:
 
 
 def test_rates_are_those_of_the_time_when_all_streams_were_busy() -> None:
-    """Of the second answer, half of the events and three quarters of its life lie within."""
-    early = outcome(0.0, [1.0, 2.0], 4.0, completion_tokens=20)
+    """Of the third answer, half of the events lie within."""
+    early = [outcome(0.0, [1.0, 2.0], 2.0, completion_tokens=20), outcome(2.0, [3.0, 10.0], 10.0, completion_tokens=20)]
     late = outcome(4.0, [6.0, 11.0], 12.0, completion_tokens=10)
-    figures = figures_of(loaded(early, late, busy_until=10.0, ended=12.0))
+    figures = figures_of(loaded(*early, late, busy_until=10.0, ended=12.0))
     assert figures.seconds == 10.0
-    assert figures.output_tokens_per_second == pytest.approx((20 + 5) / 10)
-    assert figures.requests_per_second == pytest.approx((1 + 0.75) / 10)
+    assert figures.output_tokens_per_second == pytest.approx((20 + 20 + 5) / 10)
+    assert figures.requests_per_second == pytest.approx((1 + 1 + 0.5) / 10)
+
+
+def test_rates_of_few_answers_are_those_of_the_whole_time() -> None:
+    """Two streams, of which one had no second answer while both were busy."""
+    answers = [outcome(0.0, [1.0, end], end, completion_tokens=20) for end in (3.0, 4.0, 9.0, 12.0)]
+    figures = figures_of(loaded(*answers, busy_until=10.0, ended=12.0, streams=2))
+    assert figures.seconds == 12.0
+    assert figures.output_tokens_per_second == pytest.approx(80 / 12)
+    assert figures.requests_per_second == pytest.approx(4 / 12)
 
 
 def test_without_usage_events_count_and_it_is_said() -> None:

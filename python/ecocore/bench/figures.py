@@ -1,7 +1,7 @@
 """Outcomes of a load -> its figures: percentiles, rates, kinds of failure, the histogram of gaps. Times are in milliseconds."""
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,8 +42,9 @@ class Figures:
     """What a load showed.
 
     Requests that failed count in `failed` alone. One that was broken off before its end gives its first token, its gaps and
-    the events that came. Rates are those of the time in which every stream was busy: what streams that run on alone would
-    add to the time, and hardly to the tokens, is left out.
+    the events that came. Rates are those of the time in which every stream was busy: what the last streams add to the time, and
+    hardly to the tokens, is left out. Where that time did not see two answers of each stream, it saw mostly beginnings; then
+    rates are those of the whole time.
 
     `tokens_from`: who counted the output tokens; without the server's usage each event counts as one.
     `gap_ms`: between neighbouring events of a stream; `token_ms`: from the first to the last event of an answer, for each
@@ -71,12 +72,12 @@ class Figures:
 
 def figures_of(load: Load) -> Figures:
     """The figures of a load that ended, or was broken off."""
-    assert load.busy_until is not None
     whole = [outcome for outcome in load.outcomes if outcome.succeeded]
     told = [*whole, *load.open.values()]
     gaps = [gap for outcome in told for gap in _gaps(outcome)]
     prompts = [outcome.prompt_tokens for outcome in whole if outcome.prompt_tokens is not None]
-    window = max(load.busy_until - load.began, 1e-9)
+    until = _until(load, whole)
+    window = max(until - load.began, 1e-9)
     return Figures(
         streams=load.streams,
         seconds=window,
@@ -87,8 +88,8 @@ def figures_of(load: Load) -> Figures:
         prompt_tokens=sum(prompts) / len(prompts) if prompts else None,
         output_tokens=sum(_tokens(outcome) for outcome in told),
         tokens_from=_counted(told),
-        output_tokens_per_second=sum(_tokens(outcome) * _share_told(outcome, load.busy_until) for outcome in told) / window,
-        requests_per_second=sum(_share_lived(outcome, load.began, load.busy_until) for outcome in whole) / window,
+        output_tokens_per_second=sum(_tokens(outcome) * _share_told(outcome, until) for outcome in told) / window,
+        requests_per_second=sum(_share_told(outcome, until) for outcome in whole) / window,
         ttft_ms=Percentiles.of(outcome.times[0] - outcome.due for outcome in told if outcome.times),
         gap_ms=Percentiles.of(gaps),
         token_ms=Percentiles.of(_token_seconds(whole)),
@@ -136,13 +137,19 @@ def _counted(outcomes: Sequence[Outcome]) -> Counted:
     return "usage and events" if len(ways) == 2 else "events" if True in ways else "usage"
 
 
+def _until(load: Load, whole: Sequence[Outcome]) -> float:
+    """To when rates are taken."""
+    assert load.busy_until is not None
+    assert load.ended is not None
+    seen = sum(outcome.ended is not None and outcome.ended <= load.busy_until for outcome in whole)
+    return load.busy_until if seen >= 2 * (load.streams or 1) else load.ended
+
+
 def _share_told(outcome: Outcome, until: float) -> float:
-    """Of its tokens, what had come by then; an event that holds several is taken for as many as the others."""
-    return bisect_left(outcome.times, until + 1e-9) / len(outcome.times) if outcome.times else 0.0
+    """Of an answer, what had come by then; an event that holds several tokens is taken for as many as the others.
 
-
-def _share_lived(outcome: Outcome, began: float, until: float) -> float:
-    """Of its life, what lay within. Counting whole requests would depend on where the ends happen to fall."""
-    assert outcome.ended is not None
-    lived = outcome.ended - outcome.due
-    return max(0.0, min(outcome.ended, until) - max(outcome.due, began)) / lived if lived > 0 else 1.0
+    Counting only whole answers would depend on where their ends happen to fall.
+    """
+    if not outcome.times:
+        return float(outcome.ended is not None and outcome.ended <= until)
+    return bisect_right(outcome.times, until) / len(outcome.times)

@@ -33,7 +33,8 @@ svg { width: 100%; height: auto; max-width: 46rem }
 _READING: Final = (
     "First token: from when a request was due, connecting included, to the first event that holds part of the answer.",
     "Gap: between neighbouring events of a stream, by when their bytes reached the client; those of one read lie 0 ms apart.",
-    "Rates: of the time in which every stream was busy. Warm-up is not counted, and no prompt was sent twice.",
+    "Rates: of the time in which every stream was busy, or of the whole where that saw no two answers of each.",
+    "Warm-up is not counted, and no prompt was sent twice.",
 )
 
 
