@@ -97,7 +97,7 @@ class _Plain:
         admission = await self._region.prepare(ChatRequest.parse(await request.json()))
         number = admission.request_id
         self._queues[number] = asyncio.Queue()
-        admission.start(Owner())
+        await admission.start(Owner())
         return StreamingResponse(self._pieces(number), media_type="text/event-stream")
 
     def on_step(self, loop: asyncio.AbstractEventLoop) -> Callable[[EventBatch], None]:
