@@ -224,6 +224,19 @@ fn each_fault_is_named() {
 }
 
 #[test]
+fn an_end_that_was_lost_with_a_broken_piece_is_told_as_a_failure() {
+    let finished = |choice| {
+        encoded(&[(choice, EventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() })])
+    };
+    let mut decoder = decoder();
+    assert_eq!(decoder.push(&finished(0)).unwrap().events.len(), 1);
+    assert!(decoder.push(&[finished(1), frame(&[0, 0, 0])].concat()).is_err());
+    let failed: Vec<u32> =
+        decoder.fail("engine_lost", "it stopped").events.iter().map(|event| event.choice).collect();
+    assert_eq!(failed, [1, 2], "the end of 0 was told, that of 1 was not");
+}
+
+#[test]
 fn a_length_alone_takes_no_memory() {
     // Four billion entries are announced where none follow.
     let hostile = frame(&[&[0, 0, 0, 0, 1][..], &u32::MAX.to_le_bytes()].concat());

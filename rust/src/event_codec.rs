@@ -123,16 +123,22 @@ impl EventDecoder {
     /// The events that became whole with this piece.
     ///
     /// Fails with `Internal` for bytes that are no events, for a choice that was not asked for or ended before, and ever
-    /// after. Events before the fault in the same piece are lost with it.
+    /// after. Events before the fault in the same piece are lost with it, ends included: `fail` tells those of their choices.
     pub fn push(&mut self, piece: &[u8]) -> Result<EventBatch, Error> {
         let mut events = EventBatch::default();
-        let done =
-            if self.broken { Err(fault("they were broken before")) } else { self.read(piece, &mut events) };
+        // Who hears nothing of an end must hear of a failure: a choice has ended when its end is handed out.
+        let mut ended = self.ended.clone();
+        let done = if self.broken {
+            Err(fault("they were broken before"))
+        } else {
+            self.read(piece, &mut ended, &mut events)
+        };
         if let Err(error) = done {
             self.broken = true;
             self.pending = Vec::new();
             return Err(error);
         }
+        self.ended = ended;
         Ok(events)
     }
 
@@ -153,42 +159,47 @@ impl EventDecoder {
         events
     }
 
-    fn read(&mut self, piece: &[u8], events: &mut EventBatch) -> Result<(), Error> {
+    fn read(&mut self, piece: &[u8], ended: &mut [bool], events: &mut EventBatch) -> Result<(), Error> {
         if self.pending.is_empty() {
-            let rest = self.read_frames(piece, events)?;
+            let rest = self.read_frames(piece, ended, events)?;
             self.pending.extend_from_slice(rest);
             return Ok(());
         }
         let mut pending = std::mem::take(&mut self.pending);
         pending.extend_from_slice(piece);
-        let left = self.read_frames(&pending, events)?.len();
+        let left = self.read_frames(&pending, ended, events)?.len();
         pending.drain(..pending.len() - left);
         self.pending = pending;
         Ok(())
     }
 
     /// Reads whole frames, gives what is left behind them.
-    fn read_frames<'a>(&mut self, mut data: &'a [u8], events: &mut EventBatch) -> Result<&'a [u8], Error> {
+    fn read_frames<'a>(
+        &self,
+        mut data: &'a [u8],
+        ended: &mut [bool],
+        events: &mut EventBatch,
+    ) -> Result<&'a [u8], Error> {
         while let Some((length, rest)) = data.split_first_chunk::<4>() {
             let length = u32::from_le_bytes(*length) as usize;
             if length > MAX_FRAME {
                 return Err(fault("one is too long"));
             }
             let Some((frame, rest)) = rest.split_at_checked(length) else { break };
-            events.events.push(self.event(frame)?);
+            events.events.push(self.event(frame, ended)?);
             data = rest;
         }
         Ok(data)
     }
 
-    fn event(&mut self, frame: &[u8]) -> Result<Event, Error> {
+    fn event(&self, frame: &[u8], ended: &mut [bool]) -> Result<Event, Error> {
         let mut fields = Fields(frame);
         let choice = fields.number()?;
         let kind = fields.kind()?;
         if !fields.0.is_empty() {
             return Err(fault("one goes on behind its end"));
         }
-        let ended = self.ended.get_mut(choice as usize).ok_or_else(|| fault("one is of no choice"))?;
+        let ended = ended.get_mut(choice as usize).ok_or_else(|| fault("one is of no choice"))?;
         if *ended {
             return Err(fault("a choice goes on behind its end"));
         }

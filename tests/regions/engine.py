@@ -1,8 +1,8 @@
 """An engine's process that can be made to fail: the mock engine behind the real doors.
 
 Usage: python -m tests.regions.engine SETTINGS --socket PATH. Settings: `name`, `tokens_per_second`, `context_length`,
-`capacity` (running, waiting, of one key), `deserted` (seconds), `talks` (form of the events), and `faults`, a file whose
-text is what goes wrong at the next step.
+`capacity` (running, waiting, of one key), `parked` (admissions), `connections` (clients), `deserted` (seconds), `talks` (form
+of the events), and `faults`, a file whose text is what goes wrong at the next step.
 """
 
 import json
@@ -20,7 +20,7 @@ from ecocore.prompt.images.loader import ImageLoader
 from ecocore.regions.local import LocalRegion
 from ecocore.regions.parent import Parent
 from ecocore.runtime import Runtime
-from ecocore.server import engine
+from ecocore.server import connection, engine
 from ecocore.server.wire import Told
 
 ROOM_BYTES = 128 * 2**20
@@ -67,6 +67,8 @@ def main(settings: dict[str, Any], socket: Path) -> None:
         executor = runtime._loop._executor
         executor._model = Faulty(executor._model, Path(settings["faults"]))
     vars(engine)["DESERTED_SECONDS"] = settings.get("deserted", engine.DESERTED_SECONDS)
+    vars(connection)["MAX_CONNECTIONS"] = settings.get("connections", connection.MAX_CONNECTIONS)
+    vars(engine)["PARKED_AT_MOST"] = settings.get("parked", engine.PARKED_AT_MOST)
     if "talks" in settings:
         vars(engine)["Told"] = partial(_told, settings["talks"])
     engine.serve_engine(LocalRegion(runtime, ImageLoader()), socket, parent.tell, log_level="warning")

@@ -269,6 +269,23 @@ async def test_a_connection_that_ends_takes_its_requests_along() -> None:
             await child.prepare(request())
 
 
+async def test_what_is_admitted_and_not_started_is_bounded_and_can_be_given_up() -> None:
+    async with lost_soon(parked=2) as child:
+        first, second = [await child.prepare(request()) for _ in range(2)]
+        with pytest.raises(QueueFull, match="2 requests are waiting for their start"):
+            await child.prepare(request())
+        child.cancel(first.request_id)
+        await asyncio.sleep(0)
+        await asyncio.gather(*child._releasing)
+        third = await child.prepare(request())
+        with pytest.raises(RegionUnavailable):
+            await first.start(Owner())
+        for admission in (second, third):
+            await admission.start(Owner())
+            child.cancel(admission.request_id)
+        assert child._parked == {}
+
+
 async def start(admission: Admission) -> None:
     await admission.start(Owner())
 

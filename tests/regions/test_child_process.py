@@ -188,6 +188,32 @@ def test_a_start_that_fails_later_is_tried_again(tmp_path: Path) -> None:
         assert process.stats()["restarts"] == 2
 
 
+def test_a_start_that_hangs_is_killed_and_tried_again(tmp_path: Path) -> None:
+    """The second start never gets ready, however long it may take; later ones do."""
+    starts = tmp_path / "starts"
+    act = (
+        f"starts = Path({str(starts)!r}); before = len(starts.read_text().split()) if starts.exists() else 0\n"
+        "with starts.open('a') as file:\n    file.write(f'{os.getpid()} ')\n"
+        "if before != 1:\n    ready()\nwait()"
+    )
+    patient = replace(CLOSE, silence=60)
+    with watched(act, patient) as process:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        assert eventually(lambda: len(starts.read_text().split()) == 2, 60)
+        hanging = int(starts.read_text().split()[1])
+        process._watch = replace(patient, start=0)
+        assert eventually(lambda: process.pid != hanging, 60)
+        process._watch = patient
+        assert not lives(hanging)
+        assert eventually(lambda: process.is_alive, 60)
+
+
+def test_a_first_start_that_hangs_is_told() -> None:
+    with pytest.raises(EngineFailure, match=r"was not ready after 0\.1 s"), watched("wait()", replace(CLOSE, start=0.1)):
+        pass
+
+
 @pytest.mark.parametrize("act", ["ready(); wait()", "wait()"], ids=["running", "starting"])
 def test_one_that_is_stopped_is_ended_all_the_same(act: str) -> None:
     process = ChildProcess("m", actor(act), replace(CLOSE, silence=60, end=0.2))

@@ -305,6 +305,25 @@ def test_a_full_engine_refuses_as_one_in_this_process_does(tmp_path: Path) -> No
         close()
 
 
+def test_the_bound_on_clients_keeps_no_server_from_its_engine(tmp_path: Path) -> None:
+    """It is the server that has clients: whatever their number, the heartbeat gets through."""
+    with isolated(connections=0) as region, served(tmp_path, region) as server:
+        assert server.chat(max_tokens=1).status_code == 200
+        assert region.stats()["restarts"] == 0
+
+
+def test_prompts_before_a_refused_one_are_given_up(tmp_path: Path) -> None:
+    """They would wait for a start that never comes, and would keep others out."""
+    with isolated(parked=2) as region, served(tmp_path, region) as server, server.http() as http:
+        for _ in range(3):
+            refused = http.post("/v1/completions", json={"model": MODEL, "prompt": [[65], [999_999]]})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
+            assert eventually(lambda: not region._parked and not region._releasing, 60)
+        taken = http.post("/v1/completions", json={"model": MODEL, "prompt": [[65], [66]], "max_tokens": 1})
+        assert taken.status_code == 200
+        assert eventually(lambda: not region._parked, 60)
+
+
 @pytest.mark.weights
 def test_smollm2_in_a_process_of_its_own(tmp_path: Path) -> None:
     settings = json.dumps({"model": None, "runtime": {"device": "cpu"}, "server": {}})

@@ -51,7 +51,10 @@ class ChildRegion:
         self._request_ids = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._parked: dict[int, str] = {}
+        """What the other side keeps for requests that have not been started."""
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Timeout] = set()
         self._subscribers: tuple[Callable[[EventBatch], None], ...] = ()
         process.on_loss = self._lose
@@ -112,10 +115,11 @@ class ChildRegion:
             try:
                 yield
             finally:
-                running = list(self._running.values())
+                running = [*self._running.values(), *self._releasing]
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
+                self._parked.clear()
                 self._session = self._loop = None
 
     # --- asking -----------------------------------------------------------------------------------------
@@ -157,10 +161,13 @@ class ChildRegion:
         choices = request.n
         name = (await self._ask(path, fields, short=short))["admission"]
         request_id = next(self._request_ids)
+        self._parked[request_id] = name
 
         async def start(owner: Owner) -> None:
             headers = {"accept": EVENTS, **owner_headers(owner)}
-            response = await self._post(f"{ADMISSIONS_PATH}/{name}", None, headers)
+            response = await self._send(f"{ADMISSIONS_PATH}/{name}", None, headers)
+            # Whoever leaves before this line still gives it up with `cancel`.
+            self._parked.pop(request_id, None)
             await self._checked(response)
             following = self._follow(response, EventDecoder(request_id, choices))
             self._running[request_id] = task = asyncio.create_task(following)
@@ -171,12 +178,14 @@ class ChildRegion:
     async def _ask(self, path: str, fields: Fields, *, short: bool) -> Any:
         # A long conversation takes a while to spell, and nobody else should wait for it.
         body = _spelled(fields) if short else await asyncio.to_thread(_spelled, fields)
-        response = await self._post(path, body, {"accept": ADMISSION, "content-type": "application/json"})
+        response = await self._send(path, body, {"accept": ADMISSION, "content-type": "application/json"})
         del body
         await self._checked(response)
         return json.loads(await self._whole(response))
 
-    async def _post(self, path: str, body: bytes | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _send(
+        self, path: str, body: bytes | None, headers: Mapping[str, str], *, method: str = "POST"
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeClosed("this region is not connected")
         if not self.is_alive:
@@ -184,7 +193,7 @@ class ChildRegion:
         # A file is sent in pieces, between which others have their turn.
         data = body if body is None or len(body) <= SHORT_BYTES else io.BytesIO(body)
         async with self._while_alive():
-            return await self._session.post(ENGINE.with_path(path), data=data, headers=headers)
+            return await self._session.request(method, ENGINE.with_path(path), data=data, headers=headers)
 
     async def _checked(self, response: aiohttp.ClientResponse) -> None:
         """Raises what the other side raised."""
@@ -260,11 +269,26 @@ class ChildRegion:
 
     def cancel(self, request_id: int) -> None:
         """See `Region.cancel`."""
-        task = self._running.get(request_id)
-        if task is not None and self._loop is not None:
+        known = request_id in self._running or request_id in self._parked
+        if known and self._loop is not None:
             # A loop that is closed has let its tasks go already.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(task.cancel)
+                self._loop.call_soon_threadsafe(self._stop, request_id)
+
+    def _stop(self, request_id: int) -> None:
+        if task := self._running.get(request_id):
+            task.cancel()
+        elif name := self._parked.pop(request_id, None):
+            self._releasing.add(releasing := asyncio.create_task(self._release(name)))
+            releasing.add_done_callback(self._releasing.discard)
+
+    async def _release(self, name: str) -> None:
+        """What is not started must not fill the engine's memory until its time is over."""
+        # An engine that is gone keeps nothing.
+        with suppress(RegionUnavailable):
+            response = await self._send(f"{ADMISSIONS_PATH}/{name}", None, {}, method="DELETE")
+            await self._checked(response)
+            await self._whole(response)
 
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """See `Region.subscribe`; the calls come on the event loop that is connected."""

@@ -44,6 +44,8 @@ class Watch:
     """From one question to the next."""
     silence: float = 8.0
     """Who answers nothing for so long is killed: hostile requests keep an engine's process from answering for 5 s at most."""
+    start: float = 600.0
+    """For a start: the largest models are read in minutes; who is not ready by then hangs and is killed."""
     first_wait: float = 0.5
     """Before the second start in a row; the first is at once, and each later one waits twice as long."""
     longest_wait: float = 30.0
@@ -168,10 +170,14 @@ class ChildProcess:
     def _begin(self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector) -> None:
         """Waits for what the process says of its start. Raises it if it is an error."""
         said = b""
+        began = time.monotonic()
         while not said.endswith(b"\n"):
-            while not selector.select(self._watch.beat):
+            while not selector.select(min(self._watch.beat, self._watch.start)):
                 if self._closing.is_set():
                     raise RuntimeClosed("the server ended before its engine was ready")
+                if time.monotonic() - began >= self._watch.start:
+                    words = f"the engine of {self._name} was not ready after {self._watch.start:g} s and is killed; see above"
+                    raise EngineFailure("engine_error", words)
             piece = os.read(_line_of(process).fileno(), 65536)
             if not piece:
                 how = _how(process.wait())

@@ -1,8 +1,9 @@
 """What a server and the process of an engine say to each other, beside the API that both speak.
 
 A request is judged first and started later, as in one process: the child answers the API's own POST, sent with
-`Accept: ADMISSION`, with the name of an admission, and `POST ADMISSIONS_PATH/{name}` with the request's events. Errors
-come as the kinds they were raised as, so that the server may tell them in the client's words.
+`Accept: ADMISSION`, with the name of an admission, and `POST ADMISSIONS_PATH/{name}` with the request's events; `DELETE`
+gives up an admission that will not be started. Errors come as the kinds they were raised as, so that the server may tell
+them in the client's words.
 """
 
 from collections.abc import Mapping

@@ -91,7 +91,10 @@ class Region(Protocol):
         """
 
     def cancel(self, request_id: int) -> None:
-        """Stops a request without an event; an unknown or ended one is ignored. Quick, from any thread."""
+        """Stops a request without an event, or gives up its admission; an unknown or ended one is ignored.
+
+        Quick, from any thread.
+        """
 
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """Calls `callback` with the events of each step, on a thread of the region; the result ends that."""

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from starlette.types import Receive, Scope, Send
 
 from ecocore.errors import InvalidParameter, UnsupportedParameter
-from ecocore.regions.region import Region
+from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
 from ecocore.request.faults import fault, named_errors
 from ecocore.request.json_object import JsonObject, present
@@ -199,10 +199,18 @@ class Completions:
     async def _prepare(self, asked: CompletionRequest) -> Ready:
         region = self._models[asked.request.model]
         prepare = partial(region.prepare_plain, asked.request, scores=asked.scores)
-        admissions = [await prepare(prompt) for prompt in asked.prompts]
-        echo = tuple([await _text(region, prompt) for prompt in asked.prompts]) if asked.echo else ()
-        # What the model begins every text with is in the prompt, but not in what the client sent.
-        hidden = await region.tokenize("", add_special_tokens=True) if isinstance(asked.prompts[0], str) else []
+        admissions: list[Admission] = []
+        try:
+            for prompt in asked.prompts:
+                admissions.append(await prepare(prompt))  # noqa: PERF401  # those before a refused one are to be known
+            echo = tuple([await _text(region, prompt) for prompt in asked.prompts]) if asked.echo else ()
+            # What the model begins every text with is in the prompt, but not in what the client sent.
+            hidden = await region.tokenize("", add_special_tokens=True) if isinstance(asked.prompts[0], str) else []
+        except BaseException:
+            # Refused, or the client left: nothing of it will be started.
+            for admission in admissions:
+                region.cancel(admission.request_id)
+            raise
         return Ready(self._outboxes[region.model_id], admissions, asked.told(echo, len(hidden)))
 
 

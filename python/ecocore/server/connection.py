@@ -6,6 +6,7 @@ See docs/http-server.md.
 """
 
 import asyncio
+import socket
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ class Connection(TCPServer):
 
     async def run(self) -> None:
         """Serves until the end of the connection."""
-        if Connection._open >= MAX_CONNECTIONS:
+        if Connection._open >= MAX_CONNECTIONS and not self._is_from_the_server():
             self.writer.transport.abort()
             return
         Connection._open += 1
@@ -48,6 +49,10 @@ class Connection(TCPServer):
             await super().run()
         finally:
             Connection._open -= 1
+
+    def _is_from_the_server(self) -> bool:
+        """An engine's socket: its server bounds the clients, and one that it cannot ask for a sign of life it kills."""
+        return bool(self.writer.get_extra_info("socket").family == socket.AF_UNIX)
 
     async def _read_data(self) -> None:
         await super()._read_data()

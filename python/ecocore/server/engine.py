@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ecocore.errors import EcocoreError, RegionUnavailable
+from ecocore.errors import EcocoreError, QueueFull, RegionUnavailable
 from ecocore.regions.contract import ADMISSION, ADMISSIONS_PATH, EVENTS, HEARTBEAT_PATH, Facts, owner_of, spelled
 from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
@@ -35,6 +35,8 @@ from ecocore.server.wire import Outbox, Pace, Told
 
 # A server that goes on to the start does so in milliseconds; what waits longer was given up.
 PARKED_SECONDS: Final = 60.0
+# More than an engine of the usual capacity would take at once: whatever else happens, no more memory is held than this.
+PARKED_AT_MOST: Final = 1024
 # Its server asks each second, and kills it long before; unless the server was killed itself.
 DESERTED_SECONDS: Final = 60.0
 _BOUNDLESS: Final = 2**40
@@ -93,6 +95,7 @@ class _Doors:
             _Negotiated("/tokenize", _Judged(_as_app(self._tokenize.tokenize))),
             _Negotiated("/detokenize", _Judged(_as_app(self._tokenize.detokenize))),
             PolicyRoute(ADMISSIONS_PATH + "/{name}", _Judged(self._start), methods=["POST"], policy=Policy.OPEN),
+            PolicyRoute(ADMISSIONS_PATH + "/{name}", self._give_up, methods=["DELETE"], policy=Policy.OPEN),
             PolicyRoute(HEARTBEAT_PATH, self._heartbeat, methods=["GET"], policy=Policy.OPEN),
         ]
 
@@ -110,12 +113,19 @@ class _Doors:
 
         async def answer() -> None:
             admission = await preparing
+            if len(self._parked) >= PARKED_AT_MOST:
+                raise QueueFull(f"{PARKED_AT_MOST} requests are waiting for their start already; retry in a moment")
             name = secrets.token_hex(16)
             self._parked[name] = admission, choices
             asyncio.get_running_loop().call_later(PARKED_SECONDS, self._parked.pop, name, None)
             await JSONResponse({"admission": name})(scope, receive, send)
 
         await until_client_leaves(receive, answer())
+
+    async def _give_up(self, request: Request) -> JSONResponse:
+        """The server's own exchange failed, or its client left. One that has run, or was forgotten, is given up already."""
+        self._parked.pop(request.path_params["name"], None)
+        return JSONResponse({})
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         parked = self._parked.pop(scope["path_params"]["name"], None)

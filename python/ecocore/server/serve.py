@@ -38,6 +38,7 @@ GRACE_SECONDS: Final = 30.0
 END_SECONDS: Final = 3.0
 BACKLOG: Final = 2048
 KEEP_ALIVE_SECONDS: Final = 5.0
+OPEN_FILES: Final = 16 * MAX_CONNECTIONS
 ENGINE_POLL_SECONDS: Final = 0.1
 ENGINE_FAREWELL_SECONDS: Final = 0.2
 # Twice what the guard allows, so that it is the guard who refuses, with its reason.
@@ -292,12 +293,15 @@ def _url(listening: socket.socket) -> str:
 
 
 def _allow_many_connections() -> None:
-    """The usual soft limit of 1024 open files is less than the connections that this server takes."""
+    """The usual soft limit of 1024 open files is less than the connections that this server takes.
+
+    To an engine's process, a client has one for each of its prompts.
+    """
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(2 * MAX_CONNECTIONS, hard)
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

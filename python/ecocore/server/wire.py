@@ -146,9 +146,11 @@ class Outbox:
 
     def open(self, admissions: Sequence[Admission], told: Told) -> "Answer":
         """One answer to requests that have not been started yet, as many as `told.prompts`. Raises ShuttingDown."""
-        if not self.accepting:
-            raise ShuttingDown
         request_ids = tuple(admission.request_id for admission in admissions)
+        if not self.accepting:
+            for request_id in request_ids:
+                self.region.cancel(request_id)
+            raise ShuttingDown
         self.writer.open(
             request_ids[0],
             completion_id=told.id_prefix + secrets.token_hex(16),
