@@ -210,7 +210,7 @@ async def test_what_is_full_says_so_at_the_start() -> None:
         with pytest.raises(RegionUnavailable):
             await one.start(Owner(key=7))
         await other.start(Owner(key=8))
-        with pytest.raises(QueueFull, match="3 answers are open"):
+        with pytest.raises(QueueFull, match="2 requests wait"):
             await (await child.prepare(request())).start(Owner(key=9))
         for admission in (several, other):
             child.cancel(admission.request_id)

@@ -4,6 +4,7 @@ Takes a URL, gives connections to `keys`. Which rows mean what is not its matter
 """
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from ecocore.errors import EcocoreError, InvalidConfiguration
 
 BUSY_SECONDS: Final = 5
+WAL_PAUSE_SECONDS: Final = 0.01
 _ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite"}
 
 
@@ -133,12 +135,26 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # Transactions begin where `_begin_sqlite` says so and nowhere else.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # A committed transaction survives power loss; readers and one writer do not wait for each other.
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    # A committed transaction survives power loss; readers and one writer do not wait for each other.
+    _write_ahead(cursor)
+    cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Turns a new file to its write-ahead log. SQLite does not wait here for others who do the same, so we do."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(WAL_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _direct(engine: AsyncEngine) -> sqlite3.Connection | None:
