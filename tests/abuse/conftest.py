@@ -12,7 +12,8 @@ DESCRIPTORS = 24
 @pytest.fixture(scope="session")
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     settings = {
-        "serve": {"KEEP_ALIVE_SECONDS": 1.0, "WRITE_SECONDS": 1.0, "CLOSE_SECONDS": 0.5, "MAX_CONNECTIONS": 400},
+        "serve": {"KEEP_ALIVE_SECONDS": 1.0},
+        "connection": {"WRITE_SECONDS": 1.0, "CLOSE_SECONDS": 0.5, "MAX_CONNECTIONS": 400},
         "limits": {"body_seconds": 1.0, "linger_seconds": 0.5},
         "pace": {"answer_seconds": 2.0, "tick_seconds": 0.1},
         "images": {"fetch_seconds": 1.0},

@@ -11,7 +11,7 @@ from typing import Any
 from ecocore.prompt.images.loader import ImageLimits, ImageLoader
 from ecocore.regions.local import LocalRegion
 from ecocore.runtime import Runtime
-from ecocore.server import serve
+from ecocore.server import connection, serve
 from ecocore.server.guard import Limits
 from ecocore.server.tidy import share_one_pool
 from ecocore.server.wire import Pace
@@ -23,6 +23,7 @@ PACED = "some-maker/paced"
 
 def main(folder: str, settings: dict[str, Any]) -> None:
     vars(serve).update(settings.get("serve", {}))
+    vars(connection).update(settings.get("connection", {}))
     share_one_pool()
     serve._log_to_stderr("warning")
     serve._allow_many_connections()
