@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecocore.request import ChatRequest
@@ -120,6 +120,8 @@ JSON = st.recursive(
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+# The first use on a machine makes the tables of all characters, which takes seconds.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(schema=st.dictionaries(TEXT, JSON, max_size=4), text=TEXT, number=st.floats(0, 2))
 def test_whatever_is_in_it(schema: dict[str, Any], text: str, number: float) -> None:
     sent = {
