@@ -17,7 +17,7 @@ def upgrade() -> None:
         "accounts",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.String(128), nullable=False, unique=True),
-        sa.Column("created", sa.Integer, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "keys",
@@ -25,8 +25,8 @@ def upgrade() -> None:
         sa.Column("prefix", sa.String(8), nullable=False),
         sa.Column("name", sa.String(128), nullable=False),
         sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), nullable=False, index=True),
-        sa.Column("created", sa.Integer, nullable=False),
-        sa.Column("revoked", sa.Integer, nullable=True),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("revoked", sa.BigInteger, nullable=True),
     )
     op.bulk_insert(accounts, [{"name": "default", "created": int(time.time())}])
 
