@@ -3,21 +3,32 @@
 Takes a URL, gives connections to `keys`. Which rows mean what is not its matter.
 """
 
+import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Select, event, make_url
+from sqlalchemy import Connection, Engine, Select, create_engine, event, make_url
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError  # noqa: A004
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    TimeoutError,  # noqa: A004
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ecocore.errors import EcocoreError, InvalidConfiguration
+from ecocore.errors import EcocoreError, InternalError, InvalidConfiguration
+
+Result = TypeVar("Result")
 
 BUSY_SECONDS: Final = 5
 WAL_PAUSE_SECONDS: Final = 0.01
@@ -28,6 +39,10 @@ class DatabaseUnavailable(EcocoreError):
     """The database does not answer: locked, full, read-only or gone. What was asked did not happen."""
 
 
+class BrokenConstraint(InternalError):
+    """The database refused what would break one of its rules. What was asked did not happen."""
+
+
 class Database:
     """An open database. Reading never waits for a writer; writers queue for up to five seconds."""
 
@@ -36,6 +51,7 @@ class Database:
         self._engine = engine
         self._direct: sqlite3.Connection | None = None
         self._spelled: dict[Select[Any], str] = {}
+        self._writer: _Writer | None = None
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -47,7 +63,9 @@ class Database:
         try:
             async with database.writing() as connection:
                 await connection.run_sync(_migrate)
-            database._direct = _direct(database._engine)
+            if _is_file(database._engine):
+                database._direct = _direct(database._engine)
+                database._writer = _Writer(database._engine)
         except BaseException:
             await database.close()
             raise
@@ -58,6 +76,9 @@ class Database:
         """A transaction that sees one state. Raises DatabaseUnavailable."""
         with _named_failures():
             async with self._engine.connect() as connection:
+                if self._engine.dialect.name == "postgresql":
+                    # Else each statement would see what was committed until it began.
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
 
     async def look_up(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any] | None:
@@ -90,12 +111,49 @@ class Database:
                 async with connection.begin():
                     yield connection
 
+    async def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """What `work` gives, in a transaction of its own that is on disk at the end.
+
+        As `writing`, for what is written all the time: on SQLite the whole of it is one visit to one thread, where each
+        statement of `writing` is one. Raises DatabaseUnavailable, BrokenConstraint.
+        """
+        if self._writer is not None:
+            with _named_failures():
+                return await self._writer.transact(work)
+        async with self.writing() as connection:
+            return await connection.run_sync(work)
+
     async def close(self) -> None:
         """Closes every connection."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         if self._direct is not None:
             self._direct.close()
             self._direct = None
         await self._engine.dispose()
+
+
+class _Writer:
+    """The thread that writes to a file of SQLite, with a connection that is its alone."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine: Engine = create_engine(engine.url.set(drivername="sqlite"), connect_args={"timeout": BUSY_SECONDS})
+        _listen(self._engine)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="database writer")
+
+    async def transact(self, work: Callable[[Connection], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+
+    def _transact(self, work: Callable[[Connection], Result]) -> Result:
+        with self._engine.connect() as connection:
+            connection.execution_options(begin="BEGIN IMMEDIATE")
+            with connection.begin():
+                return work(connection)
+
+    def close(self) -> None:
+        self._thread.submit(self._engine.dispose)
+        self._thread.shutdown()
 
 
 def _engine(url: str) -> AsyncEngine:
@@ -116,9 +174,17 @@ def _engine(url: str) -> AsyncEngine:
             "sqlite:///path/to/file.db always works"
         ) from None
     if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        _listen(engine.sync_engine)
     return engine
+
+
+def _listen(engine: Engine) -> None:
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+
+
+def _is_file(engine: AsyncEngine) -> bool:
+    return engine.dialect.name == "sqlite" and engine.url.database not in {None, "", ":memory:"}
 
 
 def _make_private(path: Path) -> None:
@@ -158,9 +224,7 @@ def _write_ahead(cursor: Any) -> None:
 
 
 def _direct(engine: AsyncEngine) -> sqlite3.Connection | None:
-    """A connection for `look_up`, which never waits; None where the database is no file of SQLite."""
-    if engine.dialect.name != "sqlite" or engine.url.database in {None, "", ":memory:"}:
-        return None
+    """A connection for `look_up`, which never waits; None if it cannot be had."""
     try:
         connection = sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None, check_same_thread=False)
     except sqlite3.Error:
@@ -186,6 +250,8 @@ def _named_failures() -> Iterator[None]:
     """Turns what the driver raises into DatabaseUnavailable, without the statement and its parameters."""
     try:
         yield
+    except (IntegrityError, DataError) as error:
+        raise BrokenConstraint(f"the database refused a change ({error.orig})") from None
     except DBAPIError as error:
         raise DatabaseUnavailable(f"the database does not answer ({error.orig})") from None
     except TimeoutError:

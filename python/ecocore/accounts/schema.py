@@ -121,7 +121,7 @@ answers = Table(
     Column("account_id", Integer, ForeignKey("accounts.id"), primary_key=True),
     Column("idempotency_key", String(255), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
-    Column("request_id", String(64), nullable=False),
+    Column("claim_id", String(64), nullable=False),
     Column("server_id", String(32), nullable=False, index=True),
     Column("body", LargeBinary, nullable=True),
     Column("created", BigInteger, nullable=False, index=True),

@@ -74,7 +74,7 @@ def upgrade() -> None:
         sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), primary_key=True),
         sa.Column("idempotency_key", sa.String(255), primary_key=True),
         sa.Column("fingerprint", sa.String(64), nullable=False),
-        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("claim_id", sa.String(64), nullable=False),
         sa.Column("server_id", sa.String(32), nullable=False, index=True),
         sa.Column("body", sa.LargeBinary, nullable=True),
         sa.Column("created", sa.BigInteger, nullable=False, index=True),

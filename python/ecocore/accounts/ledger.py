@@ -1,0 +1,437 @@
+"""Money of answers: set aside before any work, settled once for what was delivered, never lost and never taken twice.
+
+Takes holds and what became of them, gives rows of the ledger. What is delivered, and what a request may cost at most, the
+server knows; accounts and prices are made in `books`.
+
+A hold is one conditional update, so a balance cannot be spent twice. While an answer runs, marks tell how much of it was
+delivered; a server that ends without settling is settled by its marks, by whoever sees that it ended: itself when it starts
+again (its spool file is no longer locked), or another server (its beat stands still). While the database is away, settlements
+wait in the spool.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
+
+from ecocore.accounts.commit import GroupCommit
+from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
+from ecocore.accounts.money import affordable
+from ecocore.accounts.pricing import Price
+from ecocore.accounts.schema import accounts, answers, holds, prices, servers
+from ecocore.accounts.spool import Spool
+from ecocore.errors import EcocoreError
+
+log = logging.getLogger(__name__)
+
+MARK_SECONDS: Final = 1.0
+MARK_TOKENS: Final = 64
+# However fast tokens are delivered, marks are not written without a pause.
+MARK_PAUSE_SECONDS: Final = 0.05
+RETRY_SECONDS: Final = 0.5
+BEAT_SECONDS: Final = 5.0
+# A server whose beat stands still so long has ended, or is so stuck that its clients have left.
+DEAD_SECONDS: Final = 30.0
+AT_ONCE: Final = 256
+
+
+class InsufficientBalance(EcocoreError):
+    """The account cannot pay what a request may cost. Amounts in nano-dollars.
+
+    `affordable`: how many completion tokens it could pay; None where they are not what is missing.
+    """
+
+    def __init__(self, needed: int, available: int, affordable: int | None) -> None:
+        super().__init__("the account cannot pay for this request")
+        self.needed = needed
+        self.available = available
+        self.affordable = affordable
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money that is set aside for one answer."""
+
+    request_id: str
+    account_id: int
+    price: Price
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What an answer came to. `price_id` None: nothing was held and nothing is taken, the use alone is written down."""
+
+    request_id: str
+    account_id: int
+    model: str
+    price_id: int | None
+    held: int
+    cost: int
+    prompt_tokens: int
+    completion_tokens: int
+    created: int
+    answer: tuple[str, str] | None = None
+    """A claim (see `answers`) and the answer's text, to be given again under its Idempotency-Key."""
+
+
+_BALANCE: Final = select(accounts.c.balance, accounts.c.reserved).where(accounts.c.id == bindparam("account"))
+_RESERVE: Final = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account"), accounts.c.balance - accounts.c.reserved >= bindparam("amount"))
+    .values(reserved=accounts.c.reserved + bindparam("amount"))
+)
+_PAY: Final = (
+    update(accounts)
+    .where(accounts.c.id == bindparam("account"))
+    .values(balance=accounts.c.balance - bindparam("cost"), reserved=accounts.c.reserved - bindparam("held"))
+)
+_HOLD: Final = insert(holds)
+_RELEASE: Final = delete(holds).where(holds.c.request_id == bindparam("request"))
+_MARK: Final = (
+    update(holds)
+    .where(holds.c.request_id == bindparam("request"))
+    .values(prompt_tokens=bindparam("prompt"), completion_tokens=bindparam("completion"))
+)
+# Both databases spell it so. What was posted already stays as it is.
+_POST: Final = text(
+    "INSERT INTO ledger (account_id, contra, kind, amount, request_id, model, price_id, "
+    "prompt_tokens, completion_tokens, created) "
+    "VALUES (:account, 'revenue', 'usage', :amount, :request, :model, :price, :prompt, :completion, :created) "
+    "ON CONFLICT (request_id, kind) DO NOTHING"
+)
+_KEEP: Final = update(answers).where(answers.c.claim_id == bindparam("claim")).values(body=bindparam("kept"))
+_HELD_BY: Final = (
+    select(holds, prices.c.input, prices.c.output)
+    .join(prices, prices.c.id == holds.c.price_id)
+    .where(holds.c.server_id == bindparam("server"))
+    .limit(AT_ONCE)
+)
+
+
+class Ledger:
+    """The money of one server's answers. See the module."""
+
+    def __init__(self, database: Database, commit: GroupCommit, spool: Spool | None, server_id: str) -> None:
+        """Use `opened`."""
+        self._database = database
+        self._commit = commit
+        self._spool = spool
+        self.server_id: Final = server_id
+        self._open: dict[str, int] = {}
+        """Holds of this server, each with the tokens of its last mark on disk."""
+        self._marks: dict[str, tuple[int, int]] = {}
+        """Of open holds, what is not on disk yet."""
+        self._mark_now = asyncio.Event()
+        self._late: list[Settlement] = []
+        """Settlements that the database did not take yet; they are in the spool."""
+        self._spooling = asyncio.Lock()
+        self._settling: set[asyncio.Task[None]] = set()
+        self._beats: dict[str, tuple[int | None, float]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(
+        cls, database: Database, commit: GroupCommit, spools: Path | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> AsyncIterator["Ledger"]:
+        """Settles what dead servers left, then takes holds while inside; at the end all that is known is settled.
+
+        `spools`: the folder for settlements that the database does not take; None keeps them in memory alone.
+        Raises DatabaseUnavailable, InvalidConfiguration.
+        """
+        server_id = secrets.token_hex(12)
+        spool = None if spools is None else Spool.create(spools, server_id)
+        ledger = cls(database, commit, spool, server_id)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            if spools is not None:
+                await ledger._adopt(spools)
+            await commit.run(ledger._beat)
+            tasks += [asyncio.create_task(work) for work in (ledger._mark_often(), ledger._retry_often(), ledger._watch(clock))]
+            yield ledger
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await ledger._end()
+
+    # --- holding ----------------------------------------------------------------------------------------
+
+    async def available(self, account_id: int) -> int:
+        """Nano-dollars that are not spent and not held. Raises DatabaseUnavailable."""
+        balance, reserved = await self.balance(account_id)
+        return balance - reserved
+
+    async def balance(self, account_id: int) -> tuple[int, int]:
+        """Balance, and how much of it is held, in nano-dollars. Raises DatabaseUnavailable."""
+        row = await self._database.look_up(_BALANCE, {"account": account_id})
+        return (0, 0) if row is None else (row[0], row[1])
+
+    async def hold(self, account_id: int, price: Price, prompt_tokens: int, completion_tokens: int) -> Hold:
+        """Sets aside what so many tokens cost. Raises InsufficientBalance, DatabaseUnavailable.
+
+        Who is cancelled meanwhile, or finds the database away, holds nothing in the end.
+        """
+        hold = Hold(secrets.token_hex(16), account_id, price, price.cost(prompt_tokens, completion_tokens))
+        try:
+            await self._commit.run(partial(self._hold, hold, prompt_tokens), order=account_id)
+        except InsufficientBalance:
+            raise
+        except BaseException:
+            # Whether it was written is not known; that it is given back is.
+            self._settle_soon(_settlement(hold, 0, 0))
+            raise
+        self._open[hold.request_id] = 0
+        return hold
+
+    def _hold(self, hold: Hold, prompt_tokens: int, connection: Connection) -> None:
+        if not connection.execute(_RESERVE, {"account": hold.account_id, "amount": hold.amount}).rowcount:
+            balance, reserved = connection.execute(_BALANCE, {"account": hold.account_id}).one()
+            available = balance - reserved
+            rest = available - hold.price.cost(prompt_tokens, 0)
+            raise InsufficientBalance(hold.amount, available, affordable(rest, hold.price.output) if rest > 0 else None)
+        row = {
+            "request_id": hold.request_id,
+            "account_id": hold.account_id,
+            "server_id": self.server_id,
+            "amount": hold.amount,
+            "model": hold.price.model,
+            "price_id": hold.price.id,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "created": int(time.time()),
+        }
+        connection.execute(_HOLD, row)
+
+    def mark(self, hold: Hold, prompt_tokens: int, completion_tokens: int) -> None:
+        """So much was delivered. It is written down within a second, or sooner if it is much."""
+        if (marked := self._open.get(hold.request_id)) is None:
+            return
+        self._marks[hold.request_id] = (prompt_tokens, completion_tokens)
+        if completion_tokens - marked >= MARK_TOKENS:
+            self._mark_now.set()
+
+    async def _mark_often(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MARK_SECONDS):
+                    await self._mark_now.wait()
+            self._mark_now.clear()
+            if self._marks:
+                await self._write_marks()
+            await asyncio.sleep(MARK_PAUSE_SECONDS)
+
+    async def _write_marks(self) -> None:
+        marks, self._marks = self._marks, {}
+        rows = [
+            {"request": request, "prompt": prompt, "completion": completion} for request, (prompt, completion) in marks.items()
+        ]
+        try:
+            await self._commit.run(lambda connection: connection.execute(_MARK, rows))
+        except (DatabaseUnavailable, BrokenConstraint):
+            # Newer ones count, and those of answers that ended meanwhile are not needed.
+            self._marks = {request: mark for request, mark in {**marks, **self._marks}.items() if request in self._open}
+        else:
+            self._open.update((request, mark[1]) for request, mark in marks.items() if request in self._open)
+
+    # --- settling ---------------------------------------------------------------------------------------
+
+    async def settle(self, hold: Hold, prompt_tokens: int, completion_tokens: int, answer: tuple[str, str] | None = None) -> None:
+        """Takes what so many tokens cost, at most what is held, and gives the rest back. Once it is asked, it happens.
+
+        `answer`: a claim and the text that is kept under it.
+
+        When this returns it is in the ledger, or in the spool where the database is away. Nothing is raised but a
+        cancellation, which changes nothing.
+        """
+        await asyncio.shield(self._settle_soon(_settlement(hold, prompt_tokens, completion_tokens, answer)))
+
+    async def record(
+        self, account_id: int, model: str, prompt_tokens: int, completion_tokens: int, answer: tuple[str, str] | None = None
+    ) -> None:
+        """As `settle` where nothing is billed: the use alone is written down."""
+        free = Settlement(
+            secrets.token_hex(16), account_id, model, None, 0, 0, prompt_tokens, completion_tokens, int(time.time()), answer
+        )
+        await asyncio.shield(self._settle_soon(free))
+
+    def _settle_soon(self, settlement: Settlement) -> asyncio.Task[None]:
+        self._open.pop(settlement.request_id, None)
+        self._marks.pop(settlement.request_id, None)
+        task = asyncio.create_task(self._settle(settlement))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        return task
+
+    async def _settle(self, settlement: Settlement) -> None:
+        try:
+            await self._commit.run(partial(_post, settlement), order=settlement.account_id)
+        except BrokenConstraint:
+            log.exception("a charge could not be posted: request %s of account %d", settlement.request_id, settlement.account_id)
+        except DatabaseUnavailable:
+            await self._put_off(settlement)
+
+    async def _put_off(self, settlement: Settlement) -> None:
+        async with self._spooling:
+            self._late.append(settlement)
+            if self._spool is None:
+                return
+            try:
+                await asyncio.to_thread(self._spool.add, [asdict(settlement)])
+            except OSError as error:
+                log.error("charges wait in memory only: the spool cannot be written (%s)", error.strerror)  # noqa: TRY400
+
+    async def _retry_often(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            await self._retry()
+
+    async def _retry(self) -> None:
+        """Posts what came late. The spool is emptied only when nothing is late."""
+        if not self._late:
+            return
+        late = self._late[:AT_ONCE]
+        try:
+            await self._commit.run(partial(_post_all, late))
+        except DatabaseUnavailable:
+            return
+        except BrokenConstraint:
+            for settlement in late:
+                await self._settle(settlement)
+        del self._late[: len(late)]
+        async with self._spooling:
+            if not self._late and self._spool is not None:
+                await asyncio.to_thread(self._spool.clear)
+
+    # --- servers that ended -----------------------------------------------------------------------------
+
+    async def _adopt(self, spools: Path) -> None:
+        """Settles for servers that ended on this machine: first what their spools hold, then by their marks."""
+        for spool in Spool.abandoned(spools):
+            entries = [Settlement(**entry) for entry in spool.entries()]
+            for start in range(0, len(entries), AT_ONCE):
+                await self._commit.run(partial(_post_all, entries[start : start + AT_ONCE]))
+            await self._bury(spool.server_id)
+            spool.remove()
+
+    async def _bury(self, server_id: str) -> None:
+        while await self._commit.run(partial(_settle_by_marks, server_id)):
+            pass
+
+    def _beat(self, connection: Connection) -> None:
+        if not connection.execute(_BEAT, {"server": self.server_id}).rowcount:
+            connection.execute(insert(servers), {"id": self.server_id, "beat": 0})
+
+    async def _watch(self, clock: Callable[[], float]) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            # A database that is away tells nothing about anybody.
+            with suppress(DatabaseUnavailable, BrokenConstraint):
+                await self._commit.run(self._beat)
+                await self.watch(clock())
+
+    async def watch(self, now: float) -> None:
+        """Settles for servers whose beat has stood still for long, seen from here. `now`: monotonic seconds."""
+        async with self._database.reading() as connection:
+            beats: dict[str, int | None] = {row.id: row.beat for row in await connection.execute(select(servers))}
+            for server_id in await connection.scalars(select(holds.c.server_id).distinct()):
+                beats.setdefault(server_id, None)
+        beats.pop(self.server_id, None)
+        seen = self._beats
+        self._beats = {
+            server_id: seen[server_id] if server_id in seen and seen[server_id][0] == beat else (beat, now)
+            for server_id, beat in beats.items()
+        }
+        for server_id in [server_id for server_id, (_, since) in self._beats.items() if now - since >= DEAD_SECONDS]:
+            log.warning("settling for a server that has ended: %s", server_id)
+            await self._bury(server_id)
+            del self._beats[server_id]
+
+    async def _end(self) -> None:
+        while self._settling:
+            await asyncio.gather(*self._settling, return_exceptions=True)
+        try:
+            await self._retry()
+            if not self._late:
+                await self._bury(self.server_id)
+        except (DatabaseUnavailable, BrokenConstraint):
+            log.warning("the database is away: what is not settled will be when the server starts again")
+            if self._spool is not None:
+                self._spool.close()
+            return
+        if self._spool is not None:
+            if self._late:
+                self._spool.close()
+            else:
+                self._spool.remove()
+
+
+_BEAT: Final = update(servers).where(servers.c.id == bindparam("server")).values(beat=servers.c.beat + 1)
+
+
+def _settlement(hold: Hold, prompt_tokens: int, completion_tokens: int, answer: tuple[str, str] | None = None) -> Settlement:
+    return Settlement(
+        request_id=hold.request_id,
+        account_id=hold.account_id,
+        model=hold.price.model,
+        price_id=hold.price.id,
+        held=hold.amount,
+        cost=min(hold.price.cost(prompt_tokens, completion_tokens), hold.amount),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        created=int(time.time()),
+        answer=answer,
+    )
+
+
+def _post(settlement: Settlement, connection: Connection) -> None:
+    """Posts one settlement; one that was posted already changes nothing."""
+    one = settlement
+    if one.price_id is not None:
+        # The hold is what can be settled: whoever deletes it has settled.
+        if not connection.execute(_RELEASE, {"request": one.request_id}).rowcount:
+            return
+        connection.execute(_PAY, {"account": one.account_id, "cost": one.cost, "held": one.held})
+    if one.prompt_tokens or one.completion_tokens:
+        row = {
+            "account": one.account_id,
+            "amount": -one.cost,
+            "request": one.request_id,
+            "model": one.model,
+            "price": one.price_id,
+            "prompt": one.prompt_tokens,
+            "completion": one.completion_tokens,
+            "created": one.created,
+        }
+        connection.execute(_POST, row)
+    if one.answer is not None:
+        claim_id, body = one.answer
+        connection.execute(_KEEP, {"claim": claim_id, "kept": body.encode()})
+
+
+def _post_all(settlements: Iterable[Settlement], connection: Connection) -> None:
+    for settlement in settlements:
+        _post(settlement, connection)
+
+
+def _settle_by_marks(server_id: str, connection: Connection) -> bool:
+    """Settles up to `AT_ONCE` holds of a server for what was delivered last we know, and forgets it once none is left."""
+    rows = connection.execute(_HELD_BY, {"server": server_id}).all()
+    for row in rows:
+        price = Price(row.price_id, row.model, row.input, row.output)
+        hold = Hold(row.request_id, row.account_id, price, row.amount)
+        _post(_settlement(hold, row.prompt_tokens, row.completion_tokens), connection)
+    if rows:
+        return True
+    # Requests whose answers it was to keep may be sent again.
+    connection.execute(delete(answers).where(answers.c.server_id == server_id, answers.c.body.is_(None)))
+    connection.execute(delete(servers).where(servers.c.id == server_id))
+    return False
