@@ -209,7 +209,7 @@ class _Ours:
         async def start(_: Any) -> None:
             """The load begins by itself."""
 
-        admission = Admission(scope["path_params"]["number"], start)
+        admission = Admission(scope["path_params"]["number"], start, 1, 1)
         with self._outbox.open([admission], Telling.chat(self._request)) as answer:
             await send({"type": "http.response.start", "status": 200, "headers": list(SSE_HEADERS)})
             while piece := await answer.take():

@@ -45,7 +45,7 @@ fn step(top_logprobs: Option<usize>) -> EventBatch {
         let text = if request_id % 8 == 0 { " \"so\"\n" } else { " world" };
         let kind =
             EventKind::Text { text: text.into(), logprobs: top_logprobs.map(entry).into_iter().collect() };
-        Event { request_id, choice: 0, kind }
+        Event { request_id, choice: 0, completion_tokens: 0, kind }
     };
     EventBatch { events: (0..ANSWERS).map(event).collect(), ..EventBatch::default() }
 }

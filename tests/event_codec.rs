@@ -58,25 +58,28 @@ fn end() -> impl Strategy<Value = EventKind> {
     ]
 }
 
+/// Choice, tokens drawn, what happened.
+type Told = (u32, u32, EventKind);
+
 /// The whole life of a request: events of its choices in any order, then an end for each.
-fn life() -> impl Strategy<Value = Vec<(u32, EventKind)>> {
-    let events = vec((0..CHOICES, told()), 0..12);
-    (events, vec(end(), CHOICES as usize)).prop_map(|(mut events, ends)| {
-        events.extend((0..).zip(ends));
+fn life() -> impl Strategy<Value = Vec<Told>> {
+    let events = vec((0..CHOICES, any::<u32>(), told()), 0..12);
+    (events, vec((any::<u32>(), end()), CHOICES as usize)).prop_map(|(mut events, ends)| {
+        events.extend((0..).zip(ends).map(|(choice, (drawn, end))| (choice, drawn, end)));
         events
     })
 }
 
-fn encoded(events: &[(u32, EventKind)]) -> Vec<u8> {
+fn encoded(events: &[Told]) -> Vec<u8> {
     let mut out = Vec::new();
-    for (choice, kind) in events {
-        encode(*choice, kind, &mut out);
+    for (choice, drawn, kind) in events {
+        encode(*choice, *drawn, kind, &mut out);
     }
     out
 }
 
 /// NaN is equal to nothing, itself included; its letters are.
-fn spelled(events: impl IntoIterator<Item = (u32, EventKind)>) -> Vec<String> {
+fn spelled(events: impl IntoIterator<Item = Told>) -> Vec<String> {
     fn bits(entries: &mut [TokenLogprob]) -> Vec<u64> {
         let of = |entry: &mut TokenLogprob| {
             let top: Vec<u64> = entry.top.iter().map(|top| top.2.to_bits()).collect();
@@ -84,14 +87,18 @@ fn spelled(events: impl IntoIterator<Item = (u32, EventKind)>) -> Vec<String> {
         };
         entries.iter_mut().flat_map(of).collect()
     }
-    let spell = |(choice, mut kind): (u32, EventKind)| {
+    let spell = |(choice, drawn, mut kind): Told| {
         let bits = match &mut kind {
             EventKind::Prompt { logprobs } | EventKind::Text { logprobs, .. } => bits(logprobs),
             _ => vec![],
         };
-        format!("{choice} {kind:?} {bits:x?}")
+        format!("{choice} {drawn} {kind:?} {bits:x?}")
     };
     events.into_iter().map(spell).collect()
+}
+
+fn told_by(event: Event) -> Told {
+    (event.choice, event.completion_tokens, event.kind)
 }
 
 fn decoder() -> EventDecoder {
@@ -113,7 +120,7 @@ proptest! {
         prop_assert!(back.iter().all(|event| event.request_id == REQUEST));
         prop_assert!(decoder.is_complete());
         prop_assert!(decoder.fail("engine_lost", "").events.is_empty());
-        prop_assert_eq!(spelled(back.into_iter().map(|event| (event.choice, event.kind))), spelled(events));
+        prop_assert_eq!(spelled(back.into_iter().map(told_by)), spelled(events));
     }
 
     #[test]
@@ -133,7 +140,7 @@ proptest! {
         let mut decoder = decoder();
         if let Ok(batch) = decoder.push(&data) {
             // Whatever it is now, it can be told again.
-            let again: Vec<(u32, EventKind)> = batch.events.into_iter().map(|event| (event.choice, event.kind)).collect();
+            let again: Vec<Told> = batch.events.into_iter().map(told_by).collect();
             prop_assert!(data.starts_with(&encoded(&again)));
         } else {
             prop_assert!(decoder.push(&[]).is_err(), "what broke once stays broken");
@@ -149,7 +156,12 @@ proptest! {
         let is_end = |kind: &EventKind| matches!(kind, EventKind::Finished { .. } | EventKind::Failed { .. });
         let ended: Vec<u32> = whole.events.iter().filter(|event| is_end(&event.kind)).map(|event| event.choice).collect();
         prop_assert!(!decoder.is_complete());
-        let failed: Vec<u32> = decoder.fail("engine_lost", "it stopped").events.iter().map(|event| event.choice).collect();
+        let failures = decoder.fail("engine_lost", "it stopped").events;
+        let failed: Vec<u32> = failures.iter().map(|event| event.choice).collect();
+        for failure in &failures {
+            let last = whole.events.iter().rev().find(|event| event.choice == failure.choice);
+            prop_assert_eq!(failure.completion_tokens, last.map_or(0, |event| event.completion_tokens));
+        }
         let open: Vec<u32> = (0..CHOICES).filter(|choice| !ended.contains(choice)).collect();
         prop_assert_eq!(failed, open);
         prop_assert!(decoder.fail("engine_lost", "again").events.is_empty());
@@ -160,8 +172,8 @@ proptest! {
         let mut writer = SseWriter::new();
         writer.open(3, &options()).unwrap();
         let mut data = Vec::new();
-        for ((choice, kind), take) in events.iter().zip(takes.iter().cycle()) {
-            let event = Event { request_id: 3, choice: *choice, kind: kind.clone() };
+        for ((choice, drawn, kind), take) in events.iter().zip(takes.iter().cycle()) {
+            let event = Event { request_id: 3, choice: *choice, completion_tokens: *drawn, kind: kind.clone() };
             writer.push(&EventBatch { events: vec![event], ..EventBatch::default() });
             if *take {
                 data.extend(writer.take(3));
@@ -171,7 +183,7 @@ proptest! {
         prop_assert!(writer.is_finished(3));
         prop_assert_eq!(writer.failure(3), None);
         // A failed choice ends the answer: the others would be told to nobody.
-        let last = events.iter().position(|(_, kind)| matches!(kind, EventKind::Failed { .. }));
+        let last = events.iter().position(|(_, _, kind)| matches!(kind, EventKind::Failed { .. }));
         prop_assert_eq!(data, encoded(&events[..last.map_or(events.len(), |last| last + 1)]));
     }
 }

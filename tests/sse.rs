@@ -34,7 +34,7 @@ fn options(stream: bool, choices: u32, include_usage: bool, logprobs: bool) -> A
 }
 
 fn event(choice: u32, kind: EventKind) -> Event {
-    Event { request_id: REQUEST, choice, kind }
+    Event { request_id: REQUEST, choice, completion_tokens: 0, kind }
 }
 
 fn entry() -> impl Strategy<Value = TokenLogprob> {

@@ -599,6 +599,9 @@ class SseWriter:
     def failure(self, request_id: int) -> tuple[str, str] | None:
         """(code, message) of an answer that failed before any byte of it was taken; else None."""
 
+    def delivered(self, request_id: int) -> int:
+        """Tokens of all choices whose bytes were taken: what an answer that ends in the middle has delivered."""
+
     def usage(self, request_id: int) -> tuple[int, int, int, int] | None:
         """Prompt, cached, completion and reasoning tokens once the answer finished."""
 

@@ -107,6 +107,8 @@ pub struct Event {
     pub request_id: u64,
     /// Which of the request's choices.
     pub choice: u32,
+    /// Tokens that the choice had drawn when this happened: what was delivered with it is counted by this.
+    pub completion_tokens: u32,
     /// What happened.
     pub kind: EventKind,
 }

@@ -1,7 +1,8 @@
 //! Events as bytes between two processes, and back: takes what happened to the choices of one request, gives frames;
 //! takes pieces of frames as a socket delivers them, gives events.
 //!
-//! A frame is one event: its length (u32) and then the choice (u32), a tag (u8) and the fields of its kind. All
+//! A frame is one event: its length (u32) and then the choice (u32), the tokens it had drawn (u32), a tag (u8) and the
+//! fields of its kind. All
 //! numbers are little-endian, floats are their bits, texts and lists begin with their length (u32). The request
 //! is not in it, for each process numbers its own. Who decodes trusts nothing: whatever arrives is an event or an error,
 //! and takes memory in proportion to the bytes that came, not to those that were announced.
@@ -21,10 +22,11 @@ const FINISHED: u8 = 6;
 const FAILED: u8 = 7;
 
 /// Appends the frame of one event.
-pub fn encode(choice: u32, kind: &EventKind, out: &mut Vec<u8>) {
+pub fn encode(choice: u32, completion_tokens: u32, kind: &EventKind, out: &mut Vec<u8>) {
     let begin = out.len();
     out.extend_from_slice(&[0; 4]);
     number(choice, out);
+    number(completion_tokens, out);
     match kind {
         EventKind::Prompt { logprobs } => {
             out.push(PROMPT);
@@ -109,6 +111,8 @@ pub struct EventDecoder {
     request_id: u64,
     /// Which choices ended.
     ended: Vec<bool>,
+    /// What each choice had drawn, as far as it was told.
+    drawn: Vec<u32>,
     /// The beginning of a frame whose rest has not come.
     pending: Vec<u8>,
     broken: bool,
@@ -117,7 +121,14 @@ pub struct EventDecoder {
 impl EventDecoder {
     /// Events will carry `request_id`, whichever they had where they come from; choices are 0 to `choices` - 1.
     pub fn new(request_id: u64, choices: u32) -> Self {
-        Self { request_id, ended: vec![false; choices as usize], pending: Vec::new(), broken: false }
+        let choices = choices as usize;
+        Self {
+            request_id,
+            ended: vec![false; choices],
+            drawn: vec![0; choices],
+            pending: Vec::new(),
+            broken: false,
+        }
     }
 
     /// The events that became whole with this piece.
@@ -139,6 +150,9 @@ impl EventDecoder {
             return Err(error);
         }
         self.ended = ended;
+        for event in &events.events {
+            self.drawn[event.choice as usize] = event.completion_tokens;
+        }
         Ok(events)
     }
 
@@ -150,10 +164,10 @@ impl EventDecoder {
     /// A `Failed` event for each choice that did not end; afterwards all have ended.
     pub fn fail(&mut self, code: &str, message: &str) -> EventBatch {
         let mut events = EventBatch::default();
-        for (choice, ended) in (0u32..).zip(&mut self.ended) {
+        for ((choice, ended), &completion_tokens) in (0u32..).zip(&mut self.ended).zip(&self.drawn) {
             if !std::mem::replace(ended, true) {
                 let kind = EventKind::Failed { code: code.to_owned(), message: message.to_owned() };
-                events.events.push(Event { request_id: self.request_id, choice, kind });
+                events.events.push(Event { request_id: self.request_id, choice, completion_tokens, kind });
             }
         }
         events
@@ -195,6 +209,7 @@ impl EventDecoder {
     fn event(&self, frame: &[u8], ended: &mut [bool]) -> Result<Event, Error> {
         let mut fields = Fields(frame);
         let choice = fields.number()?;
+        let completion_tokens = fields.number()?;
         let kind = fields.kind()?;
         if !fields.0.is_empty() {
             return Err(fault("one goes on behind its end"));
@@ -204,7 +219,7 @@ impl EventDecoder {
             return Err(fault("a choice goes on behind its end"));
         }
         *ended = matches!(kind, EventKind::Finished { .. } | EventKind::Failed { .. });
-        Ok(Event { request_id: self.request_id, choice, kind })
+        Ok(Event { request_id: self.request_id, choice, completion_tokens, kind })
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
     use crate::event::{Event, FinishReason};
 
     fn batch(events: Vec<(u64, u32, EventKind)>) -> EventBatch {
-        let event = |(request_id, choice, kind)| Event { request_id, choice, kind };
+        let event = |(request_id, choice, kind)| Event { request_id, choice, completion_tokens: 0, kind };
         EventBatch { events: events.into_iter().map(event).collect(), ..EventBatch::default() }
     }
 

@@ -328,7 +328,12 @@ impl Choice {
     }
 
     fn event(&self, kind: EventKind) -> Event {
-        Event { request_id: self.request_id, choice: self.choice, kind }
+        Event {
+            request_id: self.request_id,
+            choice: self.choice,
+            completion_tokens: self.completion_tokens,
+            kind,
+        }
     }
 }
 

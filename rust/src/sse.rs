@@ -145,7 +145,7 @@ impl SseWriter {
                 touched.push((request_id, answer.buffer.is_empty()));
             }
             let before = answer.buffer.len();
-            answer.push(first_choice.saturating_add(event.choice), &event.kind);
+            answer.push(first_choice.saturating_add(event.choice), event.completion_tokens, &event.kind);
             answer.largest = answer.largest.max(answer.buffer.len().saturating_sub(before));
         }
         touched.retain(|(request_id, was_empty)| {
@@ -158,7 +158,10 @@ impl SseWriter {
     /// All bytes rendered so far, which leaves the buffer empty.
     pub fn take(&mut self, request_id: u64) -> Vec<u8> {
         let Some(answer) = self.answers.get_mut(&request_id) else { return Vec::new() };
-        answer.taken |= !answer.buffer.is_empty();
+        if !answer.buffer.is_empty() {
+            answer.taken = true;
+            answer.delivered = answer.rendered.iter().map(|&tokens| u64::from(tokens)).sum();
+        }
         answer.largest = 0;
         std::mem::take(&mut answer.buffer)
     }
@@ -186,6 +189,12 @@ impl SseWriter {
             Progress::Failed(code, message) => Some((code, message)),
             _ => None,
         }
+    }
+
+    /// Tokens of all choices whose bytes were taken, which is what an answer that ends in the middle has delivered. None of
+    /// it where only the prompt is told.
+    pub fn delivered(&self, request_id: u64) -> u64 {
+        self.answers.get(&request_id).map_or(0, |answer| answer.delivered)
     }
 
     /// What an answer used, once all its choices finished.
@@ -226,6 +235,10 @@ struct Answer {
     /// Bytes of the buffer that one event made, at most.
     largest: usize,
     taken: bool,
+    /// Tokens of each choice that are told by what was rendered so far; empty where none are told.
+    rendered: Vec<u32>,
+    /// Their sum when the buffer was taken last.
+    delivered: u64,
     choices: Vec<Phase>,
     /// Of the choices that finished, for each prompt, which is counted once.
     usages: Vec<Option<Usage>>,
@@ -240,6 +253,8 @@ impl Answer {
             buffer: Vec::new(),
             largest: 0,
             taken: false,
+            rendered: vec![0; if options.prompt_only { 0 } else { options.choices as usize }],
+            delivered: 0,
             choices: vec![Phase::Waiting; options.choices as usize],
             usages: vec![None; options.prompts as usize],
             progress: Progress::Running,
@@ -251,9 +266,12 @@ impl Answer {
         !matches!(self.progress, Progress::Running)
     }
 
-    fn push(&mut self, choice: u32, kind: &EventKind) {
+    fn push(&mut self, choice: u32, completion_tokens: u32, kind: &EventKind) {
+        if let Some(rendered) = self.rendered.get_mut(choice as usize) {
+            *rendered = completion_tokens.max(*rendered);
+        }
         if self.spelling.is_none() {
-            return self.hand_on(choice, kind);
+            return self.hand_on(choice, completion_tokens, kind);
         }
         if let EventKind::Failed { code, message } = kind {
             return self.fail(code, message);
@@ -285,14 +303,14 @@ impl Answer {
     }
 
     /// An event of an answer that is not spelled. A failure is an event as well: who gets them ends with it.
-    fn hand_on(&mut self, choice: u32, kind: &EventKind) {
+    fn hand_on(&mut self, choice: u32, completion_tokens: u32, kind: &EventKind) {
         let Some(phase) = self.choices.get_mut(choice as usize) else {
             return self.fail("internal_error", "an event names a choice that was not asked for");
         };
         if *phase == Phase::Finished {
             return;
         }
-        event_codec::encode(choice, kind, &mut self.buffer);
+        event_codec::encode(choice, completion_tokens, kind, &mut self.buffer);
         match kind {
             EventKind::Finished { usage, .. } => {
                 *phase = Phase::Finished;
@@ -377,7 +395,7 @@ mod tests {
     }
 
     fn batch(events: Vec<(u32, EventKind)>) -> EventBatch {
-        let event = |(choice, kind)| Event { request_id: REQUEST, choice, kind };
+        let event = |(choice, kind)| Event { request_id: REQUEST, choice, completion_tokens: 0, kind };
         EventBatch { events: events.into_iter().map(event).collect(), ..EventBatch::default() }
     }
 
@@ -555,6 +573,47 @@ mod tests {
         assert_eq!(writer.backlog(REQUEST), writer.buffered(REQUEST) / 2);
         writer.push(&batch(vec![(0, finished(2))]));
         assert_eq!((writer.backlog(REQUEST), writer.backlog(9)), (0, 0));
+    }
+
+    #[test]
+    fn delivered_is_what_was_taken() {
+        let drawn = |choice, completion_tokens, kind| EventBatch {
+            events: vec![Event { request_id: REQUEST, choice, completion_tokens, kind }],
+            ..EventBatch::default()
+        };
+        for stream in [true, false] {
+            let mut writer = writer(&AnswerOptions { choices: 2, ..options(stream) });
+            let mut delivered = Vec::new();
+            for (choice, tokens, kind) in
+                [(0, 2, text("a")), (1, 1, text("b")), (1, 4, finished(4)), (0, 3, finished(3))]
+            {
+                writer.push(&drawn(choice, tokens, kind));
+                delivered.push(writer.delivered(REQUEST));
+                writer.take(REQUEST);
+            }
+            delivered.push(writer.delivered(REQUEST));
+            assert_eq!(delivered, if stream { [0, 2, 3, 6, 7] } else { [0, 0, 0, 0, 7] });
+        }
+        let mut told = writer(&AnswerOptions { prompt_only: true, ..options(true) });
+        told.push(&drawn(0, 1, finished(1)));
+        told.take(REQUEST);
+        assert_eq!((told.delivered(REQUEST), told.delivered(99)), (0, 0));
+    }
+
+    #[test]
+    fn a_failure_keeps_what_was_delivered_before() {
+        let mut writer = writer(&options(true));
+        let drawn = |completion_tokens, kind| EventBatch {
+            events: vec![Event { request_id: REQUEST, choice: 0, completion_tokens, kind }],
+            ..EventBatch::default()
+        };
+        writer.push(&drawn(5, text("a")));
+        writer.take(REQUEST);
+        writer.push(&drawn(6, text("b")));
+        writer.push(&drawn(6, failed()));
+        assert_eq!(writer.delivered(REQUEST), 5);
+        assert!(taken(&mut writer).contains("error"));
+        assert_eq!(writer.delivered(REQUEST), 6);
     }
 
     #[test]

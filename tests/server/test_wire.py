@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from ecocore._core import EventBatch, OutputStreams, Tokenizer
-from ecocore.errors import ModelNotFound
 from ecocore.regions.local import LocalRegion
 from ecocore.regions.region import Owner
 from ecocore.request import ChatRequest
 from ecocore.runtime import Runtime
 from ecocore.server.error_table import ReaderTooSlow, ShuttingDown
-from ecocore.server.model_list import ModelList
 from ecocore.server.wire import Outbox, Pace, Told
 
 
@@ -122,12 +120,3 @@ async def test_only_an_answer_that_goes_on_may_be_too_much_for_its_reader(mock: 
                 while piece := await answer.take():
                     rest += piece
                 assert b"response.incomplete" in rest
-
-
-def test_the_first_of_two_regions_with_one_name_counts(mock: Runtime) -> None:
-    first, second = LocalRegion(mock), LocalRegion(mock)
-    models = ModelList([first, second])
-    assert list(models) == [first]
-    assert models["mock"] is first
-    with pytest.raises(ModelNotFound, match="GET /v1/models"):
-        models["other"]

@@ -41,6 +41,8 @@ BEAT_SECONDS: Final = 5.0
 # A server whose beat stands still so long has ended, or is so stuck that its clients have left.
 DEAD_SECONDS: Final = 30.0
 AT_ONCE: Final = 256
+# Settlements without money that wait for a database which is away.
+MAX_LATE: Final = 10_000
 
 
 class InsufficientBalance(EcocoreError):
@@ -257,11 +259,16 @@ class Ledger:
     async def record(
         self, account_id: int, model: str, prompt_tokens: int, completion_tokens: int, answer: tuple[str, str] | None = None
     ) -> None:
-        """As `settle` where nothing is billed: the use alone is written down."""
+        """As `settle` where nothing is billed: the use alone is written down. It is waited for if there is an `answer`."""
+        if answer is None and len(self._late) >= MAX_LATE:
+            # Statistics are not worth a full disk.
+            return
         free = Settlement(
             secrets.token_hex(16), account_id, model, None, 0, 0, prompt_tokens, completion_tokens, int(time.time()), answer
         )
-        await asyncio.shield(self._settle_soon(free))
+        settling = self._settle_soon(free)
+        if answer is not None:
+            await asyncio.shield(settling)
 
     def _settle_soon(self, settlement: Settlement) -> asyncio.Task[None]:
         self._open.pop(settlement.request_id, None)

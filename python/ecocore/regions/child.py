@@ -159,7 +159,8 @@ class ChildRegion:
 
     async def _admitted(self, path: str, fields: Fields, request: ChatRequest, *, short: bool) -> Admission:
         choices = request.n
-        name = (await self._ask(path, fields, short=short))["admission"]
+        told = await self._ask(path, fields, short=short)
+        name = told["admission"]
         request_id = next(self._request_ids)
         self._parked[request_id] = name
 
@@ -173,7 +174,7 @@ class ChildRegion:
             self._running[request_id] = task = asyncio.create_task(following)
             task.add_done_callback(partial(self._leave, request_id, response))
 
-        return Admission(request_id, start)
+        return Admission(request_id, start, told["prompt_tokens"], told["max_completion_tokens"], choices)
 
     async def _ask(self, path: str, fields: Fields, *, short: bool) -> Any:
         # A long conversation takes a while to spell, and nobody else should wait for it.

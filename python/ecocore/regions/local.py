@@ -76,7 +76,7 @@ class LocalRegion:
                 prompt, params, request_id=request_id, n=request.n, salt=owner.salt, key=owner.key, priority=request.priority
             )
 
-        return Admission(request_id, start)
+        return Admission(request_id, start, len(prompt.token_ids), request.n * prompt.max_tokens, request.n)
 
     async def _prepared(self, request: ChatRequest) -> Prompt:
         """The text is judged first: nothing is fetched for a request that would be refused anyway."""

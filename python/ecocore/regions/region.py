@@ -25,10 +25,16 @@ class Admission:
     """A request that its region has judged and will run when told.
 
     Its events carry `request_id`. Awaiting `start(owner)` sets it off; it raises RegionUnavailable, Overloaded or RuntimeClosed.
+    What it may cost at most: `prompt_tokens`, and `max_completion_tokens` of all `choices` together. `least_prompt_tokens`: what
+    its prompt has for certain, where the region does not count tokens itself; else None.
     """
 
     request_id: int
     start: Callable[[Owner], Awaitable[None]]
+    prompt_tokens: int
+    max_completion_tokens: int
+    choices: int = 1
+    least_prompt_tokens: int | None = None
 
 
 class Region(Protocol):

@@ -10,13 +10,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ecocore.accounts.answers import Answers
 from ecocore.accounts.keys import KeyStore
 from ecocore.errors import RegionUnavailable
 from ecocore.regions.region import Region
 from ecocore.server import openapi
+from ecocore.server.account import AccountPages
 from ecocore.server.auth import Policy, PolicyRoute, enforce
+from ecocore.server.billing import Cashier
 from ecocore.server.chat import ChatCompletions
 from ecocore.server.completions import Completions
+from ecocore.server.delivery import Desk
 from ecocore.server.error_table import ShuttingDown
 from ecocore.server.guard import BodyReader, Guard, Limits
 from ecocore.server.intake import Intake
@@ -29,13 +33,28 @@ from ecocore.server.wire import Outbox, Pace
 
 
 class Service:
-    """What all routes share: the models, the keys, and the answers on their way."""
+    """What all routes share: the models, the keys, the money, and the answers on their way."""
 
-    def __init__(self, regions: Iterable[Region], keys: KeyStore | None, pace: Pace) -> None:
-        """The first of two regions with one name counts. Without `keys`, whoever gets to the server may use it."""
-        self.models = ModelList(regions)
+    def __init__(
+        self,
+        regions: Iterable[Region],
+        keys: KeyStore | None,
+        pace: Pace,
+        *,
+        cashier: Cashier | None = None,
+        answers: Answers | None = None,
+        account: AccountPages | None = None,
+    ) -> None:
+        """Regions of one model are tried in their order.
+
+        Without `keys`, whoever gets to the server may use it; without the others, who sent a request has judged who pays.
+        """
+        self.models = ModelList(regions, cashier)
         self.keys = keys
-        self.outboxes = {region.model_id: Outbox(region, pace) for region in self.models}
+        self.cashier = cashier
+        self.answers = answers
+        self.account = account
+        self.outboxes = {region: Outbox(region, pace) for region in self.models.regions()}
         self.metrics = Metrics(self.outboxes.values())
         self._ending = False
 
@@ -61,9 +80,9 @@ class Service:
         """GET /ready: a chat request would be taken now."""
         if self._ending:
             raise ShuttingDown
-        for region in self.models:
-            if not region.is_alive:
-                raise RegionUnavailable(f"the engine of {region.model_id} does not run; the server's log tells why")
+        for model_id in self.models:
+            if not self.models[model_id].is_alive:
+                raise RegionUnavailable(f"no engine of {model_id} runs; the server's log tells why")
         if self.keys is not None:
             await self.keys.is_empty()
         return JSONResponse({"status": "ready"})
@@ -75,9 +94,10 @@ def create_app(service: Service, limits: Limits, *, metrics: bool = True, before
     Raises InternalError if a route does not say who may use it.
     """
     intake = Intake(BodyReader(limits))
-    chat = ChatCompletions(service.models, service.outboxes, intake)
-    completions = Completions(service.models, service.outboxes, intake)
-    responses = Responses(service.models, service.outboxes, intake)
+    desk = Desk(service.models, service.outboxes, intake, service.cashier, service.answers)
+    chat = ChatCompletions(desk)
+    completions = Completions(desk)
+    responses = Responses(desk)
     tokenize = Tokenize(service.models, intake)
     pages = Pages()
     routes = [
@@ -95,6 +115,11 @@ def create_app(service: Service, limits: Limits, *, metrics: bool = True, before
         PolicyRoute("/static/{name}", pages.file, methods=["GET"], policy=Policy.OPEN),
         PolicyRoute("/", pages.index, methods=["GET"], policy=Policy.OPEN),
     ]
+    if service.account is not None:
+        routes += [
+            PolicyRoute("/v1/balance", service.account.balance, methods=["GET"], policy=Policy.KEY),
+            PolicyRoute("/v1/usage", service.account.usage, methods=["GET"], policy=Policy.KEY),
+        ]
     return _app(service, limits, [*before, *routes, *_metrics(service)] if metrics else [*before, *routes])
 
 

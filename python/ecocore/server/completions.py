@@ -16,10 +16,8 @@ from ecocore.regions.region import Admission, Region
 from ecocore.request import ChatRequest
 from ecocore.request.faults import fault, named_errors
 from ecocore.request.json_object import JsonObject, present
-from ecocore.server.delivery import Ready, exchange
-from ecocore.server.intake import Intake
-from ecocore.server.model_list import ModelList
-from ecocore.server.wire import Outbox, Told
+from ecocore.server.delivery import Desk, Ready, exchange
+from ecocore.server.wire import Told
 
 MAX_CHOICES: Final = 128
 MAX_TOKEN_ID: Final = 2**32 - 1
@@ -141,6 +139,16 @@ class CompletionRequest:
         return cls(own.prompt, own.echo, own.max_tokens == 0, request)
 
     @property
+    def model(self) -> str:
+        """Which model is to run."""
+        return self.request.model
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer comes in pieces."""
+        return self.request.stream
+
+    @property
     def scores(self) -> bool:
         """Whether the log-probabilities of the prompts are wanted too."""
         return self.echo and self.request.logprobs
@@ -186,32 +194,29 @@ def _check(own: CompletionParameters, n: int) -> None:
 class Completions:
     """The endpoint, as an ASGI application: it must see the client leave, whatever it is doing."""
 
-    def __init__(self, models: ModelList, outboxes: Mapping[str, Outbox], intake: Intake) -> None:
-        """`outboxes`: one for each model, by its name."""
-        self._models = models
-        self._outboxes = outboxes
-        self._intake = intake
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange. Raises what `error_table` tells."""
-        await exchange(self._intake, CompletionRequest.parse, self._prepare, scope=scope, receive=receive, send=send)
+        await exchange(self._desk, CompletionRequest.parse, _prepare, scope=scope, receive=receive, send=send)
 
-    async def _prepare(self, asked: CompletionRequest) -> Ready:
-        region = self._models[asked.request.model]
-        prepare = partial(region.prepare_plain, asked.request, scores=asked.scores)
-        admissions: list[Admission] = []
-        try:
-            for prompt in asked.prompts:
-                admissions.append(await prepare(prompt))  # noqa: PERF401  # those before a refused one are to be known
-            echo = tuple([await _text(region, prompt) for prompt in asked.prompts]) if asked.echo else ()
-            # What the model begins every text with is in the prompt, but not in what the client sent.
-            hidden = await region.tokenize("", add_special_tokens=True) if isinstance(asked.prompts[0], str) else []
-        except BaseException:
-            # Refused, or the client left: nothing of it will be started.
-            for admission in admissions:
-                region.cancel(admission.request_id)
-            raise
-        return Ready(self._outboxes[region.model_id], admissions, asked.told(echo, len(hidden)))
+
+async def _prepare(region: Region, asked: CompletionRequest) -> Ready:
+    prepare = partial(region.prepare_plain, asked.request, scores=asked.scores)
+    admissions: list[Admission] = []
+    try:
+        for prompt in asked.prompts:
+            admissions.append(await prepare(prompt))  # noqa: PERF401  # those before a refused one are to be known
+        echo = tuple([await _text(region, prompt) for prompt in asked.prompts]) if asked.echo else ()
+        # What the model begins every text with is in the prompt, but not in what the client sent.
+        hidden = await region.tokenize("", add_special_tokens=True) if isinstance(asked.prompts[0], str) else []
+    except BaseException:
+        # Refused, or the client left: nothing of it will be started.
+        for admission in admissions:
+            region.cancel(admission.request_id)
+        raise
+    return Ready(admissions, asked.told(echo, len(hidden)))
 
 
 async def _text(region: Region, prompt: Prompt) -> str:

@@ -82,7 +82,7 @@ class _Doors:
 
     def __init__(self, region: Region, service: Service, on_heartbeat: Callable[[], None]) -> None:
         self._region = region
-        self._outbox: Outbox = service.outboxes[region.model_id]
+        self._outbox: Outbox = service.outboxes[region]
         self._on_heartbeat = on_heartbeat
         self._intake = Intake(BodyReader(TRUSTING), json.loads)
         self._tokenize = Tokenize(service.models, self._intake)
@@ -118,7 +118,12 @@ class _Doors:
             name = secrets.token_hex(16)
             self._parked[name] = admission, choices
             asyncio.get_running_loop().call_later(PARKED_SECONDS, self._parked.pop, name, None)
-            await JSONResponse({"admission": name})(scope, receive, send)
+            told = {
+                "admission": name,
+                "prompt_tokens": admission.prompt_tokens,
+                "max_completion_tokens": admission.max_completion_tokens,
+            }
+            await JSONResponse(told)(scope, receive, send)
 
         await until_client_leaves(receive, answer())
 

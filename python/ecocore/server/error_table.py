@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from starlette.exceptions import HTTPException
 
+from ecocore.accounts.answers import IdempotencyConflict, IdempotencyKeyReused
 from ecocore.accounts.database import DatabaseUnavailable
 from ecocore.errors import (
     EcocoreError,
@@ -36,6 +37,14 @@ class KeyMissing(Refusal):
 
 class KeyInvalid(Refusal):
     """The key is malformed, unknown or revoked."""
+
+
+class BalanceTooLow(Refusal):
+    """The account cannot pay for the request."""
+
+
+class ModelNotPriced(Refusal):
+    """Answers cost something here, and what this model's cost is not settled."""
 
 
 class BodyTooSlow(Refusal):
@@ -99,17 +108,23 @@ class Row(NamedTuple):
 _REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
 _RATE: Final = "requests"
+_QUOTA: Final = "insufficient_quota"
 _ASK_FOR_KEY: Final = (("www-authenticate", "Bearer"),)
+_NO_LEDGER: Final = "keys and balances cannot be checked at the moment; retry in a few seconds"
 _RETRY_SOON: Final = (("retry-after", "1"),)
 _RETRY_LATER: Final = (("retry-after", "5"),)
 
 # The first kind that fits counts: an exception's own class first, then those above it.
 TABLE: Final[dict[type[Exception], Row]] = {
     BadRequest: Row(400, _REQUEST, None),
+    IdempotencyKeyReused: Row(400, _REQUEST, "idempotency_key_reused"),
     InvalidRequest: Row(400, _REQUEST, None),
     KeyMissing: Row(401, _REQUEST, None, headers=_ASK_FOR_KEY),
     KeyInvalid: Row(401, _REQUEST, "invalid_api_key", headers=_ASK_FOR_KEY),
+    BalanceTooLow: Row(402, _QUOTA, "insufficient_balance"),
+    ModelNotPriced: Row(402, _QUOTA, "model_not_priced"),
     ModelNotFound: Row(404, _REQUEST, "model_not_found"),
+    IdempotencyConflict: Row(409, _REQUEST, "idempotency_conflict", headers=_RETRY_SOON),
     BodyTooSlow: Row(408, _REQUEST, None),
     ReaderTooSlow: Row(408, _REQUEST, None),
     BodyTooLarge: Row(413, _REQUEST, None),
@@ -124,9 +139,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     RegionUnavailable: Row(503, _SERVER, "all_regions_unavailable", headers=_RETRY_LATER),
     RuntimeClosed: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
     ShuttingDown: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
-    DatabaseUnavailable: Row(
-        503, _SERVER, "ledger_unavailable", "keys cannot be checked at the moment; retry in a few seconds", _RETRY_LATER
-    ),
+    DatabaseUnavailable: Row(503, _SERVER, "ledger_unavailable", _NO_LEDGER, _RETRY_LATER),
 }
 
 _BUG: Final = Row(500, _SERVER, None, "the server failed to answer this request; its log tells why under the request id")

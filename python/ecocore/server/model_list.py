@@ -1,43 +1,61 @@
-"""The models that are served: a name to its region, and the lists of the API."""
+"""The models that are served: a name to the regions that run it, and the lists of the API."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from ecocore.accounts.money import spell_usd
+from ecocore.accounts.pricing import Price
 from ecocore.errors import ModelNotFound
 from ecocore.regions.region import Region
+from ecocore.server.billing import Cashier
 
 
 class ModelList:
-    """Every region by the name of its model."""
+    """The regions of each model, in the order in which they are tried."""
 
-    def __init__(self, regions: Iterable[Region]) -> None:
-        """The first of two regions with one name counts."""
-        self._regions: dict[str, Region] = {}
+    def __init__(self, regions: Iterable[Region], cashier: Cashier | None = None) -> None:
+        """`cashier`: knows the prices that the lists tell."""
+        self._regions: dict[str, list[Region]] = {}
         for region in regions:
-            self._regions.setdefault(region.model_id, region)
+            self._regions.setdefault(region.model_id, []).append(region)
+        self._cashier = cashier
 
-    def __iter__(self) -> Iterator[Region]:
-        return iter(self._regions.values())
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._regions)
+
+    def regions(self) -> Iterator[Region]:
+        """All of them."""
+        return (region for regions in self._regions.values() for region in regions)
+
+    def candidates(self, model_id: str) -> list[Region]:
+        """The regions that serve a model, first those that live. Raises ModelNotFound, saying where the names are."""
+        regions = self._regions.get(model_id)
+        if regions is None:
+            raise ModelNotFound("model", f"there is no model {model_id[:200]!r} here; GET /v1/models lists what is served")
+        return sorted(regions, key=lambda region: not region.is_alive)
 
     def __getitem__(self, model_id: str) -> Region:
-        """The region that serves a model. Raises ModelNotFound, saying where the names are."""
-        region = self._regions.get(model_id)
-        if region is None:
-            raise ModelNotFound("model", f"there is no model {model_id[:200]!r} here; GET /v1/models lists what is served")
-        return region
+        """The region that a request would be sent to first. Raises ModelNotFound."""
+        return self.candidates(model_id)[0]
 
     async def list_models(self, _request: Request) -> JSONResponse:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [_described(region) for region in self]})
+        return JSONResponse({"object": "list", "data": [await self._described(model_id) for model_id in self]})
 
     async def one_model(self, request: Request) -> JSONResponse:
         """GET /v1/models/{id}; a slash in the name may be plain or %2F."""
-        return JSONResponse(_described(self[request.path_params["model_id"]]))
+        return JSONResponse(await self._described(request.path_params["model_id"]))
+
+    async def _described(self, model_id: str) -> dict[str, Any]:
+        region = self[model_id]
+        price = None if self._cashier is None else await self._cashier.price(model_id)
+        return _described(region, price)
 
 
-def _described(region: Region) -> dict[str, object]:
+def _described(region: Region, price: Price | None) -> dict[str, Any]:
     return {
         "id": region.model_id,
         "object": "model",
@@ -45,6 +63,6 @@ def _described(region: Region) -> dict[str, object]:
         "owned_by": "ecocore",
         "context_length": region.context_length,
         "abilities": list(region.abilities),
-        # Nothing costs anything until prices are set.
-        "price": None,
+        # Dollars per million tokens; null where nothing costs anything, or the price is not settled.
+        "price": price and {"input": spell_usd(price.input), "output": spell_usd(price.output), "currency": "USD"},
     }

@@ -14,15 +14,14 @@ from pydantic import Discriminator, Field, Tag
 from starlette.types import Receive, Scope, Send
 
 from ecocore.errors import InvalidParameter, UnsupportedParameter
+from ecocore.regions.region import Region
 from ecocore.request import ChatRequest
 from ecocore.request.faults import named_errors
 from ecocore.request.json_object import JsonObject, PlainObject, either, present
-from ecocore.server.delivery import Ready, exchange
-from ecocore.server.intake import Intake
-from ecocore.server.model_list import ModelList
+from ecocore.server.delivery import Desk, Ready, exchange
 from ecocore.server.renamed import renamed
 from ecocore.server.response_items import WORDS, Turns, turns_of
-from ecocore.server.wire import Outbox, Told
+from ecocore.server.wire import Told
 
 MAX_DESCRIPTION: Final = 4096
 
@@ -195,6 +194,16 @@ class ResponsesRequest:
         return cls(request, turns, _settled(own, request))
 
     @property
+    def model(self) -> str:
+        """Which model is to run."""
+        return self.request.model
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer comes in pieces."""
+        return self.request.stream
+
+    @property
     def told(self) -> Told:
         """How the answer is told."""
         return Told(
@@ -323,18 +332,15 @@ def _told_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 class Responses:
     """The endpoint, as an ASGI application: it must see the client leave, whatever it is doing."""
 
-    def __init__(self, models: ModelList, outboxes: Mapping[str, Outbox], intake: Intake) -> None:
-        """`outboxes`: one for each model, by its name."""
-        self._models = models
-        self._outboxes = outboxes
-        self._intake = intake
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange. Raises what `error_table` tells."""
-        await exchange(self._intake, ResponsesRequest.parse, self._prepare, scope=scope, receive=receive, send=send)
+        await exchange(self._desk, ResponsesRequest.parse, _prepare, scope=scope, receive=receive, send=send)
 
-    async def _prepare(self, asked: ResponsesRequest) -> Ready:
-        region = self._models[asked.request.model]
-        with renamed(FIELDS, partial(_place, asked.turns), WORDS):
-            admission = await region.prepare(asked.request)
-        return Ready(self._outboxes[region.model_id], [admission], asked.told)
+
+async def _prepare(region: Region, asked: ResponsesRequest) -> Ready:
+    with renamed(FIELDS, partial(_place, asked.turns), WORDS):
+        admission = await region.prepare(asked.request)
+    return Ready([admission], asked.told)

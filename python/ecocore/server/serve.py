@@ -13,7 +13,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -22,11 +22,18 @@ from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config, Sockets
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ecocore.accounts.answers import Answers
+from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import Database
 from ecocore.accounts.keys import KeyStore
+from ecocore.accounts.ledger import Ledger
+from ecocore.accounts.pricing import PriceList
+from ecocore.accounts.usage import Usage
 from ecocore.errors import InvalidConfiguration
 from ecocore.regions.region import Region
+from ecocore.server.account import AccountPages
 from ecocore.server.app import Service, create_app, create_metrics_app
+from ecocore.server.billing import Cashier
 from ecocore.server.connection import MAX_CONNECTIONS, adapt_hypercorn
 from ecocore.server.guard import Limits
 from ecocore.server.tidy import stay_out_of_the_way
@@ -91,12 +98,15 @@ def serve(
     announce: Callable[[Welcome], None],
     *,
     metrics: socket.socket | None = None,
+    prepaid: bool = False,
+    spools: Path | None = None,
     log_level: str = "warning",
 ) -> None:
     """Answers on `listening` until SIGTERM or SIGINT; a second one ends the process at once.
 
     `announce` is called when the port is open. `metrics`: the socket of a port that shows the metrics, which the other
-    then does not. `log_level`: "info" tells every request. Raises InvalidConfiguration, DatabaseUnavailable.
+    then does not. `prepaid`: whether answers cost what their models' prices say. `spools`: the folder for charges that the
+    database does not take. `log_level`: "info" tells every request. Raises InvalidConfiguration, DatabaseUnavailable.
     """
     _log_to_stderr(log_level)
     _allow_many_connections()
@@ -105,7 +115,7 @@ def serve(
     async def until_signal() -> None:
         stop = asyncio.Event()
         _stop_on_signals(stop)
-        await serve_until(stop, regions, database_url, listening, announce, metrics=metrics)
+        await serve_until(stop, regions, database_url, listening, announce, metrics=metrics, prepaid=prepaid, spools=spools)
 
     asyncio.run(until_signal())
 
@@ -162,14 +172,27 @@ async def serve_until(
     limits: Limits | None = None,
     pace: Pace | None = None,
     metrics: socket.socket | None = None,
+    prepaid: bool = False,
+    spools: Path | None = None,
 ) -> None:
     """`serve` on the running event loop, until `stop` is set."""
     asyncio.get_running_loop().set_exception_handler(_on_loop_error)
-    database = await Database.open(database_url)
-    try:
+    async with AsyncExitStack() as stack:
+        database = await Database.open(database_url)
+        stack.push_async_callback(database.close)
         keys = KeyStore(database)
-        service = Service(regions, keys, pace or Pace())
-        limits = limits or Limits.for_models(images=any(region.accepts_images for region in service.models))
+        commit = GroupCommit(database)
+        # What dead servers left is settled before the port opens.
+        ledger = await stack.enter_async_context(Ledger.opened(database, commit, spools))
+        service = Service(
+            regions,
+            keys,
+            pace or Pace(),
+            cashier=Cashier(ledger, PriceList(database), prepaid=prepaid),
+            answers=Answers(commit, ledger.server_id),
+            account=AccountPages(ledger, Usage(database)),
+        )
+        limits = limits or Limits.for_models(images=any(region.accepts_images for region in service.models.regions()))
         app: ASGIApp = create_app(service, limits, metrics=metrics is None)
         sockets = [listening]
         if metrics is not None:
@@ -178,12 +201,10 @@ async def serve_until(
 
         async def opened() -> None:
             first_key = await keys.create("first") if await keys.is_empty() else None
-            models = tuple(region.model_id for region in service.models)
+            models = tuple(service.models)
             announce(Welcome(_url(listening), models, first_key, None if metrics is None else f"{_url(metrics)}/metrics"))
 
         await _run_hypercorn(app, sockets, opened, stop, lambda: service.drain(grace))
-    finally:
-        await database.close()
 
 
 def _by_port(apps: Mapping[int, ASGIApp]) -> ASGIApp:

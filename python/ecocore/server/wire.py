@@ -268,6 +268,16 @@ class Answer:
             self._outbox.stalled.discard(self)
         self._last_sent = time.monotonic()
 
+    @property
+    def delivered(self) -> int:
+        """Tokens of all choices that are told by the bytes taken so far."""
+        return self._outbox.writer.delivered(self.request_id)
+
+    @property
+    def usage(self) -> tuple[int, int, int, int] | None:
+        """Prompt, cached, completion and reasoning tokens, once the answer is whole."""
+        return self._outbox.writer.usage(self.request_id)
+
     def wake(self) -> None:
         """There is news: bytes, or the end."""
         self._news.set()

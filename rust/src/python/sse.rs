@@ -112,6 +112,10 @@ impl PySseWriter {
         })
     }
 
+    fn delivered(&self, py: Python<'_>, request_id: u64) -> u64 {
+        self.with(py, |writer| writer.delivered(request_id))
+    }
+
     fn usage(&self, py: Python<'_>, request_id: u64) -> Option<UsageTuple> {
         self.with(py, |writer| writer.usage(request_id)).map(usage_tuple)
     }
