@@ -56,6 +56,13 @@ def test_every_exception_has_its_status(error: Exception, status: int, kind: str
     assert "/some" not in told.message
 
 
+def test_codes_of_others_stay_inside() -> None:
+    class Foreign(Exception):
+        code = "3o7r"
+
+    assert api_error(Foreign("/some/file")).code is None
+
+
 def test_what_may_be_retried_says_when() -> None:
     for error in (
         errors.QueueFull("full"),

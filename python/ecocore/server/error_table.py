@@ -150,7 +150,8 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, HTTPException):
         return _routing_error(error)
     row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _BUG)
-    own_code = getattr(error, "code", None) if row.code is None else None
+    # The codes of others are not for programs that speak this API: SQLAlchemy's are names of its own pages.
+    own_code = getattr(error, "code", None) if row.code is None and isinstance(error, EcocoreError) else None
     return ApiError(
         status=row.status,
         type=row.type,
