@@ -1,8 +1,7 @@
 """Writes that share a transaction: each hears how it went, and none spoils another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -11,13 +10,6 @@ from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import BrokenConstraint, Database
 from ecocore.accounts.schema import accounts
 from ecocore.errors import InvalidConfiguration
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(f"sqlite:///{tmp_path / 'db'}")
-    yield opened
-    await opened.close()
 
 
 def adds(name: str) -> Callable[[Connection], object]:

@@ -45,41 +45,60 @@ async def test_commits_survive_power_loss_and_readers_do_not_wait(tmp_path: Path
     await database.close()
 
 
-async def test_the_migrations_make_the_tables_of_the_schema(tmp_path: Path) -> None:
-    database = await Database.open(url(tmp_path / "db"))
-
+async def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
     async with database.reading() as connection:
         assert await connection.run_sync(differences) == []
         assert (await connection.scalars(select(accounts.c.name))).all() == ["default"]
-    await database.close()
 
 
-async def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
+async def test_opening_again_keeps_what_is_there(database_url: str) -> None:
     for _ in range(2):
-        database = await Database.open(url(tmp_path / "db"))
+        database = await Database.open(database_url)
         key = await KeyStore(database).create("laptop")
         await database.close()
-    database = await Database.open(url(tmp_path / "db"))
+    database = await Database.open(database_url)
     assert await KeyStore(database).find(key) is not None
     async with database.reading() as connection:
         assert len((await connection.execute(select(accounts))).all()) == 1
     await database.close()
 
 
-async def test_many_may_open_a_new_database_at_once(tmp_path: Path) -> None:
-    databases = await asyncio.gather(*(Database.open(url(tmp_path / "db")) for _ in range(4)))
+async def test_opening_what_is_of_today_waits_for_no_writer(database: Database, database_url: str) -> None:
+    async with database.writing() as connection:
+        await connection.execute(accounts.insert().values(name="more", created=0))
+        await (await Database.open(database_url)).close()
+
+
+async def test_tables_of_a_newer_version_are_left_alone(database: Database, database_url: str) -> None:
+    async with database.writing() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(InvalidConfiguration, match="newer"):
+        await Database.open(database_url)
+
+
+async def test_many_may_open_a_new_database_at_once(database_url: str) -> None:
+    databases = await asyncio.gather(*(Database.open(database_url) for _ in range(4)))
     names = [await KeyStore(database).create(f"key {number}") for number, database in enumerate(databases)]
     assert len(set(names)) == 4
     for database in databases:
         await database.close()
 
 
-async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
-    database = await Database.open(url(tmp_path / "db"))
+async def test_a_reader_sees_one_state(database: Database) -> None:
+    names = select(accounts.c.name)
+    async with database.reading() as connection:
+        assert (await connection.scalars(names)).all() == ["default"]
+        async with database.writing() as writer:
+            await writer.execute(accounts.insert().values(name="more", created=0))
+        assert (await connection.scalars(names)).all() == ["default"]
+    async with database.reading() as connection:
+        assert sorted(await connection.scalars(names)) == ["default", "more"]
 
+
+async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     async def fail_half_way() -> None:
         async with database.writing() as connection:
             await connection.execute(accounts.insert().values(name="half", created=0))
@@ -89,7 +108,6 @@ async def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
         await fail_half_way()
     async with database.reading() as connection:
         assert (await connection.scalars(select(accounts.c.name))).all() == ["default"]
-    await database.close()
 
 
 async def test_a_locked_database_is_unavailable_and_recovers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +139,11 @@ async def test_a_look_up_needs_no_connection_of_the_pool(tmp_path: Path, monkeyp
     await database.close()
 
 
+async def test_a_look_up_finds_the_one_row(database: Database) -> None:
+    assert await database.look_up(QUERY, {"name": "default"}) == (1,)
+    assert await database.look_up(QUERY, {"name": "nobody"}) is None
+
+
 async def test_a_look_up_that_cannot_be_made_at_once_goes_the_long_way(tmp_path: Path) -> None:
     database = await Database.open(url(tmp_path / "db"))
     assert database._direct is not None
@@ -140,8 +163,7 @@ async def test_a_look_up_can_only_read(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_a_database_all_of_whose_connections_are_in_use_is_unavailable(tmp_path: Path) -> None:
-    database = await Database.open(url(tmp_path / "db"))
+async def test_a_database_all_of_whose_connections_are_in_use_is_unavailable(database: Database) -> None:
     pool = database._engine.sync_engine.pool
     assert isinstance(pool, QueuePool)
     pool._timeout = 0
@@ -150,13 +172,18 @@ async def test_a_database_all_of_whose_connections_are_in_use_is_unavailable(tmp
             await stack.enter_async_context(database.reading())
         with pytest.raises(DatabaseUnavailable, match="in use"):
             await stack.enter_async_context(database.reading())
-    await database.close()
 
 
 @pytest.mark.parametrize("wrong", ["", "nonsense", "mysql://host/db", "nosuch://host/db", "sqlite+nosuch:///x"])
 async def test_a_url_that_cannot_be_used_is_refused_in_words(wrong: str) -> None:
     with pytest.raises(InvalidConfiguration, match="sqlite:///"):
         await Database.open(wrong)
+
+
+async def test_a_url_is_not_quoted_for_it_may_hold_a_password() -> None:
+    with pytest.raises(InvalidConfiguration) as told:
+        await Database.open("postgresql//me:not-to-be-seen@host/db")
+    assert "not-to-be-seen" not in str(told.value)
 
 
 async def test_a_place_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:

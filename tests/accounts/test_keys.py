@@ -1,29 +1,22 @@
 """Keys: their form, their secrecy, their life in the database."""
 
 import hashlib
-import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select, update
 
 from ecocore.accounts.database import Database
 from ecocore.accounts.keys import KEY_LENGTH, KeyOwner, KeyStore, is_well_formed, new_key
+from ecocore.accounts.schema import keys as keys_table
 from ecocore.errors import InvalidConfiguration
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "ecocore.db"
-
-
-@pytest.fixture
-async def keys(path: Path) -> AsyncIterator[KeyStore]:
-    database = await Database.open(f"sqlite:///{path}")
-    yield KeyStore(database)
-    await database.close()
+def keys(database: Database) -> KeyStore:
+    return KeyStore(database)
 
 
 def test_keys_have_one_form_and_never_repeat() -> None:
@@ -57,22 +50,32 @@ async def test_a_key_finds_its_owner(keys: KeyStore) -> None:
     assert await keys.find(new_key()) is None
 
 
-async def test_a_key_is_shown_once_and_its_text_is_in_no_file(keys: KeyStore, path: Path) -> None:
+async def test_a_key_is_shown_once_and_its_text_is_in_no_table(keys: KeyStore, database: Database) -> None:
     key = await keys.create("laptop")
-    stored = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    async with database.reading() as connection:
+        (row,) = await connection.execute(select(keys_table))
+    assert row.prefix == key[:8]
+    assert key[8:] not in repr(row)
+    assert key[4:-6] not in repr(row)
+
+
+async def test_a_key_is_in_no_file(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite:///{tmp_path / 'data' / 'ecocore.db'}")
+    key = await KeyStore(database).create("laptop")
+    stored = b"".join(file.read_bytes() for file in (tmp_path / "data").iterdir())
+    await database.close()
     assert key[:8].encode() in stored
     assert key[8:].encode() not in stored
     assert key[4:-6].encode() not in stored
 
 
-async def test_what_another_process_changes_holds_at_once(keys: KeyStore, path: Path) -> None:
-    other = await Database.open(f"sqlite:///{path}")
+async def test_what_another_process_changes_holds_at_once(keys: KeyStore, database_url: str) -> None:
+    other = await Database.open(database_url)
     key = await KeyStore(other).create("made elsewhere")
-    await other.close()
     assert await keys.find(key) is not None
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE keys SET revoked = 1")
-    connection.close()
+    async with other.writing() as connection:
+        await connection.execute(update(keys_table).values(revoked=1))
+    await other.close()
     assert await keys.find(key) is None
 
 

@@ -8,24 +8,22 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Select, create_engine, event, make_url
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.exc import (
-    ArgumentError,
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NoSuchModuleError,
-    TimeoutError,  # noqa: A004
-)
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ecocore.accounts import postgres
 from ecocore.errors import EcocoreError, InternalError, InvalidConfiguration
 
 Result = TypeVar("Result")
@@ -49,6 +47,12 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         """Use `Database.open`."""
         self._engine = engine
+        self._is_postgres = engine.dialect.name == "postgresql"
+        self._reader = self._finder = engine
+        if self._is_postgres:
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            # One statement needs no transaction around it: one round trip in the place of three.
+            self._finder = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._direct: sqlite3.Connection | None = None
         self._spelled: dict[Select[Any], str] = {}
         self._writer: _Writer | None = None
@@ -61,8 +65,7 @@ class Database:
         """
         database = cls(_engine(url))
         try:
-            async with database.writing() as connection:
-                await connection.run_sync(_migrate)
+            await database._migrate()
             if _is_file(database._engine):
                 database._direct = _direct(database._engine)
                 database._writer = _Writer(database._engine)
@@ -74,12 +77,8 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state. Raises DatabaseUnavailable."""
-        with _named_failures():
-            async with self._engine.connect() as connection:
-                if self._engine.dialect.name == "postgresql":
-                    # Else each statement would see what was committed until it began.
-                    await connection.execution_options(isolation_level="REPEATABLE READ")
-                yield connection
+        async with self._connected(self._reader) as connection:
+            yield connection
 
     async def look_up(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any] | None:
         """The one row that an index finds, or None. `query` is a constant of its module. Raises DatabaseUnavailable.
@@ -93,7 +92,7 @@ class Database:
             with suppress(sqlite3.Error):
                 row = self._direct.execute(self._spelling(query), values).fetchone()
                 return row
-        async with self.reading() as connection:
+        async with self._connected(self._finder) as connection:
             row = (await connection.execute(query, values)).one_or_none()
         return row
 
@@ -104,12 +103,14 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that takes the write lock first and is on disk when the block ends. Raises DatabaseUnavailable."""
-        with _named_failures():
-            async with self._engine.connect() as connection:
-                await connection.execution_options(begin="BEGIN IMMEDIATE")
-                async with connection.begin():
-                    yield connection
+        """A transaction that is on disk when the block ends. Raises DatabaseUnavailable.
+
+        On SQLite it waits for the write lock first; PostgreSQL locks the rows that are written, as they are written.
+        """
+        async with self._connected(self._engine) as connection:
+            await connection.execution_options(begin="BEGIN IMMEDIATE")
+            async with connection.begin():
+                yield connection
 
     async def transact(self, work: Callable[[Connection], Result]) -> Result:
         """What `work` gives, in a transaction of its own that is on disk at the end.
@@ -132,6 +133,29 @@ class Database:
             self._direct.close()
             self._direct = None
         await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
+        """`patient`: waits for a server of PostgreSQL as long as it takes."""
+        with _named_failures():
+            async with engine.connect() as connection:
+                patience: AbstractAsyncContextManager[None] = nullcontext()
+                if self._is_postgres and not patient:
+                    patience = postgres.patience(connection)
+                async with patience:
+                    yield connection
+
+    async def _migrate(self) -> None:
+        """Brings the tables to today's form. What has it already is not written to."""
+        async with self.reading() as connection:
+            if await connection.run_sync(_is_of_today):
+                return
+        async with self._connected(self._engine, patient=True) as connection:
+            await connection.execution_options(begin="BEGIN IMMEDIATE")
+            async with connection.begin():
+                if self._is_postgres:
+                    await connection.run_sync(postgres.take_turns)
+                await connection.run_sync(_migrate)
 
 
 class _Writer:
@@ -160,7 +184,12 @@ def _engine(url: str) -> AsyncEngine:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise InvalidConfiguration(f"database: {url[:80]!r} is no database URL; write sqlite:///path/to/file.db") from None
+        # Not quoted: it may hold a password.
+        raise InvalidConfiguration(
+            "database: this is no database URL; write sqlite:///path/to/file.db or postgresql://USER@HOST/NAME"
+        ) from None
+    if parsed.drivername in postgres.NAMES:
+        return postgres.postgres_engine(url)
     if parsed.drivername in _ASYNC_DRIVERS:
         parsed = parsed.set(drivername=_ASYNC_DRIVERS[parsed.drivername])
     if parsed.drivername == "sqlite+aiosqlite" and parsed.database not in {None, "", ":memory:"}:
@@ -237,12 +266,25 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
 
 
+def _is_of_today(connection: Connection) -> bool:
+    head = ScriptDirectory.from_config(_migrations()).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
 def _migrate(connection: Connection) -> None:
+    config = _migrations()
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError:
+        raise InvalidConfiguration("database: its tables were made by a newer ecocore; use that one, or a backup") from None
+
+
+def _migrations() -> Config:
     config = Config()
     config.set_main_option("script_location", "ecocore.accounts:migrations")
     config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    return config
 
 
 @contextmanager
@@ -251,8 +293,18 @@ def _named_failures() -> Iterator[None]:
     try:
         yield
     except (IntegrityError, DataError) as error:
-        raise BrokenConstraint(f"the database refused a change ({error.orig})") from None
+        raise BrokenConstraint(f"the database refused a change ({_reason(error)})") from None
     except DBAPIError as error:
-        raise DatabaseUnavailable(f"the database does not answer ({error.orig})") from None
-    except TimeoutError:
+        raise DatabaseUnavailable(f"the database does not answer ({_reason(error)})") from None
+    except PoolTimeout:
         raise DatabaseUnavailable("the database does not answer: all of its connections are in use") from None
+    except OSError as error:
+        raise DatabaseUnavailable(f"the database does not answer ({postgres.reason(error)})") from None
+
+
+def _reason(error: DBAPIError) -> str:
+    """What SQLite says holds no values; what PostgreSQL says may."""
+    original = error.orig
+    if original is None or isinstance(original, sqlite3.Error):
+        return str(original)
+    return postgres.reason(original.__cause__ or original)

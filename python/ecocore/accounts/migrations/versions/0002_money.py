@@ -100,7 +100,7 @@ def _only_appended(dialect: str) -> list[str]:
         return [
             (
                 f"CREATE FUNCTION ledger_is_only_appended() RETURNS trigger LANGUAGE plpgsql AS "
-                f"$$ BEGIN RAISE EXCEPTION '{words}'; END $$"
+                f"$$ BEGIN RAISE EXCEPTION '{words}' USING ERRCODE = 'restrict_violation'; END $$"
             ),
             (
                 "CREATE TRIGGER ledger_is_only_appended BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger "

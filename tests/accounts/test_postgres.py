@@ -1,0 +1,172 @@
+"""PostgreSQL that comes and goes: what is told meanwhile, and how soon it is forgotten. What holds on both is in the others."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import bindparam, func, select, text
+from tests.servers import PASSWORD, Postgres
+
+from ecocore.accounts import postgres as postgres_module
+from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
+from ecocore.accounts.keys import KeyStore
+from ecocore.accounts.schema import accounts
+from ecocore.errors import InvalidConfiguration
+
+pytestmark = pytest.mark.postgres
+
+QUERY = select(accounts.c.id).where(accounts.c.name == bindparam("name"))
+RECOVERY_SECONDS = 5.0
+
+
+@pytest.fixture
+def server(postgres: Postgres) -> Iterator[Postgres]:
+    """It may be stopped: afterwards it runs."""
+    yield postgres
+    postgres.stop()
+    postgres.start()
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    return postgres_url
+
+
+async def answers(database: Database) -> bool:
+    """Whether it reads, looks up and writes; else it is unavailable each time."""
+    failures: list[str] = []
+    for ask in (KeyStore(database).is_empty(), database.look_up(QUERY, {"name": "default"}), KeyStore(database).create("a")):
+        try:
+            await ask
+        except DatabaseUnavailable as error:
+            failures.append(str(error))
+    assert len(failures) in {0, 3}
+    for secret in (PASSWORD, "127.0.0.1"):
+        assert secret not in "".join(failures)
+    return not failures
+
+
+async def crowd(database: Database) -> list[bool]:
+    """More than there are connections ask at once."""
+    return list(await asyncio.gather(*(answers(database) for _ in range(2 * postgres_module.CONNECTIONS))))
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_server_that_was_gone_is_used_as_soon_as_it_is_back(how: str, server: Postgres, database: Database) -> None:
+    assert all(await crowd(database))
+    getattr(server, how)()
+    assert not any(await crowd(database))
+    server.start()
+    began = time.monotonic()
+    assert all(await crowd(database))
+    assert time.monotonic() - began < RECOVERY_SECONDS
+
+
+async def test_nobody_notices_a_restart_between_requests(server: Postgres, database: Database) -> None:
+    assert all(await crowd(database))
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)
+    assert all(await crowd(database))
+
+
+async def test_a_server_that_hangs_is_given_up(server: Postgres, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(postgres_module, "CONNECT_SECONDS", 0.3)
+    assert await answers(database)
+    server.pause()
+    began = time.monotonic()
+    assert not await answers(database)
+    assert time.monotonic() - began < RECOVERY_SECONDS
+    server.resume()
+    began = time.monotonic()
+    assert await answers(database)
+    assert time.monotonic() - began < RECOVERY_SECONDS
+
+
+async def test_a_statement_that_waits_too_long_ends(database: Database) -> None:
+    async def lock() -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+            await connection.execute(text("LOCK accounts"))
+
+    async with database.writing() as connection:
+        await connection.execute(text("LOCK accounts"))
+        with pytest.raises(DatabaseUnavailable, match="statement timeout"):
+            await lock()
+    await lock()
+
+
+async def test_a_server_that_may_only_read_any_more_is_left_for_its_successor(
+    postgres: Postgres, postgres_url: str, database: Database
+) -> None:
+    name = postgres_url.rpartition("/")[2]
+    postgres.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await database._engine.dispose()
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        await KeyStore(database).create("a")
+    postgres.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+    assert await answers(database)
+
+
+async def test_settings_are_those_of_short_transactions(database: Database) -> None:
+    async with database.reading() as connection:
+        for name, value in {
+            "statement_timeout": "5s",
+            "idle_in_transaction_session_timeout": "10s",
+            "transaction_isolation": "repeatable read",
+            "transaction_read_only": "on",
+        }.items():
+            assert await connection.scalar(select(func.current_setting(name))) == value
+
+
+async def test_a_migration_waits_for_another_as_long_as_it_takes(
+    postgres: Postgres, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgres_module._SETTINGS, "statement_timeout", "100ms")
+    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 0.2)
+    other = postgres_module.postgres_engine(database_url)
+    async with other.connect() as connection, connection.begin():
+        await connection.run_sync(postgres_module.take_turns)
+        opening = asyncio.create_task(Database.open(database_url))
+        done, _ = await asyncio.wait({opening}, timeout=0.5)
+        assert not done
+    await (await opening).close()
+    await other.dispose()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda url: url.replace(PASSWORD, "wrong"), "password authentication failed"),
+        (lambda url: f"{url}_no", "does not exist"),
+        (lambda url: url.replace("127.0.0.1", "host.invalid"), "does not answer"),
+        (lambda url: f"{url}?sslmode=require", "does not answer"),
+    ],
+)
+async def test_what_cannot_be_reached_says_why_and_no_secret(change: object, told: str, postgres_url: str) -> None:
+    assert callable(change)
+    with pytest.raises(DatabaseUnavailable, match=told) as raised:
+        await Database.open(change(postgres_url))
+    for secret in (PASSWORD, "127.0.0.1", "host.invalid"):
+        assert secret not in str(raised.value)
+
+
+async def test_a_url_with_a_wrong_option_is_refused_in_words(postgres_url: str) -> None:
+    with pytest.raises(InvalidConfiguration, match="sslmode"):
+        await Database.open(f"{postgres_url}?sslmode=perhaps")
+
+
+async def test_a_constraint_is_named_and_the_row_is_not(database: Database) -> None:
+    with pytest.raises(BrokenConstraint, match="accounts_name_key") as raised:
+        await database.transact(lambda connection: connection.execute(accounts.insert(), {"name": "default", "created": 0}))
+    for part in ("default", "INSERT", "DETAIL"):
+        assert part not in str(raised.value)
+
+
+async def test_errors_hold_no_statement_and_no_value(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable) as raised:
+        async with database.writing() as connection:
+            await connection.execute(text("SELECT CAST(:value AS integer)"), {"value": "secret"})
+    for part in ("secret", "SELECT", "sqlalche.me"):
+        assert part not in str(raised.value)
