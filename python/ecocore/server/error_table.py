@@ -21,6 +21,7 @@ from ecocore.errors import (
     RegionUnavailable,
     RuntimeClosed,
 )
+from ecocore.redaction import redacted
 
 
 class Refusal(EcocoreError):
@@ -156,7 +157,8 @@ def api_error(error: Exception) -> ApiError:
         status=row.status,
         type=row.type,
         code=own_code if isinstance(own_code, str) else row.code,
-        message=row.message or str(error),
+        # Errors quote what was sent, and what was sent may hold a key.
+        message=row.message or redacted(str(error)),
         param=error.param if isinstance(error, InvalidRequest) else None,
         headers=row.headers,
     )
@@ -168,5 +170,5 @@ def _routing_error(error: HTTPException) -> ApiError:
         HTTPStatus.NOT_FOUND: "there is nothing at this URL; chats go to POST /v1/chat/completions, and /docs lists the rest",
         HTTPStatus.METHOD_NOT_ALLOWED: f"this URL takes {headers.get('Allow', 'another method')} only",
     }
-    message = words.get(HTTPStatus(error.status_code), error.detail)
+    message = words.get(HTTPStatus(error.status_code), redacted(error.detail))
     return ApiError(error.status_code, _REQUEST, None, message, headers=tuple(headers.items()))

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ecocore.redaction import redacted
 from ecocore.server.error_table import (
     BadRequest,
     BodyTooLarge,
@@ -221,9 +222,9 @@ def _announces_body(headers: Headers) -> bool:
 
 
 def _request_id(headers: Headers) -> str:
-    """The client's own id if it is short and plain, so that both logs can be read together; else a fresh one."""
+    """The client's own id if it is short, plain and no key, so that both logs can be read together; else a fresh one."""
     for name, value in headers:
-        if name == b"x-request-id" and _PLAIN_ID.fullmatch(text := value.decode("latin-1")):
+        if name == b"x-request-id" and _PLAIN_ID.fullmatch(text := value.decode("latin-1")) and redacted(text) == text:
             return text
     return fresh_request_id()
 

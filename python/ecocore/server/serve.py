@@ -7,14 +7,14 @@ import asyncio
 import errno
 import logging
 import os
-import re
 import signal
 import socket
 import sys
+import threading
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -30,6 +30,7 @@ from ecocore.accounts.ledger import Ledger
 from ecocore.accounts.pricing import PriceList
 from ecocore.accounts.usage import Usage
 from ecocore.errors import InvalidConfiguration
+from ecocore.redaction import redacted
 from ecocore.regions.region import Region
 from ecocore.server.account import AccountPages
 from ecocore.server.app import Service, create_app, create_metrics_app
@@ -61,7 +62,7 @@ class Welcome:
 
     url: str
     models: tuple[str, ...]
-    first_key: str | None
+    first_key: str | None = field(repr=False)
     metrics_url: str | None = None
 
 
@@ -101,14 +102,17 @@ def serve(
     prepaid: bool = False,
     spools: Path | None = None,
     log_level: str = "warning",
+    secrets: Sequence[str] = (),
 ) -> None:
     """Answers on `listening` until SIGTERM or SIGINT; a second one ends the process at once.
 
     `announce` is called when the port is open. `metrics`: the socket of a port that shows the metrics, which the other
     then does not. `prepaid`: whether answers cost what their models' prices say. `spools`: the folder for charges that the
-    database does not take. `log_level`: "info" tells every request. Raises InvalidConfiguration, DatabaseUnavailable.
+    database does not take. `log_level`: "info" tells every request. `secrets` never reach the log, and keys never do.
+    Raises InvalidConfiguration, DatabaseUnavailable.
     """
-    _log_to_stderr(log_level)
+    _log_to_stderr(log_level, secrets=secrets)
+    _leave_no_core()
     _allow_many_connections()
     stay_out_of_the_way()
 
@@ -134,6 +138,7 @@ def serve_child(
     `opened` is called when the socket is open. `name` stands in each line of the log.
     """
     _log_to_stderr(log_level, name)
+    _leave_no_core()
     # The server has a line for each request already.
     logging.getLogger("ecocore.access").setLevel(logging.WARNING)
     _allow_many_connections()
@@ -327,21 +332,45 @@ def _allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class _Redacted(logging.Formatter):
-    """Nothing that looks like a key reaches a log, wherever it came from."""
+def _leave_no_core() -> None:
+    """A core dump would hold keys and prompts. Where the kernel hands cores to a collector, this tells it to keep none."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
 
-    _KEY = re.compile(r"eco_[0-9A-Za-z]{8,}")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class _Redacted(logging.Formatter):
+    """Nothing that looks like a key, and none of the `secrets`, reaches a log, wherever it came from."""
+
+    def __init__(self, form: str, secrets: Iterable[str]) -> None:
+        super().__init__(form)
+        self._secrets = tuple(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._KEY.sub("eco_[redacted]", super().format(record))
+        return redacted(super().format(record), self._secrets)
 
 
-def _log_to_stderr(level: str, name: str | None = None) -> None:
-    """`name`: of the one engine that this process runs."""
+def _log_to_stderr(level: str, name: str | None = None, secrets: Iterable[str] = ()) -> None:
+    """`name`: of the one engine that this process runs. `secrets`: what is blacked out beside keys."""
     # What Pillow remarks about strangers' files is of no use to whoever reads the log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     handler = logging.StreamHandler(sys.stderr)
     place = "" if name is None else "[" + name.replace("%", "%%") + "] "
-    handler.setFormatter(_Redacted(f"%(asctime)s %(levelname)s {place}%(name)s: %(message)s"))
+    handler.setFormatter(_Redacted(f"%(asctime)s %(levelname)s {place}%(name)s: %(message)s", secrets))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("ecocore").setLevel(level.upper())
+    # What Python itself would write to standard error takes the same way.
+    logging.captureWarnings(True)
+    threading.excepthook = _log_lost_thread
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_lost_thread(lost: threading.ExceptHookArgs) -> None:
+    if lost.exc_type is not SystemExit:
+        name = "unknown" if lost.thread is None else lost.thread.name
+        log.error("the thread %s ended with an error", name, exc_info=lost.exc_value)
+
+
+def _log_unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    log.error("%s, in %r", lost.err_msg or "an error that nobody could be told of", lost.object, exc_info=lost.exc_value)
