@@ -9,14 +9,28 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from ecocore.accounts.database import Database
-from ecocore.accounts.keys import KEY_LENGTH, KeyOwner, KeyStore, is_well_formed, new_key
+from ecocore.accounts.keys import KEY_LENGTH, KeyLimits, KeyOwner, KeyStore, id_of, is_well_formed, new_key
 from ecocore.accounts.schema import keys as keys_table
 from ecocore.errors import InvalidConfiguration
 
 
+class Clock:
+    """Seconds since 1970, as the test says."""
+
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def keys(database: Database) -> KeyStore:
-    return KeyStore(database)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(database: Database, clock: Clock) -> KeyStore:
+    return KeyStore(database, clock)
 
 
 def test_keys_have_one_form_and_never_repeat() -> None:
@@ -100,3 +114,95 @@ async def test_a_key_belongs_to_an_account_that_is_there(keys: KeyStore) -> None
 @given(st.text())
 def test_any_text_may_be_asked_for(text: str) -> None:
     assert not is_well_formed(text)
+
+
+async def test_a_key_is_refused_from_the_moment_it_expires(keys: KeyStore, clock: Clock) -> None:
+    key = await keys.create("laptop", expires=int(clock.now) + 10)
+    clock.now += 9.9
+    assert await keys.find(key) is not None
+    clock.now += 0.1
+    assert await keys.find(key) is None
+    assert [stored.state(clock.now) for stored in await keys.all()] == ["expired"]
+
+
+async def test_a_key_cannot_expire_before_it_is_made(keys: KeyStore, clock: Clock) -> None:
+    with pytest.raises(InvalidConfiguration, match="past"):
+        await keys.create("laptop", expires=int(clock.now))
+    assert await keys.is_empty()
+
+
+@pytest.mark.parametrize("limits", [KeyLimits(0), KeyLimits(None, -1), KeyLimits(None, None, 2**31)])
+async def test_a_limit_is_a_number_that_means_something(keys: KeyStore, limits: KeyLimits) -> None:
+    with pytest.raises(InvalidConfiguration, match="must be from 1 to"):
+        await keys.create("laptop", limits=limits)
+    assert await keys.is_empty()
+
+
+async def test_a_revoked_key_is_refused_at_once_and_stays_in_the_list(keys: KeyStore, clock: Clock) -> None:
+    key, other = await keys.create("laptop"), await keys.create("phone")
+    revoked = await keys.revoke("laptop")
+    assert (revoked.id, revoked.state(clock.now)) == (id_of(key), "revoked")
+    assert await keys.find(key) is None
+    assert await keys.find(other) is not None
+    clock.now -= 3600
+    assert await keys.find(key) is None
+    assert {stored.name: stored.state(clock.now) for stored in await keys.all()} == {"laptop": "revoked", "phone": "active"}
+
+
+async def test_a_key_is_named_by_its_name_its_id_or_itself(keys: KeyStore, clock: Clock) -> None:
+    made = [await keys.create("laptop") for _ in range(3)]
+    with pytest.raises(InvalidConfiguration) as several:
+        await keys.revoke("laptop")
+    assert all(id_of(key) in str(several.value) for key in made)
+    await keys.revoke(id_of(made[0]))
+    await keys.revoke(made[1])
+    # Those that have ended are no longer meant by the name.
+    await keys.revoke("laptop")
+    assert [await keys.find(key) for key in made] == [None] * 3
+
+
+@pytest.mark.parametrize("wanted", ["", "nobody", "0" * 12, "%", "laptop%", "LAPTOP", new_key()])
+async def test_a_name_that_no_key_has_ends_none(keys: KeyStore, wanted: str) -> None:
+    key = await keys.create("laptop")
+    with pytest.raises(InvalidConfiguration, match="none that is in force"):
+        await keys.revoke(wanted)
+    assert await keys.find(key) is not None
+
+
+async def test_a_key_that_has_ended_cannot_be_ended_again(keys: KeyStore, clock: Clock) -> None:
+    await keys.create("laptop", expires=int(clock.now) + 1)
+    clock.now += 1
+    for end in (keys.revoke, keys.rotate):
+        with pytest.raises(InvalidConfiguration, match="none that is in force"):
+            await end("laptop")
+
+
+async def test_a_rotated_key_hands_on_all_but_its_text(keys: KeyStore, clock: Clock) -> None:
+    limits = KeyLimits(5, 600, 7)
+    old = await keys.create("laptop", limits=limits, expires=int(clock.now) + 100)
+    clock.now += 90
+    new = await keys.rotate("laptop")
+    assert (await keys.find(old), (await keys.find(new) is not None)) == (None, True)
+    (stored,) = [stored for stored in await keys.all() if stored.id == id_of(new)]
+    assert (stored.name, stored.account, stored.limits) == ("laptop", "default", limits)
+    assert (stored.created, stored.expires) == (clock.now, clock.now + 100)
+
+
+async def test_a_rotated_key_may_live_on_for_a_while_and_never_longer_than_it_would_have(keys: KeyStore, clock: Clock) -> None:
+    old, short = await keys.create("laptop"), await keys.create("phone", expires=int(clock.now) + 60)
+    new = await keys.rotate("laptop", keep_seconds=3600)
+    await keys.rotate("phone", keep_seconds=3600, expires=int(clock.now) + 7200)
+    clock.now += 59
+    assert [await keys.find(key) is not None for key in (old, new, short)] == [True, True, True]
+    clock.now += 1
+    assert [await keys.find(key) is not None for key in (old, new, short)] == [True, True, False]
+    clock.now += 3540
+    assert [await keys.find(key) is not None for key in (old, new)] == [False, True]
+
+
+async def test_an_id_reveals_nothing_of_its_key(keys: KeyStore) -> None:
+    key = await keys.create("laptop")
+    (stored,) = await keys.all()
+    assert stored.id == id_of(key) == hashlib.sha256(key.encode()).hexdigest()[:12]
+    assert key not in repr(stored)
+    assert (stored.prefix, len(stored.prefix)) == (key[:8], 8)
