@@ -1,33 +1,21 @@
-"""Settings: flags over environment over defaults, and errors that say where a value came from."""
+"""Settings: flags over environment over one file over defaults, and errors that say where a value came from."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from ecocore.config import ModelChoice, RuntimeConfig, ServerConfig
+from ecocore.config import ModelChoice, RegionModel, RuntimeConfig, ServerConfig, hide_password, settings
 from ecocore.errors import InvalidConfiguration
 
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (
-        "HOST",
-        "PORT",
-        "HOME",
-        "DATABASE",
-        "MODEL",
-        "PRECISION",
-        "DEVICE",
-        "KV_CACHE_MB",
-        "MAX_SEQUENCES",
-        "MAX_WAITING",
-        "MAX_WAITING_PER_KEY",
-        "MOCK_RATE",
-        "ALLOW_IMAGE_ORIGIN",
-        "NO_REMOTE_IMAGES",
-    ):
-        monkeypatch.delenv(f"ECOCORE_{name}", raising=False)
+    for name in list(os.environ):
+        if name.startswith("ECOCORE_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
@@ -111,6 +99,10 @@ def test_the_environment_separates_models_by_commas(monkeypatch: pytest.MonkeyPa
         ("model", ["nowhere"], "no file or folder 'nowhere'"),
         ("model", ["=mock"], "no name before"),
         ("model", ["x="], "no file or folder ''"),
+        ("billing", "postpaid", "'off' or 'prepaid'"),
+        ("database", "nowhere", "sqlite:///"),
+        ("redis", "http://x", "redis://"),
+        ("redis", "redis://[", "redis://"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_source(name: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +117,188 @@ def test_a_wrong_setting_is_named_with_its_source(name: str, value: Any, words: 
         monkeypatch.setenv(f"ECOCORE_{name.upper()}", spelled)
         with pytest.raises(InvalidConfiguration, match=rf"\(from ECOCORE_{name.upper()}\)"):
             config.read({})
+
+
+# --- the file -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "ecocore.toml"
+
+
+REGION = """
+[[regions]]
+name = "other"
+url = "https://other.example/v1/"
+models = ["big", "small=maker/small-1b"]
+"""
+
+
+def test_the_file_counts_after_the_environment_and_before_the_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('port = 1\nhost = "::1"\nlog_level = "info"\nmodel = ["a=mock", "b=mock"]\nkv_cache_mb = 64\n')
+    monkeypatch.setenv("ECOCORE_HOST", "::2")
+    monkeypatch.setenv("ECOCORE_PORT", "2")
+    flags = {"config": file, "port": 3, "host": None}
+    server, runtime = ServerConfig.read(flags), RuntimeConfig.read(flags)
+    assert (server.port, server.host, server.log_level, server.isolate) == (3, "::2", "info", False)
+    assert ([choice.name for choice in runtime.model], runtime.kv_cache_mb, runtime.device) == (["a", "b"], 64, "auto")
+
+
+def test_the_file_may_be_named_by_a_variable(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("port = 1\nmax_waiting = 5\n")
+    monkeypatch.setenv("ECOCORE_CONFIG", str(file))
+    assert (ServerConfig.read({}).port, RuntimeConfig.read({}).max_waiting) == (1, 5)
+    other = file.with_name("other.toml")
+    other.write_text("port = 2\n")
+    assert ServerConfig.read({"config": other}).port == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", "prot: there is no such setting (from {file}); did you mean 'port'?"),
+        ("kv-cache-mb = 1", "kv-cache-mb: there is no such setting (from {file}); did you mean 'kv_cache_mb'?"),
+        ("[server]\nport = 1", "server: there is no such setting (from {file})"),
+        ('config = "x"', "config: there is no such setting"),
+        ('api_key = "x"', "api_key: there is no such setting"),
+        ("port = 70000", "port: Input should be less than or equal to 65535 (from {file})"),
+        ("kv_cache_mb = 0", "kv_cache_mb: Input should be greater than or equal to 1 (from {file})"),
+        ("model = 5", "model: must be a list of texts (from {file})"),
+        ("model = [5]", "model[0]: "),
+        ("port = ", "config: {file} is no TOML: "),
+        ("regions = 5", "regions: must be [[regions]] tables"),
+        ("regions = [5]", "regions[0]: "),
+        ('[[regions]]\nname = "x"', "regions[0].url: Field required (from {file})"),
+        (REGION + "colour = 1", "regions[0].colour: "),
+        (REGION + 'api_key = "sk-very-secret"', "regions[0].api_key: "),
+        (REGION + 'api_key_env = "sk-very-secret"', "regions[0].api_key_env: must be the name of a variable"),
+        (REGION + "priority = -1", "regions[0].priority: "),
+        (REGION + "context_length = 0", "regions[0].context_length: "),
+        (REGION + REGION, "regions: two regions are named 'other'"),
+        (REGION.replace("https://", "ftp://"), "regions[0].url: must be an URL that starts with http"),
+        (REGION.replace("https://", "https://user:very-secret@"), "regions[0].url: must hold no user name or password"),
+        (REGION.replace("/v1/", "?x=very-secret"), "regions[0].url: must end with its path"),
+        (REGION.replace("other.example", ""), "regions[0].url: must be an URL"),
+        (REGION.replace("other.example", "[::1"), "regions[0].url: must be an URL"),
+        (REGION.replace("other.example", "x:y"), "regions[0].url: must be an URL"),
+        (REGION.replace('"other"', '"a b"'), "regions[0].name: "),
+        (REGION.replace('"big"', '"small"'), "regions[0]: two models are named 'small'"),
+        (REGION.replace('"big"', '"=x"'), "regions[0].models: '=x' is no model"),
+        (REGION.replace('"big", "small=maker/small-1b"', ""), "regions[0].models: "),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_the_file(text: str, words: str, file: Path) -> None:
+    file.write_text(text)
+    for config in (ServerConfig, RuntimeConfig):
+        try:
+            config.read({"config": file})
+        except InvalidConfiguration as error:
+            said = str(error)
+            break
+    assert said.startswith(words.format(file=file))
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_is_not_there_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match="config: there is no file"):
+        ServerConfig.read({"config": tmp_path / name})
+
+
+def test_a_file_that_is_no_text_is_told(file: Path) -> None:
+    file.write_bytes(b"host = '\xff'")
+    with pytest.raises(InvalidConfiguration, match="is no TOML"):
+        ServerConfig.read({"config": file})
+
+
+def test_an_option_that_does_not_exist_is_heard() -> None:
+    with pytest.raises(TypeError, match="warp"):
+        ServerConfig.read({"warp": 9})
+
+
+# --- regions and secrets --------------------------------------------------------------------------------
+
+
+def test_regions_are_tables_of_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_API_KEY", "sk-secret")
+    more = 'api_key_env = "OTHER_API_KEY"\npriority = 2\ncontext_length = 4096\n'
+    file.write_text(REGION + more + REGION.replace('"other"', '"third"'))
+    first, second = ServerConfig.read({"config": file}).regions
+    assert (first.name, first.url, first.priority, first.context_length) == ("other", "https://other.example/v1", 2, 4096)
+    assert first.models == (RegionModel("big", "big"), RegionModel("small", "maker/small-1b"))
+    assert first.api_key == SecretStr("sk-secret")
+    assert (second.api_key, second.priority, second.context_length) == (None, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"), [("", "is not set"), ("two words", "cannot be sent"), ("\u00e9\x01", "cannot be sent")]
+)
+def test_a_key_that_is_not_there_is_missed_by_who_needs_it(
+    held: str, words: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTHER_API_KEY", held)
+    file.write_text(REGION + 'api_key_env = "OTHER_API_KEY"\n')
+    server = ServerConfig.read({"config": file})
+    with pytest.raises(InvalidConfiguration, match=f"'other' names the variable OTHER_API_KEY, which .*{words}") as missed:
+        _ = server.regions[0].api_key
+    assert not held or held not in str(missed.value)
+    with pytest.raises(InvalidConfiguration, match="OTHER_API_KEY"):
+        _ = server.secrets
+
+
+def test_a_variable_cannot_hold_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECOCORE_REGIONS", "[]")
+    with pytest.raises(InvalidConfiguration, match=r"regions: must be \[\[regions\]\] tables.*\(from ECOCORE_REGIONS\)"):
+        ServerConfig.read({})
+
+
+def test_secrets_are_known_and_never_shown(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_API_KEY", "sk-secret")
+    file.write_text(REGION + 'api_key_env = "OTHER_API_KEY"\n')
+    flags = {"config": file, "database": "postgresql://me:s3cr%40t@host/db?password=again", "redis": "redis://:p4ss@host/0"}
+    server = ServerConfig.read(flags)
+    assert set(server.secrets) == {"s3cr%40t", "s3cr@t", "again", "p4ss", "sk-secret"}
+    shown = repr(settings(flags)) + repr(server.regions) + str(server.regions)
+    assert not any(secret in shown for secret in server.secrets)
+
+
+@pytest.mark.parametrize(
+    ("url", "hidden"),
+    [
+        ("sqlite:////home/me/ecocore.db", "sqlite:////home/me/ecocore.db"),
+        ("postgresql://host/db", "postgresql://host/db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://me:sec/r@e:t@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret&ssl=on", "postgresql://host/db?user=me&password=***&ssl=on"),
+        ("redis://:secret@host/0", "redis://:***@host/0"),
+    ],
+)
+def test_a_password_is_hidden_however_it_is_spelled(url: str, hidden: str) -> None:
+    assert hide_password(url) == hidden
+
+
+def test_every_setting_tells_where_it_came_from(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("port = 1\nkv_cache_mb = 64\n" + REGION)
+    monkeypatch.setenv("ECOCORE_HOST", "::1")
+    told = {one.name: one for one in settings({"config": file, "model": ["a=mock"], "isolate": True})}
+    assert told.keys() == ServerConfig.model_fields.keys() | RuntimeConfig.model_fields.keys()
+    found = {name: (one.value, one.source) for name, one in told.items() if one.source != "default"}
+    region = {
+        "name": "other",
+        "url": "https://other.example/v1",
+        "models": ["big", "small=maker/small-1b"],
+        "api_key_env": None,
+        "priority": 0,
+        "context_length": None,
+    }
+    assert found == {
+        "config": (str(file), "--config"),
+        "host": ("::1", "ECOCORE_HOST"),
+        "isolate": (True, "--isolate"),
+        "kv_cache_mb": (64, str(file)),
+        "model": (["a=mock"], "--model"),
+        "port": (1, str(file)),
+        "regions": ([region], str(file)),
+    }

@@ -1,16 +1,19 @@
 """The verbs of `ecocore`. Each builds its configuration and calls one thing; what they need is imported when they run."""
 
+import inspect
 import json
 import shlex
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
 
 import typer
 
+from ecocore.admin import ADMINISTRATION, ConfigFile, Database, Json, print_json, print_table, spelled
 from ecocore.errors import EcocoreError, InvalidConfiguration, InvalidRequest
+from ecocore.redaction import redacted
 
 if TYPE_CHECKING:
     from ecocore.config import ModelChoice, RuntimeConfig, ServerConfig
@@ -34,14 +37,13 @@ EXIT_INTERRUPTED: Final = 130
 
 # Plain help needs no rich, whose import would take longer than all the rest.
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-keys_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Make API keys.")
-app.add_typer(keys_app, name="keys")
+for name, verbs in ADMINISTRATION.items():
+    app.add_typer(verbs, name=name)
 
 Model = Annotated[list[str] | None, typer.Option(help="NAME=PATH, PATH or NAME=mock; may be given several times.")]
 Precision = Annotated[str | None, typer.Option(help="exact computes in float32, fast in bfloat16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
-Database = Annotated[str | None, typer.Option(help="Where accounts and keys are kept.", show_default="a file in ECOCORE_HOME")]
 
 
 def main() -> NoReturn:
@@ -102,47 +104,32 @@ def serve(
         float | None,
         typer.Option(help="Tokens per second of a mock engine's streams; 0 is full speed.", show_default="0"),
     ] = None,
+    billing: Annotated[
+        str | None, typer.Option(help="prepaid: answers are paid for from the balance of the key's account.", show_default="off")
+    ] = None,
     database: Database = None,
+    redis: Annotated[str | None, typer.Option(help="Count the limits of keys here, together with other servers.")] = None,
     allow_image_origin: Annotated[
         list[str] | None, typer.Option(help="Images may come from here, also without https; may be given several times.")
     ] = None,
-    no_remote_images: Annotated[bool, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = False,
+    no_remote_images: Annotated[bool | None, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Show /metrics on this port, and not on the other.")] = None,
     isolate: Annotated[
-        bool, typer.Option("--isolate", help="Run each engine in a process of its own, started again if lost.")
-    ] = False,
+        bool | None, typer.Option("--isolate", help="Run each engine in a process of its own, started again if lost.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="info writes a line for each request.", show_default="warning")] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Serve models over HTTP: the embedded one, and those of --model beside it.
 
-    The first start makes a key and prints it with a curl line. Every option is also a variable ECOCORE_...
+    The first start makes a key and prints it with a curl line. Every option is also a variable ECOCORE_... and a key of
+    the TOML file; what counts in the end, and from where, tells `ecocore config` with the same options.
     """
+    flags = dict(locals())
+
     from ecocore.config import RuntimeConfig, ServerConfig
 
-    server = ServerConfig.read(
-        {
-            "host": host,
-            "port": port,
-            "database": database,
-            "allow_image_origin": allow_image_origin,
-            "no_remote_images": no_remote_images or None,
-            "metrics_port": metrics_port,
-            "isolate": isolate or None,
-            "log_level": log_level,
-        }
-    )
-    config = RuntimeConfig.read(
-        {
-            "model": model,
-            "precision": precision,
-            "device": device,
-            "kv_cache_mb": kv_cache_mb,
-            "max_sequences": max_sequences,
-            "max_waiting": max_waiting,
-            "max_waiting_per_key": max_waiting_per_key,
-            "mock_rate": mock_rate,
-        }
-    )
+    server, runtime = ServerConfig.read(flags), RuntimeConfig.read(flags)
 
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.server import serve as serving
@@ -159,10 +146,44 @@ def serve(
             metrics = stack.enter_context(serving.bind(server.host, server.metrics_port))
         _check_database(server.database_url)
         regions = [
-            _isolated(choice, config, server, stack) if server.isolate else _in_this_process(choice, config, images, stack)
-            for choice in _choices(config)
+            _isolated(choice, runtime, server, stack) if server.isolate else _in_this_process(choice, runtime, images, stack)
+            for choice in _choices(runtime)
         ]
-        serving.serve(regions, server.database_url, listening, _welcome, metrics=metrics, log_level=server.log_level)
+        serving.serve(
+            regions,
+            server.database_url,
+            listening,
+            _welcome,
+            metrics=metrics,
+            log_level=server.log_level,
+            secrets=server.secrets,
+        )
+
+
+def _with_options_of(verb: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For a verb that takes what another one takes: its `**flags` are the other's options, all of them, always."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+        parameters = [*inspect.signature(verb).parameters.values(), *own]
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {one.name: one.annotation for one in parameters}
+        return function
+
+    return decorate
+
+
+@app.command("config")
+@_with_options_of(serve)
+def show_config(*, as_json: Json = False, **flags: Any) -> None:
+    """Print each setting as `serve` with the same options would have it, and where it came from. Secrets are hidden."""
+    from ecocore.config import settings
+
+    told = settings(flags)
+    if as_json:
+        print_json({one.name: {"value": one.value, "source": one.source} for one in told})
+    else:
+        print_table([("setting", "value", "source"), *((one.name, spelled(one.value), one.source) for one in told)])
 
 
 @app.command(hidden=True)
@@ -176,7 +197,7 @@ def engine(
 
     parent = Parent.adopt(socket)
 
-    from ecocore.config import ModelChoice, RuntimeConfig, ServerConfig
+    from ecocore.config import ModelChoice, RuntimeConfig
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.regions.contract import spelled
     from ecocore.server.engine import serve_engine
@@ -184,42 +205,19 @@ def engine(
 
     share_one_pool()
     told = json.loads(settings)
-    server = ServerConfig.read(told["server"])
-    # The models in the environment are the server's; here is one of them.
-    config = RuntimeConfig.read({**told["runtime"], "model": ()})
+    server = told["server"]
+    # All of it, so that nothing is left to be read from the environment: whose settings count, the server has judged.
+    config = RuntimeConfig(**told["runtime"], model=())
     choice = told["model"] and ModelChoice(told["model"]["name"], told["model"]["path"] and Path(told["model"]["path"]))
     with ExitStack() as stack:
         try:
-            images = ImageLoader(allowed_origins=server.allow_image_origin, remote=not server.no_remote_images)
+            images = ImageLoader(allowed_origins=server["allow_image_origin"], remote=not server["no_remote_images"])
             region = _in_this_process(choice, config, images, stack)
         except EcocoreError as error:
             # The server says it, in the way that it says everything.
             parent.tell({"failed": spelled(error)})
             raise typer.Exit(EXIT_FAILED) from None
-        serve_engine(region, socket, parent.tell, log_level=server.log_level)
-
-
-@keys_app.command("create")
-def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for.")],
-    database: Database = None,
-) -> None:
-    """Make a key and print it: it is shown this once. A running server takes it at once."""
-    import asyncio
-
-    from ecocore.accounts.keys import KeyStore
-    from ecocore.config import ServerConfig
-
-    url = ServerConfig.read({"database": database}).database_url
-
-    async def create() -> str:
-        opened = await _open(url)
-        try:
-            return await KeyStore(opened).create(name)
-        finally:
-            await opened.close()
-
-    typer.echo(asyncio.run(create()))
+        serve_engine(region, socket, parent.tell, log_level=server["log_level"])
 
 
 @app.command()
@@ -424,17 +422,13 @@ def _isolated(choice: "ModelChoice | None", config: "RuntimeConfig", server: "Se
     return region
 
 
-async def _open(url: str) -> Any:
-    from ecocore.accounts.database import Database
-
-    return await Database.open(url)
-
-
 def _check_database(url: str) -> None:
     import asyncio
 
+    from ecocore.accounts.database import Database
+
     async def check() -> None:
-        await (await _open(url)).close()
+        await (await Database.open(url)).close()
 
     asyncio.run(check())
 
@@ -476,6 +470,6 @@ def _complain(message: str, code: int) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    line = " ".join(message.split())
+    line = redacted(" ".join(message.split()))
     Console(stderr=True, soft_wrap=True).print(Text(f"ecocore: {line}", style="red"))
     return code
