@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from ecocore.errors import InvalidConfiguration
+from ecocore.errors import EcocoreError, InvalidConfiguration
 
 if TYPE_CHECKING:
     from ecocore.accounts.books import Account, Entry
@@ -43,7 +43,15 @@ accounts_app = _verbs("Accounts: whose keys are paid for from which balance.")
 prices_app = _verbs("What the tokens of a model cost.")
 regions_app = _verbs("Where the answers of a model may come from.")
 
-ADMINISTRATION: Final = {"keys": keys_app, "accounts": accounts_app, "prices": prices_app, "regions": regions_app}
+database_app = _verbs("Where accounts and keys are kept.")
+
+ADMINISTRATION: Final = {
+    "keys": keys_app,
+    "accounts": accounts_app,
+    "prices": prices_app,
+    "regions": regions_app,
+    "database": database_app,
+}
 
 
 # --- keys -----------------------------------------------------------------------------------------------
@@ -304,6 +312,35 @@ def _dollars(name: str, text: str) -> int:
         return parse_usd(text)
     except InvalidConfiguration as error:
         raise InvalidConfiguration(f"{name}: {str(error).partition(': ')[2]}") from None
+
+
+# --- the database ---------------------------------------------------------------------------------------
+
+
+@database_app.command("copy")
+def copy_database(
+    target: Annotated[str, typer.Argument(help="URL of an empty database, or of a file of SQLite that is not there yet.")],
+    *,
+    as_json: Json = False,
+    database: Database = None,
+    config: ConfigFile = None,
+) -> None:
+    """Copy everything as it is at this moment: for a backup, or to go from SQLite to PostgreSQL and back."""
+    from ecocore.accounts.books import Books
+    from ecocore.accounts.copy import copy
+    from ecocore.accounts.database import Database
+
+    async def run(source: "OpenDatabase") -> tuple[dict[str, int], list[str]]:
+        opened = await Database.open(target)
+        try:
+            return await copy(source, opened), await Books(opened).check()
+        finally:
+            await opened.close()
+
+    copied, wrong = _with_database(run, database, config)
+    _tell([{"table": name, "rows": rows} for name, rows in copied.items()], as_json=as_json)
+    if wrong:
+        raise EcocoreError("; ".join(wrong))
 
 
 # --- regions --------------------------------------------------------------------------------------------

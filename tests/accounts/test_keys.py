@@ -99,7 +99,7 @@ async def test_the_first_key_is_told_from_the_others(keys: KeyStore) -> None:
     assert not await keys.is_empty()
 
 
-@pytest.mark.parametrize("name", ["", "  ", "x" * 129])
+@pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\0b", "a\nb", "\x1b[31m", "\ud800"])
 async def test_a_key_has_a_name(keys: KeyStore, name: str) -> None:
     with pytest.raises(InvalidConfiguration, match="name"):
         await keys.create(name)

@@ -75,9 +75,9 @@ class Database:
         return database
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state. Raises DatabaseUnavailable."""
-        async with self._connected(self._reader) as connection:
+    async def reading(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state; a `patient` one may take long. Raises DatabaseUnavailable."""
+        async with self._connected(self._reader, patient=patient) as connection:
             yield connection
 
     async def look_up(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any] | None:
@@ -102,12 +102,12 @@ class Database:
         return text
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is on disk when the block ends. Raises DatabaseUnavailable.
+    async def writing(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is on disk when the block ends; a `patient` one may take long. Raises DatabaseUnavailable.
 
         On SQLite it waits for the write lock first; PostgreSQL locks the rows that are written, as they are written.
         """
-        async with self._connected(self._engine) as connection:
+        async with self._connected(self._engine, patient=patient) as connection:
             await connection.execution_options(begin="BEGIN IMMEDIATE")
             async with connection.begin():
                 yield connection

@@ -120,11 +120,11 @@ class KeyStore:
     ) -> str:
         """Makes a key and gives its text, which cannot be had again.
 
-        Raises InvalidConfiguration for a name that is empty or too long, an unknown account, a limit below 1 or an end that is
-        past; DatabaseUnavailable.
+        Raises InvalidConfiguration for a name that is empty, too long or unprintable, an unknown account, a limit below 1
+        or an end that is past; DatabaseUnavailable.
         """
-        if not name.strip() or len(name) > MAX_NAME:
-            raise InvalidConfiguration(f"name: must be a text of 1 to {MAX_NAME} characters")
+        if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+            raise InvalidConfiguration(f"name: must be a text of 1 to {MAX_NAME} characters, all of them printable")
         limits = limits or KeyLimits()
         _judge(limits)
         if _is_past(expires, self._clock()):
