@@ -155,6 +155,8 @@ def serve(
             listening,
             _welcome,
             metrics=metrics,
+            prepaid=server.billing == "prepaid",
+            spools=server.spools,
             log_level=server.log_level,
             secrets=server.secrets,
         )

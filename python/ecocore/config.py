@@ -4,6 +4,7 @@ Gives frozen configurations; every error names the setting and where its value c
 """
 
 import difflib
+import hashlib
 import os
 import re
 import tomllib
@@ -262,6 +263,12 @@ class ServerConfig(BaseSettings):
     def database_url(self) -> str:
         """The database; unless set, a file in the data folder."""
         return self.database or f"sqlite:///{self.home.expanduser().absolute() / 'ecocore.db'}"
+
+    @property
+    def spools(self) -> Path:
+        """Where charges wait that the database does not take at the moment; those of each database apart."""
+        name = hashlib.sha256(hide_password(self.database_url).encode()).hexdigest()[:12]
+        return self.home.expanduser().absolute() / "spool" / name
 
     @property
     def secrets(self) -> tuple[str, ...]:
