@@ -143,7 +143,9 @@ def _row(at_once: int, rates: dict[str, list[float]], waits: dict[str, list[floa
     )
 
 
-HEAD: Final = "| at once | pairs/s | one by one | ratio | hold, median | hold, p99 | one by one, p99 |\n| --- | --- | --- | --- | --- | --- | --- |"
+HEAD: Final = """\
+| at once | pairs/s | one by one | ratio | hold, median | hold, p99 | one by one, p99 |
+| --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def main() -> None:
