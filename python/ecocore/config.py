@@ -266,7 +266,10 @@ class ServerConfig(BaseSettings):
 
     @property
     def spools(self) -> Path:
-        """Where charges wait that the database does not take at the moment; those of each database apart."""
+        """Where charges wait that the database does not take at the moment: beside its file, or else in the data folder."""
+        url = urlsplit(self.database_url)
+        if url.scheme == "sqlite" and url.path.strip("/"):
+            return Path(url.path[1:] + ".spool").absolute()
         name = hashlib.sha256(hide_password(self.database_url).encode()).hexdigest()[:12]
         return self.home.expanduser().absolute() / "spool" / name
 

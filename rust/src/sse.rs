@@ -349,6 +349,9 @@ impl Answer {
                 completion_tokens: total.completion_tokens.saturating_add(usage.completion_tokens),
                 reasoning_tokens: total.reasoning_tokens.saturating_add(usage.reasoning_tokens),
             });
+            // Where only the prompt is told, what was drawn behind it is nobody's.
+            let told = if self.rendered.is_empty() { 0 } else { total.completion_tokens };
+            let total = Usage { completion_tokens: told, ..total };
             if let Some(spelling) = &mut self.spelling {
                 spelling.end(total, &mut self.buffer);
             }
@@ -598,6 +601,7 @@ mod tests {
         told.push(&drawn(0, 1, finished(1)));
         told.take(REQUEST);
         assert_eq!((told.delivered(REQUEST), told.delivered(99)), (0, 0));
+        assert_eq!(told.usage(REQUEST).unwrap().completion_tokens, 0);
     }
 
     #[test]

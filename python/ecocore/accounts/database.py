@@ -74,6 +74,11 @@ class Database:
             raise
         return database
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether servers on other machines may use it too."""
+        return self._is_postgres
+
     @asynccontextmanager
     async def reading(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state; a `patient` one may take long. Raises DatabaseUnavailable."""

@@ -132,9 +132,10 @@ class Ledger:
         """Holds of this server, each with the tokens of its last mark on disk."""
         self._marks: dict[str, tuple[int, int]] = {}
         """Of open holds, what is not on disk yet."""
-        self._mark_now = asyncio.Event()
+        self._mark_soon, self._mark_now = asyncio.Event(), asyncio.Event()
         self._late: list[Settlement] = []
         """Settlements that the database did not take yet; they are in the spool."""
+        self._is_late = asyncio.Event()
         self._spooling = asyncio.Lock()
         self._settling: set[asyncio.Task[None]] = set()
         self._beats: dict[str, tuple[int | None, float]] = {}
@@ -146,7 +147,8 @@ class Ledger:
     ) -> AsyncIterator["Ledger"]:
         """Settles what dead servers left, then takes holds while inside; at the end all that is known is settled.
 
-        `spools`: the folder for settlements that the database does not take; None keeps them in memory alone.
+        `spools`: the folder for settlements that the database does not take, the same for all who share a file of SQLite;
+        None keeps them in memory alone.
         Raises DatabaseUnavailable, InvalidConfiguration.
         """
         server_id = secrets.token_hex(12)
@@ -156,8 +158,11 @@ class Ledger:
         try:
             if spools is not None:
                 await ledger._adopt(spools)
-            await commit.run(ledger._beat)
-            tasks += [asyncio.create_task(work) for work in (ledger._mark_often(), ledger._retry_often(), ledger._watch(clock))]
+            # Who shares a file of SQLite shares the folder beside it, and sees there who has ended.
+            watching = ledger._adopt_often(spools) if spools is not None and not database.is_shared else ledger._watch(clock)
+            if database.is_shared or spools is None:
+                await commit.run(ledger._beat)
+            tasks += [asyncio.create_task(work) for work in (ledger._mark_often(), ledger._retry_often(), watching)]
             yield ledger
         finally:
             for task in tasks:
@@ -218,20 +223,24 @@ class Ledger:
         if (marked := self._open.get(hold.request_id)) is None:
             return
         self._marks[hold.request_id] = (prompt_tokens, completion_tokens)
+        self._mark_soon.set()
         if completion_tokens - marked >= MARK_TOKENS:
             self._mark_now.set()
 
     async def _mark_often(self) -> None:
         while True:
+            await self._mark_soon.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(MARK_SECONDS):
                     await self._mark_now.wait()
+            self._mark_soon.clear()
             self._mark_now.clear()
-            if self._marks:
-                await self._write_marks()
+            await self._write_marks()
             await asyncio.sleep(MARK_PAUSE_SECONDS)
 
     async def _write_marks(self) -> None:
+        if not self._marks:
+            return
         marks, self._marks = self._marks, {}
         rows = [
             {"request": request, "prompt": prompt, "completion": completion} for request, (prompt, completion) in marks.items()
@@ -241,8 +250,14 @@ class Ledger:
         except (DatabaseUnavailable, BrokenConstraint):
             # Newer ones count, and those of answers that ended meanwhile are not needed.
             self._marks = {request: mark for request, mark in {**marks, **self._marks}.items() if request in self._open}
+            self._mark_soon.set()
         else:
             self._open.update((request, mark[1]) for request, mark in marks.items() if request in self._open)
+
+    @property
+    def num_late(self) -> int:
+        """Settlements that wait for the database."""
+        return len(self._late)
 
     # --- settling ---------------------------------------------------------------------------------------
 
@@ -289,6 +304,7 @@ class Ledger:
     async def _put_off(self, settlement: Settlement) -> None:
         async with self._spooling:
             self._late.append(settlement)
+            self._is_late.set()
             if self._spool is None:
                 return
             try:
@@ -298,8 +314,11 @@ class Ledger:
 
     async def _retry_often(self) -> None:
         while True:
+            await self._is_late.wait()
             await asyncio.sleep(RETRY_SECONDS)
             await self._retry()
+            if not self._late:
+                self._is_late.clear()
 
     async def _retry(self) -> None:
         """Posts what came late. The spool is emptied only when nothing is late."""
@@ -328,6 +347,12 @@ class Ledger:
                 await self._commit.run(partial(_post_all, entries[start : start + AT_ONCE]))
             await self._bury(spool.server_id)
             spool.remove()
+
+    async def _adopt_often(self, spools: Path) -> None:
+        while True:
+            await asyncio.sleep(DEAD_SECONDS)
+            with suppress(DatabaseUnavailable, BrokenConstraint):
+                await self._adopt(spools)
 
     async def _bury(self, server_id: str) -> None:
         while await self._commit.run(partial(_settle_by_marks, server_id)):
