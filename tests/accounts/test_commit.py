@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.exc import NoResultFound
 
 from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import BrokenConstraint, Database
@@ -56,6 +57,18 @@ async def test_a_refusal_and_a_broken_rule_are_their_owners_alone(database: Data
     assert isinstance(outcomes[2], BrokenConstraint)
     assert outcomes[3] == "b"
     assert await count(database) == 3
+
+
+async def test_a_mistake_is_its_owners_alone_and_nobody_waits_on(database: Database) -> None:
+    def mistake(connection: Connection) -> None:
+        connection.execute(select(accounts).where(accounts.c.id == 0)).one()
+
+    commit = GroupCommit(database)
+    outcomes = await asyncio.gather(
+        *(commit.run(operation) for operation in (adds("a"), mistake, adds("b"))), return_exceptions=True
+    )
+    assert isinstance(outcomes[1], NoResultFound)
+    assert (outcomes[0], outcomes[2], await count(database)) == ("a", "b", 3)
 
 
 async def test_who_is_cancelled_leaves_the_write_behind(database: Database) -> None:

@@ -68,9 +68,12 @@ class Answers:
 
 def _claim(row: dict[str, str | int], connection: Connection) -> bytes | None:
     connection.execute(_OUTDATED, {"before": int(row["created"]) - KEPT_SECONDS})
-    if connection.execute(_CLAIM, row).rowcount:
-        return None
-    first = connection.execute(_FIRST, {"account": row["account"], "key": row["key"]}).one()
+    first = None
+    while first is None:
+        if connection.execute(_CLAIM, row).rowcount:
+            return None
+        # On PostgreSQL it may have been released between the two.
+        first = connection.execute(_FIRST, {"account": row["account"], "key": row["key"]}).one_or_none()
     if first.fingerprint != row["fingerprint"]:
         raise IdempotencyKeyReused("this Idempotency-Key was sent with another request; use a new key for a new request")
     if first.body is None:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
+from ecocore.accounts.database import Database, DatabaseUnavailable
 from ecocore.errors import EcocoreError
 
 Result = TypeVar("Result")
@@ -62,13 +62,13 @@ class GroupCommit:
                 waiting.done.cancel()
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
-        """Runs them in one transaction and tells each how it went."""
+        """Runs them in one transaction and tells each how it went: whatever is raised, nobody waits on."""
         outcomes: Sequence[Any]
         try:
             outcomes = await self._database.transact(lambda connection: [_outcome(one, connection) for one in batch])
         except DatabaseUnavailable as error:
             outcomes = [error] * len(batch)
-        except BrokenConstraint as error:
+        except Exception as error:  # noqa: BLE001
             if len(batch) > 1:
                 # One of them is at fault, and took the others with it. Alone, it fails alone.
                 for waiting in batch:
@@ -78,7 +78,7 @@ class GroupCommit:
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.done.done():
                 continue
-            if isinstance(outcome, EcocoreError):
+            if isinstance(outcome, Exception):
                 waiting.done.set_exception(outcome)
             else:
                 waiting.done.set_result(outcome)
