@@ -30,10 +30,13 @@ class Spool:
     def create(cls, folder: Path, server_id: str) -> Self:
         """A new file, empty and locked. Raises InvalidConfiguration where the folder cannot be written."""
         path = folder / f"{server_id}{_SUFFIX}"
+        # Locked before it has its name: who finds it must not take it for one that was left.
+        unnamed = path.with_suffix(".new")
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            unnamed.rename(path)
         except OSError as error:
             raise InvalidConfiguration(f"home: {folder} cannot be written: {error.strerror}") from None
         return cls(path, descriptor)
@@ -55,16 +58,17 @@ class Spool:
 
     def add(self, entries: Sequence[dict[str, Any]]) -> None:
         """Appends entries; they are on disk when this returns. Raises OSError."""
-        data = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+        # On lines of their own, also after one that was cut because the disk was full.
+        data = "".join("\n" + json.dumps(entry) + "\n" for entry in entries).encode()
         while data:
             data = data[os.write(self._descriptor, data) :]
         os.fsync(self._descriptor)
 
     def entries(self) -> list[dict[str, Any]]:
-        """All of them. A last line that was cut by a crash was never acknowledged, and is left out."""
+        """All of them. A line that was cut, by a crash or a full disk, was never acknowledged, and is left out."""
         entries: list[dict[str, Any]] = []
-        with suppress(json.JSONDecodeError, UnicodeDecodeError):
-            for line in self._path.read_bytes().split(b"\n"):
+        for line in self._path.read_bytes().split(b"\n"):
+            with suppress(json.JSONDecodeError, UnicodeDecodeError):
                 entries += [json.loads(line)] if line else []
         return entries
 
