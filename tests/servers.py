@@ -135,6 +135,8 @@ class Postgres(Server):
             "unix_socket_directories": "",
             # No machine loses power here. What a crash of the server itself leaves is whole without it.
             "fsync": "off",
+            # Those that tests make are found soon.
+            "deadlock_timeout": "50ms",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         super().__init__(folder, [str(programs / "postgres"), "-D", str(data), *options], user=user)

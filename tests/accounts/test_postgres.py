@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import Connection, bindparam, func, select, text
 from tests.servers import PASSWORD, Postgres
 
 from ecocore.accounts import postgres as postgres_module
@@ -107,6 +107,23 @@ async def test_a_server_that_may_only_read_any_more_is_left_for_its_successor(
         await KeyStore(database).create("a")
     postgres.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
     assert await answers(database)
+
+
+async def test_who_gives_way_to_another_transaction_tries_again(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute(accounts.insert().values(id=2, name="other", created=0))
+
+    def both(first: int, second: int) -> Callable[[Connection], None]:
+        def work(connection: Connection) -> None:
+            for account in (first, second):
+                connection.execute(text("UPDATE accounts SET created = created + 1 WHERE id = :id"), {"id": account})
+                connection.execute(text("SELECT pg_sleep(0.1)"))
+
+        return work
+
+    await asyncio.gather(database.transact(both(1, 2)), database.transact(both(2, 1)))
+    async with database.reading() as connection:
+        assert await connection.scalar(select(accounts.c.created).where(accounts.c.id == 2)) == 2
 
 
 async def test_settings_are_those_of_short_transactions(database: Database) -> None:

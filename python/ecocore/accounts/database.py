@@ -29,12 +29,17 @@ from ecocore.errors import EcocoreError, InternalError, InvalidConfiguration
 Result = TypeVar("Result")
 
 BUSY_SECONDS: Final = 5
+COLLISIONS: Final = 5
 WAL_PAUSE_SECONDS: Final = 0.01
 _ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite"}
 
 
 class DatabaseUnavailable(EcocoreError):
     """The database does not answer: locked, full, read-only or gone. What was asked did not happen."""
+
+
+class Collided(DatabaseUnavailable):
+    """Two transactions waited for each other, and this one gave way. Asked again, it may pass."""
 
 
 class BrokenConstraint(InternalError):
@@ -121,13 +126,17 @@ class Database:
         """What `work` gives, in a transaction of its own that is on disk at the end.
 
         As `writing`, for what is written all the time: on SQLite the whole of it is one visit to one thread, where each
-        statement of `writing` is one. Raises DatabaseUnavailable, BrokenConstraint.
+        statement of `writing` is one. On PostgreSQL `work` is called again where it gave way to another transaction.
+        Raises DatabaseUnavailable, BrokenConstraint.
         """
         if self._writer is not None:
             with _named_failures():
                 return await self._writer.transact(work)
-        async with self.writing() as connection:
-            return await connection.run_sync(work)
+        for _ in range(COLLISIONS):
+            with suppress(Collided):
+                async with self.writing() as connection:
+                    return await connection.run_sync(work)
+        raise DatabaseUnavailable("the database does not answer: others were always first")
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -300,6 +309,8 @@ def _named_failures() -> Iterator[None]:
     except (IntegrityError, DataError) as error:
         raise BrokenConstraint(f"the database refused a change ({_reason(error)})") from None
     except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in postgres.COLLISION:
+            raise Collided("the database does not answer: another transaction was first") from None
         raise DatabaseUnavailable(f"the database does not answer ({_reason(error)})") from None
     except PoolTimeout:
         raise DatabaseUnavailable("the database does not answer: all of its connections are in use") from None

@@ -35,6 +35,8 @@ _SETTINGS: Final = {
     # It would compile what takes microseconds.
     "jit": "off",
 }
+# A deadlock, or a row that changed meanwhile.
+COLLISION: Final = frozenset({"40P01", "40001"})
 _READ_ONLY: Final = "25006"
 _MIGRATION_LOCK: Final = int.from_bytes(b"ecocore")
 # Their words name a user, a database or a state of the server: no statement and no value.
