@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
 from ecocore.accounts.books import Books
 from ecocore.accounts.commit import GroupCommit
@@ -183,6 +183,38 @@ async def test_a_spool_left_behind_is_posted_before_marks_count(database: Databa
     books._spool = None
     books._late.clear()
     await dying.__aexit__(None, None, None)
+
+
+async def test_a_hold_that_is_written_after_it_was_given_up_is_given_back(database: Database) -> None:
+    written_late: list[Callable[[Connection], object]] = []
+
+    async def hangs(operation: Callable[[Connection], object], **_: object) -> None:
+        written_late.append(operation)
+        raise DatabaseUnavailable("it does not answer")
+
+    async with opened(database) as books:
+        kept = await books.hold(DEFAULT, await price(database), 10, 100)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(books._commit, "run", hangs)
+            with pytest.raises(DatabaseUnavailable):
+                await books.hold(DEFAULT, await price(database), 10, 100)
+            await asyncio.gather(*books._settling)
+        await books._give_back()
+        await database.transact(written_late[0])
+        assert (await state(database))[1] == 2 * kept.amount
+        await books._give_back()
+        assert await state(database) == (CENT, kept.amount, [])
+
+
+async def test_who_is_refused_for_the_database_is_away_costs_no_place_in_the_spool(database: Database, tmp_path: Path) -> None:
+    async with opened(database, tmp_path / "spool") as books:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(books._commit, "run", away)
+            with pytest.raises(DatabaseUnavailable):
+                await books.hold(DEFAULT, await price(database), 10, 100)
+            await asyncio.gather(*books._settling)
+        assert books._spool is not None
+        assert books._spool.entries() == []
 
 
 async def test_a_living_server_keeps_its_spool(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, text, update
 
 from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
@@ -111,12 +111,14 @@ _POST: Final = text(
     "ON CONFLICT (request_id, kind) DO NOTHING"
 )
 _KEEP: Final = update(answers).where(answers.c.claim_id == bindparam("claim")).values(body=bindparam("kept"))
-_HELD_BY: Final = (
+_HELD: Final = (
     select(holds, prices.c.input, prices.c.output)
     .join(prices, prices.c.id == holds.c.price_id)
     .where(holds.c.server_id == bindparam("server"))
-    .limit(AT_ONCE)
+    # Who settles for the same server at the same time takes the rows in the same order.
+    .order_by(holds.c.account_id, holds.c.request_id)
 )
+_HELD_BY: Final = _HELD.limit(AT_ONCE)
 
 
 class Ledger:
@@ -136,6 +138,8 @@ class Ledger:
         self._late: list[Settlement] = []
         """Settlements that the database did not take yet; they are in the spool."""
         self._is_late = asyncio.Event()
+        self._owned: set[str] = set()
+        """Holds that somebody here will settle, from before they are written until that is in the database."""
         self._spooling = asyncio.Lock()
         self._settling: set[asyncio.Task[None]] = set()
         self._beats: dict[str, tuple[int | None, float]] = {}
@@ -188,13 +192,16 @@ class Ledger:
         Who is cancelled meanwhile, or finds the database away, holds nothing in the end.
         """
         hold = Hold(secrets.token_hex(16), account_id, price, price.cost(prompt_tokens, completion_tokens))
+        self._owned.add(hold.request_id)
         try:
             await self._commit.run(partial(self._hold, hold, prompt_tokens), order=account_id)
         except InsufficientBalance:
+            self._owned.discard(hold.request_id)
             raise
         except BaseException:
-            # Whether it was written is not known; that it is given back is.
-            self._settle_soon(_settlement(hold, 0, 0))
+            # Whether it was written is not known; that it is given back is, at the latest by `_give_back`.
+            self._owned.discard(hold.request_id)
+            self._do_soon(self._let_go(hold))
             raise
         self._open[hold.request_id] = 0
         return hold
@@ -288,7 +295,10 @@ class Ledger:
     def _settle_soon(self, settlement: Settlement) -> asyncio.Task[None]:
         self._open.pop(settlement.request_id, None)
         self._marks.pop(settlement.request_id, None)
-        task = asyncio.create_task(self._settle(settlement))
+        return self._do_soon(self._settle(settlement))
+
+    def _do_soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         return task
@@ -300,6 +310,8 @@ class Ledger:
             log.exception("a charge could not be posted: request %s of account %d", settlement.request_id, settlement.account_id)
         except DatabaseUnavailable:
             await self._put_off(settlement)
+        else:
+            self._owned.discard(settlement.request_id)
 
     async def _put_off(self, settlement: Settlement) -> None:
         async with self._spooling:
@@ -332,10 +344,25 @@ class Ledger:
         except BrokenConstraint:
             for settlement in late:
                 await self._settle(settlement)
+        else:
+            self._owned.difference_update(settlement.request_id for settlement in late)
         del self._late[: len(late)]
         async with self._spooling:
             if not self._late and self._spool is not None:
                 await asyncio.to_thread(self._spool.clear)
+
+    async def _let_go(self, hold: Hold) -> None:
+        with suppress(DatabaseUnavailable, BrokenConstraint):
+            await self._commit.run(partial(_post, _settlement(hold, 0, 0)), order=hold.account_id)
+
+    async def _give_back(self) -> None:
+        """Ends holds of this server that nobody here will settle: a database that hung has written them after all."""
+        async with self._database.reading() as connection:
+            strays = [
+                row for row in await connection.execute(_HELD, {"server": self.server_id}) if row.request_id not in self._owned
+            ]
+        if strays:
+            await self._commit.run(partial(_post_by_marks, strays))
 
     # --- servers that ended -----------------------------------------------------------------------------
 
@@ -368,6 +395,7 @@ class Ledger:
             # A database that is away tells nothing about anybody.
             with suppress(DatabaseUnavailable, BrokenConstraint):
                 await self._commit.run(self._beat)
+                await self._give_back()
                 await self.watch(clock())
 
     async def watch(self, now: float) -> None:
@@ -457,13 +485,17 @@ def _post_all(settlements: Iterable[Settlement], connection: Connection) -> None
 def _settle_by_marks(server_id: str, connection: Connection) -> bool:
     """Settles up to `AT_ONCE` holds of a server for what was delivered last we know, and forgets it once none is left."""
     rows = connection.execute(_HELD_BY, {"server": server_id}).all()
-    for row in rows:
-        price = Price(row.price_id, row.model, row.input, row.output)
-        hold = Hold(row.request_id, row.account_id, price, row.amount)
-        _post(_settlement(hold, row.prompt_tokens, row.completion_tokens), connection)
+    _post_by_marks(rows, connection)
     if rows:
         return True
     # Requests whose answers it was to keep may be sent again.
     connection.execute(delete(answers).where(answers.c.server_id == server_id, answers.c.body.is_(None)))
     connection.execute(delete(servers).where(servers.c.id == server_id))
     return False
+
+
+def _post_by_marks(rows: Iterable[Row[Any]], connection: Connection) -> None:
+    for row in rows:
+        price = Price(row.price_id, row.model, row.input, row.output)
+        hold = Hold(row.request_id, row.account_id, price, row.amount)
+        _post(_settlement(hold, row.prompt_tokens, row.completion_tokens), connection)
