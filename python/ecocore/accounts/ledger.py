@@ -308,6 +308,7 @@ class Ledger:
             await self._commit.run(partial(_post, settlement), order=settlement.account_id)
         except BrokenConstraint:
             log.exception("a charge could not be posted: request %s of account %d", settlement.request_id, settlement.account_id)
+            self._owned.discard(settlement.request_id)
         except DatabaseUnavailable:
             await self._put_off(settlement)
         else:
@@ -380,6 +381,7 @@ class Ledger:
             await asyncio.sleep(DEAD_SECONDS)
             with suppress(DatabaseUnavailable, BrokenConstraint):
                 await self._adopt(spools)
+                await self._give_back()
 
     async def _bury(self, server_id: str) -> None:
         while await self._commit.run(partial(_settle_by_marks, server_id)):
