@@ -163,9 +163,11 @@ class Ledger:
             if spools is not None:
                 await ledger._adopt(spools)
             # Who shares a file of SQLite shares the folder beside it, and sees there who has ended.
-            watching = ledger._adopt_often(spools) if spools is not None and not database.is_shared else ledger._watch(clock)
-            if database.is_shared or spools is None:
+            if spools is not None and not database.is_shared:
+                watching = ledger._adopt_often(spools)
+            else:
                 await commit.run(ledger._beat)
+                watching = ledger._watch(clock)
             tasks += [asyncio.create_task(work) for work in (ledger._mark_often(), ledger._retry_often(), watching)]
             yield ledger
         finally:
