@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -11,6 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ecocore.accounts.keys import KeyStore
 from ecocore.request import ChatRequest
+from ecocore.server.account import AccountPages
 from ecocore.server.app import Service, create_app
 from ecocore.server.guard import Limits
 from ecocore.server.openapi import document
@@ -33,7 +34,8 @@ def test_the_document_is_valid_openapi_and_is_what_the_server_gives(live: Any) -
 
 
 def test_every_route_is_described_and_nothing_else(keys: KeyStore) -> None:
-    app = create_app(Service((), keys, Pace()), Limits())
+    account: Any = AccountPages(cast("Any", None), cast("Any", None))
+    app = create_app(Service((), keys, Pace(), account=account), Limits())
     routes = {
         (re.sub(r":\w+\}", "}", route.path), method.lower(), route.policy.value == "key")  # type: ignore[attr-defined]
         for route in app.routes
@@ -78,7 +80,15 @@ def test_an_answer_fits_its_schema(live: Any, path: str, schema: str, body: dict
 
 @pytest.mark.parametrize(
     ("path", "schema"),
-    [("/v1/models", "ModelList"), (f"/v1/models/{MODEL}", "Model"), ("/health", "Status"), ("/nowhere", "Error")],
+    [
+        ("/v1/models", "ModelList"),
+        (f"/v1/models/{MODEL}", "Model"),
+        ("/health", "Status"),
+        ("/nowhere", "Error"),
+        ("/v1/balance", "Balance"),
+        ("/v1/usage?days=3", "UsageList"),
+        ("/v1/usage?days=x", "Error"),
+    ],
 )
 def test_what_is_read_fits_its_schema(live: Any, path: str, schema: str) -> None:
     with live.http() as http:

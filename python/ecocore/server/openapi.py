@@ -15,6 +15,7 @@ from starlette.responses import Response
 from ecocore import __version__
 from ecocore.request import ChatRequest
 from ecocore.request.sampling import MAX_STOP_BYTES, MAX_STOPS
+from ecocore.server.account import DEFAULT_DAYS, MAX_DAYS
 from ecocore.server.completions import SHARED as COMPLETION_SHARED
 from ecocore.server.completions import CompletionParameters
 from ecocore.server.openapi_answers import ANSWERS, Schema, ref
@@ -24,6 +25,7 @@ from ecocore.server.tokenize import DetokenizeParameters, TokenizeParameters
 
 # Statuses that an endpoint that takes a body may answer beside 200; "default" stands for all that any may.
 _BODY_ERRORS: Final = ("400", "401", "404", "408", "413", "415", "503")
+_RUN_ERRORS: Final = ("402", "409", "429")
 _HEADERS: Final = {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", "openai-processing-ms")}
 
 _STOP: Final[Schema] = {
@@ -99,6 +101,18 @@ def _paths() -> dict[str, Any]:
                 }
             ],
         },
+        "/v1/balance": _get("What the account of the key has", "Balance", key=True, errors=("401", "503")),
+        "/v1/usage": {
+            **_get("What the account used, by day and model", "UsageList", key=True, errors=("400", "401", "503")),
+            "parameters": [
+                {
+                    "name": "days",
+                    "in": "query",
+                    "description": "How many days, today (UTC) included.",
+                    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DAYS, "default": DEFAULT_DAYS},
+                }
+            ],
+        },
         "/tokenize": _post("Tokens of a text", "TokenizeParameters", "Tokens", {"prompt": "Hello!"}),
         "/detokenize": _post("Text of tokens", "DetokenizeParameters", "DetokenizedText", {"tokens": [72, 105]}),
         "/health": _get("Whether this process answers", "Status"),
@@ -125,8 +139,9 @@ def _post(summary: str, asked: str, answer: str, example: Mapping[str, Any], *, 
     content: dict[str, Any] = {"application/json": {"schema": ref(answer)}}
     if streams:
         content["text/event-stream"] = {"schema": {"description": _STREAM}}
+    errors = (*_BODY_ERRORS, *(_RUN_ERRORS if streams else ()))
     body = {"required": True, "content": {"application/json": {"schema": ref(asked), "example": {"model": "MODEL", **example}}}}
-    return {"post": {**_operation(summary, content, key=True, errors=_BODY_ERRORS), "requestBody": body}}
+    return {"post": {**_operation(summary, content, key=True, errors=errors), "requestBody": body}}
 
 
 def _operation(summary: str, content: Mapping[str, Any], *, key: bool, errors: tuple[str, ...]) -> dict[str, Any]:

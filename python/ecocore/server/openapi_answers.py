@@ -10,6 +10,7 @@ Schema = dict[str, Any]
 
 STRING: Final[Schema] = {"type": "string"}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+AMOUNT: Final[Schema] = {"type": "string", "pattern": r"^-?[0-9]+\.[0-9]{2,9}$", "description": "Dollars, exact."}
 FLAG: Final[Schema] = {"type": "boolean"}
 
 
@@ -57,7 +58,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
             "error": closed(
                 {
                     "message": STRING,
-                    "type": one_of("invalid_request_error", "server_error"),
+                    "type": one_of("invalid_request_error", "insufficient_quota", "requests", "tokens", "server_error"),
                     "param": or_null(STRING),
                     "code": or_null(STRING),
                 }
@@ -73,7 +74,26 @@ ANSWERS: Final[Mapping[str, Schema]] = {
             "owned_by": STRING,
             "context_length": COUNT,
             "abilities": array(STRING),
-            "price": {"type": "null"},
+            "price": or_null(closed({"input": AMOUNT, "output": AMOUNT, "currency": one_of("USD")})),
+        }
+    ),
+    "Balance": closed({"balance": AMOUNT, "reserved": AMOUNT, "available": AMOUNT, "currency": one_of("USD")}),
+    "UsageList": closed(
+        {
+            "object": one_of("list"),
+            "data": array(
+                closed(
+                    {
+                        "date": {"type": "string", "format": "date"},
+                        "model": STRING,
+                        "requests": COUNT,
+                        "prompt_tokens": COUNT,
+                        "completion_tokens": COUNT,
+                        "cost": AMOUNT,
+                    }
+                )
+            ),
+            "currency": one_of("USD"),
         }
     ),
     "ModelList": closed({"object": one_of("list"), "data": array(ref("Model"))}),
