@@ -74,6 +74,17 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     postgres.drop(name)
 
 
+@pytest.fixture
+def lone_redis() -> Iterator[Redis]:
+    """A Redis of one test, which may kill, freeze or fill it."""
+    server = Redis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Redis]:
     """A Redis of our own. Every test leaves it running."""
