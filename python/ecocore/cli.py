@@ -157,6 +157,7 @@ def serve(
             metrics=metrics,
             prepaid=server.billing == "prepaid",
             spools=server.spools,
+            redis_url=server.redis,
             log_level=server.log_level,
             secrets=server.secrets,
         )

@@ -64,6 +64,12 @@ async def test_a_key_finds_its_owner(keys: KeyStore) -> None:
     assert await keys.find(new_key()) is None
 
 
+async def test_the_owner_of_a_key_comes_with_its_limits(keys: KeyStore) -> None:
+    owner = await keys.find(await keys.create("laptop", limits=KeyLimits(60, 1000, 4)))
+    assert owner is not None
+    assert (owner.requests_per_minute, owner.tokens_per_minute, owner.concurrency) == (60, 1000, 4)
+
+
 async def test_a_key_is_shown_once_and_its_text_is_in_no_table(keys: KeyStore, database: Database) -> None:
     key = await keys.create("laptop")
     async with database.reading() as connection:

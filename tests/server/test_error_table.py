@@ -40,6 +40,9 @@ from ecocore.server.wire import MAX_ERROR_BYTES, error_body
         (error_table.PathTooLong("no"), 414, "invalid_request_error", None, None),
         (error_table.EncodingUnsupported("no"), 415, "invalid_request_error", None, None),
         (error_table.HeadersTooLarge("no"), 431, "invalid_request_error", None, None),
+        (errors.KeyQueueFull("full"), 429, "requests", "rate_limit_exceeded", None),
+        (error_table.RequestsExceeded("no"), 429, "requests", "rate_limit_exceeded", None),
+        (error_table.TokensExceeded("no"), 429, "tokens", "rate_limit_exceeded", None),
         (error_table.ServerBusy("no"), 503, "server_error", "overloaded", None),
         (error_table.ShuttingDown(), 503, "server_error", "shutting_down", None),
         (HTTPException(404), 404, "invalid_request_error", None, None),
@@ -71,6 +74,11 @@ def test_what_may_be_retried_says_when() -> None:
         DatabaseUnavailable("locked"),
     ):
         assert int(dict(api_error(error).headers)["retry-after"]) >= 1
+
+
+def test_a_refusal_adds_its_own_headers_to_those_of_its_row() -> None:
+    told = api_error(error_table.KeyInvalid("no", (("x-more", "1"),)))
+    assert told.headers == (("www-authenticate", "Bearer"), ("x-more", "1"))
 
 
 def test_every_kind_of_refusal_is_in_the_table() -> None:

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ecocore.errors import InvalidParameter
 from ecocore.server.error_table import BodyTooLarge, BodyTooSlow, EncodingUnsupported, ServerBusy
-from ecocore.server.guard import BodyReader, Guard, Limits
+from ecocore.server.guard import HEADERS, LATE_HEADERS, BodyReader, Guard, Limits
 
 HOST = (b"host", b"localhost:8000")
 
@@ -54,6 +54,24 @@ async def test_the_head_of_a_request_has_limits(exchange: Any, headers: list[tup
     if status != 200:
         assert answered.error["type"] == "invalid_request_error"
         assert answered.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_who_stands_behind_may_add_headers_to_every_answer(exchange: Any, status: int) -> None:
+    async def late() -> list[tuple[bytes, bytes]]:
+        return [(b"x-late", b"2")]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[HEADERS].append((b"x-early", b"1"))
+        scope[LATE_HEADERS].append(late)
+        if status == 400:
+            raise InvalidParameter("n", "no")
+        await fine(scope, receive, send)
+
+    for _ in range(2):
+        answered = await exchange(Guard(app, Limits()), headers=[HOST])
+        assert answered.status == status
+        assert [value for name, value in answered.messages[0]["headers"] if name in {b"x-early", b"x-late"}] == [b"1", b"2"]
 
 
 async def test_a_path_has_a_limit(exchange: Any) -> None:

@@ -33,7 +33,16 @@ _ID_DIGITS: Final = 12
 MAX_LIMIT: Final = 2**31 - 1
 
 _OWNER: Final = (
-    select(keys.c.hash, keys.c.name, accounts.c.id, accounts.c.name, keys.c.expires)
+    select(
+        keys.c.hash,
+        keys.c.name,
+        accounts.c.id,
+        accounts.c.name,
+        keys.c.expires,
+        keys.c.requests_per_minute,
+        keys.c.tokens_per_minute,
+        keys.c.concurrency,
+    )
     .join(accounts, accounts.c.id == keys.c.account_id)
     .where(keys.c.hash == bindparam("wanted"), keys.c.revoked.is_(None))
 )
@@ -41,12 +50,15 @@ _OWNER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose key it is. `key_id`: the same for each use of one key, another for each other."""
+    """Whose key it is. `key_id`: the same for each use of one key, another for each other. A limit that is None is none."""
 
     account_id: int
     account: str
     key_name: str
     key_id: int
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +191,10 @@ class KeyStore:
         row = await self._database.look_up(_OWNER, {"wanted": wanted})
         if row is None:
             return None
-        found, key_name, account_id, account, expires = row
+        found, key_name, account_id, account, expires, *limits = row
         if not hmac.compare_digest(found, wanted) or _is_past(expires, self._clock()):
             return None
-        return KeyOwner(account_id=account_id, account=account, key_name=key_name, key_id=int(wanted[:16], 16))
+        return KeyOwner(account_id, account, key_name, int(wanted[:16], 16), *limits)
 
     async def is_empty(self) -> bool:
         """Whether no key was ever made; also tells that the database answers. Raises DatabaseUnavailable."""

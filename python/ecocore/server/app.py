@@ -27,6 +27,7 @@ from ecocore.server.intake import Intake
 from ecocore.server.metrics import Metrics
 from ecocore.server.model_list import ModelList
 from ecocore.server.pages import Pages
+from ecocore.server.rate_limit import RateLimiter
 from ecocore.server.responses import Responses
 from ecocore.server.tokenize import Tokenize
 from ecocore.server.wire import Outbox, Pace
@@ -44,10 +45,12 @@ class Service:
         cashier: Cashier | None = None,
         answers: Answers | None = None,
         account: AccountPages | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         """Regions of one model are tried in their order.
 
         Without `keys`, whoever gets to the server may use it; without the others, who sent a request has judged who pays.
+        `limiter`: counts what each key uses; unless given, in this process alone.
         """
         self.models = ModelList(regions, cashier)
         self.keys = keys
@@ -55,13 +58,15 @@ class Service:
         self.answers = answers
         self.account = account
         self.outboxes = {region: Outbox(region, pace) for region in self.models.regions()}
-        self.metrics = Metrics(self.outboxes.values())
+        self.limiter = limiter or RateLimiter()
+        self.metrics = Metrics(self.outboxes.values(), self.limiter)
         self._ending = False
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:
         """Answers are delivered while inside."""
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.limiter.connected())
             for outbox in self.outboxes.values():
                 await stack.enter_async_context(outbox.region.connected())
                 await stack.enter_async_context(outbox.running())
@@ -134,7 +139,7 @@ def _metrics(service: Service) -> list[PolicyRoute]:
 
 def _app(service: Service, limits: Limits, routes: Sequence[PolicyRoute]) -> Starlette:
     app = Starlette(
-        routes=enforce(routes, service.keys),
+        routes=enforce(routes, service.keys, service.limiter),
         middleware=[Middleware(Guard, limits=limits, observe=service.metrics.observe)],
         # The guard answers every exception in one way; Starlette's own page for these would be plain text.
         exception_handlers={HTTPException: _pass_on},

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ecocore.accounts.keys import KeyOwner, KeyStore
 from ecocore.errors import InternalError
 from ecocore.server.error_table import KeyInvalid, KeyMissing
+from ecocore.server.rate_limit import RateLimiter
 
 _OWNER: Final = "ecocore.key_owner"
 _NOBODY: Final = KeyOwner(account_id=0, account="", key_name="", key_id=0)
@@ -34,16 +35,18 @@ class PolicyRoute(Route):
         self.policy = policy
 
 
-def enforce(routes: Sequence[BaseRoute], keys: KeyStore | None) -> list[BaseRoute]:
+def enforce(routes: Sequence[BaseRoute], keys: KeyStore | None, limiter: RateLimiter | None = None) -> list[BaseRoute]:
     """Puts the key check before the routes that want it. Raises InternalError for a route without a policy.
 
-    Without `keys`, whoever gets to the server may use them: the socket is what is guarded.
+    Without `keys`, whoever gets to the server may use them: the socket is what is guarded. `limiter`: counts for all
+    routes what each key uses.
     """
+    limiter = limiter or RateLimiter()
     for route in routes:
         if not isinstance(route, PolicyRoute):
             raise InternalError(f"the route {getattr(route, 'path', route)} does not say who may use it")
         if route.policy is Policy.KEY:
-            route.app = _KeyCheck(route.app, keys) if keys is not None else _NoCheck(route.app)
+            route.app = _KeyCheck(route.app, keys, limiter) if keys is not None else _NoCheck(route.app, limiter)
     return list(routes)
 
 
@@ -55,23 +58,25 @@ def key_owner(scope: Scope) -> KeyOwner:
 
 
 class _KeyCheck:
-    def __init__(self, app: ASGIApp, keys: KeyStore) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyStore, limiter: RateLimiter) -> None:
         self._app = app
         self._keys = keys
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         owner = await self._keys.find(_bearer(scope))
         if owner is None:
             raise KeyInvalid("the API key is not valid; make one with: ecocore keys create --name NAME")
-        await self._app({**scope, _OWNER: owner}, receive, send)
+        await self._app(self._limiter.watch({**scope, _OWNER: owner}, owner), receive, send)
 
 
 class _NoCheck:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, limiter: RateLimiter) -> None:
         self._app = app
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, _OWNER: _NOBODY}, receive, send)
+        await self._app(self._limiter.watch({**scope, _OWNER: _NOBODY}, _NOBODY), receive, send)
 
 
 def _bearer(scope: Scope) -> str:

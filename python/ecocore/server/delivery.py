@@ -1,14 +1,15 @@
 """One exchange of a POST that runs a model: what all its endpoints do alike, for as long as the client is there.
 
 Takes how a body is parsed and how its request is prepared, gives the bytes of the answer to the connection. The order of
-judgement: body and JSON, model, price and balance, template and context, what it may cost, capacity.
+judgement: body and JSON, model, price and balance, rate of requests, template and context, what it may cost, rate of
+tokens, capacity.
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from ecocore.server.error_table import api_error
 from ecocore.server.idempotency import REPLAYED, fingerprint, idempotency_key
 from ecocore.server.intake import Intake
 from ecocore.server.model_list import ModelList
+from ecocore.server.rate_limit import allowance
 from ecocore.server.wire import SSE_HEADERS, Answer, Outbox, Told, error_event
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class _Exchange(Generic[Parsed]):
         self._held = held
         self._scope, self._send = client
         self._owner = key_owner(client.scope)
+        self._allowance = allowance(client.scope)
         self._model = asked.model
         self._stream = asked.stream
         self._claim_id: str | None = None
@@ -143,6 +146,10 @@ class _Exchange(Generic[Parsed]):
         cashier = self._desk.cashier
         regions = self._desk.models.candidates(self._model)
         price = None if cashier is None else await cashier.tariff(self._owner, self._model)
+        async with self._allowance.request():
+            await self._try_each(regions, price)
+
+    async def _try_each(self, regions: Sequence[Region], price: Price | None) -> None:
         for number, region in enumerate(regions, 1):
             last = number == len(regions)
             try:
@@ -163,7 +170,8 @@ class _Exchange(Generic[Parsed]):
         least = sum(one.prompt_tokens if one.least_prompt_tokens is None else one.least_prompt_tokens for one in ready.admissions)
         bill = await self._bill(region, price, ready.admissions)
         try:
-            with self._desk.outboxes[region].open(ready.admissions, ready.told) as answer:
+            with self._desk.outboxes[region].open(ready.admissions, ready.told) as answer, self._spending(answer, least):
+                await self._allowance.admit_tokens(least)
                 owner = Owner(salt=b"account %d" % self._owner.account_id, key=self._owner.key_id)
                 while ready.admissions:
                     await ready.admissions.pop(0).start(owner)
@@ -180,6 +188,15 @@ class _Exchange(Generic[Parsed]):
         finally:
             if bill is not None:
                 await bill.settle()
+
+    @contextmanager
+    def _spending(self, answer: Answer, prompt_tokens: int) -> Iterator[None]:
+        """Counts what the answer used when it ends, however it ends. `prompt_tokens`: what counts already."""
+        try:
+            yield
+        finally:
+            usage = answer.usage
+            self._allowance.spend(answer.delivered if usage is None else max(0, usage[0] - prompt_tokens) + usage[2])
 
     async def _bill(self, region: Region, price: Price | None, admissions: list[Admission]) -> Bill | None:
         if self._desk.cashier is None:

@@ -25,7 +25,14 @@ from ecocore.redaction import redacted
 
 
 class Refusal(EcocoreError):
-    """HTTP itself is the reason: the kinds below are raised by the server's own rooms."""
+    """HTTP itself is the reason: the kinds below are raised by the server's own rooms.
+
+    `headers`: what this one refusal tells beside those of its row.
+    """
+
+    def __init__(self, message: str = "", headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.headers = headers
 
 
 class BadRequest(Refusal):
@@ -76,6 +83,14 @@ class AnswerTooSlow(Refusal):
     """The answer took longer than any may."""
 
 
+class RequestsExceeded(Refusal):
+    """The key has sent as many requests as it may, in a minute or at once."""
+
+
+class TokensExceeded(Refusal):
+    """The key has used as many tokens as it may in a minute."""
+
+
 class ServerBusy(Refusal):
     """The server itself holds as much as it may."""
 
@@ -110,6 +125,7 @@ _REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
 _RATE: Final = "requests"
 _QUOTA: Final = "insufficient_quota"
+_TOKENS: Final = "tokens"
 _ASK_FOR_KEY: Final = (("www-authenticate", "Bearer"),)
 _NO_LEDGER: Final = "keys and balances cannot be checked at the moment; retry in a few seconds"
 _RETRY_SOON: Final = (("retry-after", "1"),)
@@ -132,10 +148,12 @@ TABLE: Final[dict[type[Exception], Row]] = {
     PathTooLong: Row(414, _REQUEST, None),
     EncodingUnsupported: Row(415, _REQUEST, None),
     HeadersTooLarge: Row(431, _REQUEST, None),
+    RequestsExceeded: Row(429, _RATE, "rate_limit_exceeded"),
+    TokensExceeded: Row(429, _TOKENS, "rate_limit_exceeded"),
+    KeyQueueFull: Row(429, _RATE, "rate_limit_exceeded", headers=_RETRY_SOON),
     EngineFailure: Row(500, _SERVER, None),
     AnswerTooSlow: Row(503, _SERVER, "overloaded", headers=_RETRY_LATER),
     ServerBusy: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
-    KeyQueueFull: Row(429, _RATE, "rate_limit_exceeded", headers=_RETRY_SOON),
     Overloaded: Row(503, _SERVER, "overloaded", headers=_RETRY_SOON),
     RegionUnavailable: Row(503, _SERVER, "all_regions_unavailable", headers=_RETRY_LATER),
     RuntimeClosed: Row(503, _SERVER, "shutting_down", "the server is shutting down; retry in a moment", _RETRY_LATER),
@@ -160,7 +178,7 @@ def api_error(error: Exception) -> ApiError:
         # Errors quote what was sent, and what was sent may hold a key.
         message=row.message or redacted(str(error)),
         param=error.param if isinstance(error, InvalidRequest) else None,
-        headers=row.headers,
+        headers=row.headers + (error.headers if isinstance(error, Refusal) else ()),
     )
 
 

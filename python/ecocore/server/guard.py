@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self
@@ -38,6 +38,12 @@ MAX_LOGGED_PATH: Final = 200
 
 Headers = list[tuple[bytes, bytes]]
 Observer = Callable[[Scope, int, float], None]
+LateHeaders = Callable[[], Awaitable[Headers]]
+
+HEADERS: Final = "ecocore.headers"
+"""In the scope: a list of what the answer's head tells besides, whatever the answer; who stands behind may add to it."""
+LATE_HEADERS: Final = "ecocore.late_headers"
+"""In the scope: a list of functions that give such headers when the head is about to be sent."""
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/]*+)", re.IGNORECASE)
@@ -104,6 +110,8 @@ class _Exchange:
         self._request_id = _request_id(scope["headers"])
         self._body_read = not _announces_body(scope["headers"])
         self._closing = False
+        self._headers: Headers = scope.setdefault(HEADERS, [])
+        self._late_headers: list[LateHeaders] = scope.setdefault(LATE_HEADERS, [])
         self.status: int | None = None
         """Of the answer, once it has begun."""
 
@@ -143,7 +151,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            await self._send({**message, "headers": [*message["headers"], *self._own_headers()]})
+            late = [header for give in self._late_headers for header in await give()]
+            await self._send({**message, "headers": [*message["headers"], *self._headers, *late, *self._own_headers()]})
         elif self._body_read or message.get("more_body", False):
             await self._send(message)
         else:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from ecocore.server.rate_limit import RateLimiter
 from ecocore.server.wire import Outbox
 
 PREFIX: Final = "ecocore_"
@@ -49,10 +50,11 @@ _HISTOGRAMS: Final = {
 class Metrics:
     """The endpoint, and what the server itself counts."""
 
-    def __init__(self, outboxes: Iterable[Outbox]) -> None:
+    def __init__(self, outboxes: Iterable[Outbox], limiter: RateLimiter) -> None:
         """`outboxes`: one for each model."""
         self._registry = CollectorRegistry()
         self._registry.register(_Engines(tuple(outboxes)))
+        self._registry.register(_Limits(limiter))
         ProcessCollector(registry=self._registry)
         self._exchanges = Counter(
             f"{PREFIX}http_requests", "Answers of the server.", ("method", "route", "status"), registry=self._registry
@@ -115,3 +117,21 @@ class _Engines(Collector):
                 families[name].add_metric([model], spelled, total)
         yield ended
         yield from families.values()
+
+
+class _Limits(Collector):
+    """Reads what the limits of keys have refused when somebody asks."""
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+
+    def collect(self) -> Iterator[Metric]:
+        refused = CounterMetricFamily(
+            f"{PREFIX}rate_limit_refusals", "Requests that were refused for a limit of their key.", labels=("limit",)
+        )
+        for limit, count in self._limiter.refused.items():
+            refused.add_metric([limit], count)
+        yield refused
+        if (lost := self._limiter.shared_is_lost) is not None:
+            what = "1 while Redis is lost and the limits of keys count in this process alone."
+            yield GaugeMetricFamily(f"{PREFIX}rate_limit_redis_lost", what, value=int(lost))

@@ -27,7 +27,9 @@ from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import Database
 from ecocore.accounts.keys import KeyStore
 from ecocore.accounts.ledger import Ledger
+from ecocore.accounts.limits import KeyCounts
 from ecocore.accounts.pricing import PriceList
+from ecocore.accounts.shared_limits import SharedLimits
 from ecocore.accounts.usage import Usage
 from ecocore.errors import InvalidConfiguration
 from ecocore.redaction import redacted
@@ -37,6 +39,7 @@ from ecocore.server.app import Service, create_app, create_metrics_app
 from ecocore.server.billing import Cashier
 from ecocore.server.connection import MAX_CONNECTIONS, adapt_hypercorn
 from ecocore.server.guard import Limits
+from ecocore.server.rate_limit import RateLimiter
 from ecocore.server.tidy import stay_out_of_the_way
 from ecocore.server.wire import Pace
 
@@ -101,6 +104,7 @@ def serve(
     metrics: socket.socket | None = None,
     prepaid: bool = False,
     spools: Path | None = None,
+    redis_url: str | None = None,
     log_level: str = "warning",
     secrets: Sequence[str] = (),
 ) -> None:
@@ -108,8 +112,8 @@ def serve(
 
     `announce` is called when the port is open. `metrics`: the socket of a port that shows the metrics, which the other
     then does not. `prepaid`: whether answers cost what their models' prices say. `spools`: the folder for charges that the
-    database does not take. `log_level`: "info" tells every request. `secrets` never reach the log, and keys never do.
-    Raises InvalidConfiguration, DatabaseUnavailable.
+    database does not take. `redis_url`: where several servers count the limits of keys together. `log_level`: "info" tells
+    every request. `secrets` never reach the log, and keys never do. Raises InvalidConfiguration, DatabaseUnavailable.
     """
     _log_to_stderr(log_level, secrets=secrets)
     _leave_no_core()
@@ -119,7 +123,8 @@ def serve(
     async def until_signal() -> None:
         stop = asyncio.Event()
         _stop_on_signals(stop)
-        await serve_until(stop, regions, database_url, listening, announce, metrics=metrics, prepaid=prepaid, spools=spools)
+        settings: dict[str, Any] = {"metrics": metrics, "prepaid": prepaid, "spools": spools, "redis_url": redis_url}
+        await serve_until(stop, regions, database_url, listening, announce, **settings)
 
     asyncio.run(until_signal())
 
@@ -179,6 +184,7 @@ async def serve_until(
     metrics: socket.socket | None = None,
     prepaid: bool = False,
     spools: Path | None = None,
+    redis_url: str | None = None,
 ) -> None:
     """`serve` on the running event loop, until `stop` is set."""
     asyncio.get_running_loop().set_exception_handler(_on_loop_error)
@@ -196,6 +202,7 @@ async def serve_until(
             cashier=Cashier(ledger, PriceList(database), prepaid=prepaid),
             answers=Answers(commit, ledger.server_id),
             account=AccountPages(ledger, Usage(database)),
+            limiter=RateLimiter(KeyCounts(None if redis_url is None else SharedLimits.at(redis_url))),
         )
         limits = limits or Limits.for_models(images=any(region.accepts_images for region in service.models.regions()))
         app: ASGIApp = create_app(service, limits, metrics=metrics is None)
