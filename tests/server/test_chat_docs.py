@@ -168,4 +168,4 @@ def test_every_header_is_documented(live: Live) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 400, 404, 405, 401, 415]
     sent = {name for answer in answers for name in answer.headers}
     assert sent - told == set()
-    assert told - sent <= {"retry-after", "connection", "idempotent-replayed"}
+    assert told - sent <= {"retry-after", "retry-after-ms", "x-should-retry", "connection", "idempotent-replayed"}
