@@ -1,5 +1,6 @@
 """No key in anything that a server writes: log, metrics, answers, files, cores. (RELIABILITY S7)"""
 
+import asyncio
 import base64
 import json
 import os
@@ -18,6 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ecocore.accounts.books import Books
+from ecocore.accounts.database import Database
 from ecocore.accounts.keys import new_key
 from ecocore.server.serve import Welcome
 
@@ -96,7 +99,11 @@ def ask_rightly(server: Watched) -> None:
     assert server.http("tokenize", path="/tokenize", json={"model": MODEL, "prompt": key}) == 200
     headers = {"authorization": f"bearer {key}", "x-request-id": key, "user-agent": key, "referer": key, "cookie": f"a={key}"}
     assert server.http("key in other headers", json=chat(), headers=headers) == 200
-    assert server.http("models", "GET", "/v1/models") == 200
+    headers = {"authorization": f"Bearer {key}", "idempotency-key": key}
+    for name in ("once", "again"):
+        assert server.http(f"key as an Idempotency-Key, {name}", json=chat(), headers=headers) == 200
+    for path in ("/v1/models", "/v1/balance", "/v1/usage"):
+        assert server.http(path, "GET", path) == 200
 
 
 def ask_wrongly(server: Watched) -> None:
@@ -177,10 +184,20 @@ def ask_brokenly(server: Watched) -> None:
         server.raw(name, sent)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--isolate",)], ids=["one process", "isolated"])
+async def fund(url: str) -> None:
+    """Gives the first account money, and the model a price."""
+    database = await Database.open(url)
+    books = Books(database)
+    await books.credit("default", 10**9)
+    await books.set_price(MODEL, 10**9, 10**9)
+    await database.close()
+
+
+@pytest.mark.parametrize("arguments", [("--billing", "prepaid"), ("--isolate",)], ids=["prepaid", "isolated"])
 def test_no_key_in_anything_that_a_server_writes(arguments: tuple[str, ...], tmp_path: Path) -> None:
     home = tmp_path / "home"
     with watched(home, *arguments) as (server, end):
+        asyncio.run(fund(f"sqlite:///{home / 'ecocore.db'}"))
         ask_rightly(server)
         ask_wrongly(server)
         ask_brokenly(server)
