@@ -414,7 +414,10 @@ def _with_database(work: Callable[["OpenDatabase"], Awaitable[Result]], database
         finally:
             await opened.close()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except UnicodeEncodeError:
+        raise InvalidConfiguration("a name holds bytes that are no text in UTF-8") from None
 
 
 def _duration(name: str, text: str) -> int:

@@ -1,5 +1,6 @@
 """Keys: their form, their secrecy, their life in the database."""
 
+import asyncio
 import hashlib
 from pathlib import Path
 
@@ -204,6 +205,19 @@ async def test_a_rotated_key_may_live_on_for_a_while_and_never_longer_than_it_wo
     assert [await keys.find(key) is not None for key in (old, new, short)] == [True, True, False]
     clock.now += 3540
     assert [await keys.find(key) is not None for key in (old, new)] == [False, True]
+
+
+@pytest.mark.parametrize("keep_seconds", [0, 60])
+async def test_of_many_who_rotate_one_key_at_once_one_does(keys: KeyStore, keep_seconds: int) -> None:
+    key = await keys.create("laptop")
+    rotating = (keys.rotate(id_of(key), keep_seconds=keep_seconds) for _ in range(4))
+    outcomes = await asyncio.gather(*rotating, return_exceptions=True)
+    made = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    # A key that lives on for a while may be rotated again, one after the other.
+    assert len(made) == 1 if keep_seconds == 0 else len(made) >= 1
+    assert all(isinstance(outcome, (str, InvalidConfiguration)) for outcome in outcomes)
+    assert len(await keys.all()) == 1 + len(made)
+    assert (await keys.find(key) is not None) is (keep_seconds > 0)
 
 
 async def test_an_id_reveals_nothing_of_its_key(keys: KeyStore) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Update, bindparam, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ecocore.accounts.database import Database
@@ -160,7 +160,7 @@ class KeyStore:
         async with self._database.writing() as connection:
             row = await self._one(connection, wanted)
             revoked = int(self._clock())
-            await connection.execute(_change(row).values(revoked=revoked))
+            await _change(connection, row, revoked=revoked)
             return replace(_stored(row), revoked=revoked)
 
     async def rotate(self, wanted: str, *, keep_seconds: int = 0, expires: int | None = None) -> str:
@@ -178,9 +178,9 @@ class KeyStore:
                 expires = now + old.expires - old.created
             if keep_seconds:
                 end = now + keep_seconds
-                await connection.execute(_change(row).values(expires=end if old.expires is None else min(end, old.expires)))
+                await _change(connection, row, expires=end if old.expires is None else min(end, old.expires))
             else:
-                await connection.execute(_change(row).values(revoked=now))
+                await _change(connection, row, revoked=now)
             return await self._insert(connection, old.name, row.account_id, old.limits, expires)
 
     async def find(self, key: str) -> KeyOwner | None:
@@ -239,8 +239,12 @@ def _names(wanted: str) -> ColumnElement[bool]:
     return keys.c.name == wanted
 
 
-def _change(row: Row[Any]) -> Update:
-    return update(keys).where(keys.c.hash == row.hash)
+async def _change(connection: AsyncConnection, row: Row[Any], **values: int) -> None:
+    """Changes a row that is still as it was read: of two who end a key at once, one does."""
+    as_read = keys.c.revoked.is_(None), keys.c.expires.is_not_distinct_from(row.expires)
+    changed = await connection.execute(update(keys).where(keys.c.hash == row.hash, *as_read).values(**values))
+    if changed.rowcount != 1:
+        raise InvalidConfiguration("key: somebody else ended it at this moment; see ecocore keys list")
 
 
 def _stored(row: Row[Any]) -> StoredKey:
