@@ -145,7 +145,7 @@ def test_the_first_start_prints_a_curl_line_that_works(tmp_path: Path) -> None:
         assert started.returncode == 0
         assert re.fullmatch(STOPPING, log)
         assert key not in rest
-        stored = b"".join(file.read_bytes() for file in (tmp_path / "home").iterdir())
+        stored = b"".join(file.read_bytes() for file in (tmp_path / "home").rglob("*") if file.is_file())
         assert key[8:].encode() not in stored
 
     with process(tmp_path / "home") as started:
