@@ -1,5 +1,6 @@
 """A server, as far as money goes: it may end well, or die like a process that is killed."""
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
@@ -51,6 +52,8 @@ class Mortal:
         for task in self.ledger._settling:
             task.cancel()
         self.ledger._late.clear()
+        if (writing := self._commit._writing) is not None:
+            await asyncio.wait({writing})
         await self._opened.__aexit__(None, None, None)
 
 
