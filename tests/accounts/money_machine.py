@@ -129,6 +129,11 @@ class Money(RuleBasedStateMachine):
         super().__init__()
         self.world = world
         world.lives += 1
+        # A life that failed has left what it had.
+        world.faults.away = False
+        world.run(Mortal.all_die())
+        for spool in world.spools.glob("*"):
+            spool.unlink()
         self.books = Books(world.database)
         self.keys = KeyStore(world.database)
         self.names = [f"life {world.lives}, {number}" for number in range(ACCOUNTS)]
