@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import NoResultFound
 
+from ecocore.accounts import commit as commit_module
 from ecocore.accounts.commit import GroupCommit
-from ecocore.accounts.database import BrokenConstraint, Database
+from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
 from ecocore.accounts.schema import accounts
 from ecocore.errors import InvalidConfiguration
 
@@ -69,6 +70,32 @@ async def test_a_mistake_is_its_owners_alone_and_nobody_waits_on(database: Datab
     )
     assert isinstance(outcomes[1], NoResultFound)
     assert (outcomes[0], outcomes[2], await count(database)) == ("a", "b", 3)
+
+
+async def test_who_came_while_the_database_hung_does_not_wait_a_second_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_module, "HUNG_SECONDS", 0.0)
+    began, fails = asyncio.Event(), asyncio.Event()
+    transact = database.transact
+
+    async def hangs(_: object) -> None:
+        began.set()
+        await fails.wait()
+        raise DatabaseUnavailable("locked")
+
+    monkeypatch.setattr(database, "transact", hangs)
+    commit = GroupCommit(database)
+    first = asyncio.create_task(commit.run(adds("a")))
+    await began.wait()
+    second = asyncio.create_task(commit.run(adds("b")))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(database, "transact", transact)
+    fails.set()
+    outcomes = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 2
+    assert await commit.run(adds("c")) == "c"
+    assert await count(database) == 2
 
 
 async def test_who_is_cancelled_leaves_the_write_behind(database: Database) -> None:

@@ -4,8 +4,9 @@ Takes functions of a connection, gives their results once they are on disk. What
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,8 @@ from ecocore.errors import EcocoreError
 Result = TypeVar("Result")
 
 MAX_TOGETHER: Final = 256
+# A database that takes so long to fail does not answer at all; one that fails at once may have lost a connection only.
+HUNG_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +58,41 @@ class GroupCommit:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_TOGETHER))]
                 batch.sort(key=lambda waiting: waiting.order)
-                await self._commit(batch)
+                began = time.monotonic()
+                away = await self._commit(batch)
+                if away is not None and time.monotonic() - began >= HUNG_SECONDS:
+                    # Who came meanwhile has waited for it too, and need not do so a second time.
+                    self._tell(self._waiting, [away] * len(self._waiting))
+                    self._waiting.clear()
         finally:
             self._writing = None
             for waiting in self._waiting:
                 waiting.done.cancel()
 
-    async def _commit(self, batch: Sequence[_Waiting]) -> None:
-        """Runs them in one transaction and tells each how it went: whatever is raised, nobody waits on."""
+    async def _commit(self, batch: Sequence[_Waiting]) -> DatabaseUnavailable | None:
+        """Runs them in one transaction and tells each how it went: whatever is raised, nobody waits on.
+
+        Gives what was raised if the database was away.
+        """
+        away: DatabaseUnavailable | None = None
         outcomes: Sequence[Any]
         try:
             outcomes = await self._database.transact(lambda connection: [_outcome(one, connection) for one in batch])
         except DatabaseUnavailable as error:
+            away = error
             outcomes = [error] * len(batch)
         except Exception as error:  # noqa: BLE001
             if len(batch) > 1:
                 # One of them is at fault, and took the others with it. Alone, it fails alone.
                 for waiting in batch:
                     await self._commit([waiting])
-                return
+                return None
             outcomes = [error]
+        self._tell(batch, outcomes)
+        return away
+
+    @staticmethod
+    def _tell(batch: Iterable[_Waiting], outcomes: Sequence[Any]) -> None:
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.done.done():
                 continue
