@@ -326,13 +326,8 @@ def test_prompts_before_a_refused_one_are_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.weights
 def test_smollm2_in_a_process_of_its_own(tmp_path: Path) -> None:
-    settings = json.dumps(
-        {
-            "model": None,
-            "runtime": {"device": "cpu"},
-            "server": {"allow_image_origin": [], "no_remote_images": True, "log_level": "warning"},
-        }
-    )
+    told = {"allow_image_origin": [], "no_remote_images": True, "log_level": "warning"}
+    settings = json.dumps({"model": None, "runtime": {"device": "cpu"}, "server": told})
     region = ChildRegion.start("smollm2", [sys.executable, "-P", "-m", "ecocore", "engine", settings])
     try:
         with served(tmp_path, region) as server:
