@@ -50,6 +50,9 @@ soak: install  ## an hour and more: 200 needles, a crowd with cancellations, hal
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak_server
 
+faults: install  ## most of an hour: 200 kills under load, databases that go away, 5,000 random lives of money
+	$(BIN)/python -m tests.faults $(ARGS)
+
 schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
 	$(BIN)/python -m tests.schema $(ARGS)
 
@@ -98,4 +101,4 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench load guidellm soak schema docs requirements clean
+.PHONY: help install serve test lint bench load guidellm soak faults schema docs requirements clean

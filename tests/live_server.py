@@ -99,6 +99,7 @@ def serving(
     context_length: int = 8192,
     model: Runtime | None = None,
     images: ImageLoader | None = None,
+    database_url: str | None = None,
     **settings: Any,
 ) -> Iterator[Live]:
     """A live server in a thread of its own, over a mock engine or `model`. Afterwards the engine must have nothing left to do."""
@@ -108,10 +109,11 @@ def serving(
         )
         region = LocalRegion(runtime, images)
         rooms.callback(region.close)
-        with answering(folder, [region], **settings) as (welcome, end):
+        database_url = database_url or database_in(folder)
+        with answering(folder, [region], database_url=database_url, **settings) as (welcome, end):
             assert welcome.first_key is not None
             port = int(welcome.url.rsplit(":", 1)[1])
-            live = Live(runtime, welcome.url, port, welcome.first_key, database_in(folder), end)
+            live = Live(runtime, welcome.url, port, welcome.first_key, database_url, end)
             yield live
             assert live.becomes_idle()
 
@@ -121,7 +123,9 @@ def database_in(folder: Path) -> str:
 
 
 @contextmanager
-def answering(folder: Path, regions: Sequence[Region], **settings: Any) -> Iterator[tuple[Welcome, Callable[[], None]]]:
+def answering(
+    folder: Path, regions: Sequence[Region], *, database_url: str | None = None, **settings: Any
+) -> Iterator[tuple[Welcome, Callable[[], None]]]:
     """A server over any regions, in a thread of its own: what it said when its port was open, and what SIGTERM would do."""
     listening = bind("127.0.0.1", 0)
     opened = threading.Event()
@@ -135,7 +139,7 @@ def answering(folder: Path, regions: Sequence[Region], **settings: Any) -> Itera
 
     async def run() -> None:
         loops.append(asyncio.get_running_loop())
-        await serve_until(stop, regions, database_in(folder), listening, announce, **settings)
+        await serve_until(stop, regions, database_url or database_in(folder), listening, announce, **settings)
 
     def end() -> None:
         loops[0].call_soon_threadsafe(stop.set)

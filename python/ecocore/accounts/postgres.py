@@ -27,6 +27,8 @@ ANSWER_SECONDS: Final = STATEMENT_SECONDS + 1
 IDLE_SECONDS: Final = 10.0
 # Of each server: several may share the hundred connections that a PostgreSQL takes unless told otherwise.
 CONNECTIONS: Final = 16
+# A burst of requests waits its turn: that is no fault of the database.
+QUEUE_SECONDS: Final = 10.0
 RECYCLE_SECONDS: Final = 1800
 _SETTINGS: Final = {
     "application_name": "ecocore",
@@ -74,7 +76,7 @@ def postgres_engine(url: str) -> AsyncEngine:
         async_creator=connect,
         pool_size=CONNECTIONS,
         max_overflow=0,
-        pool_timeout=STATEMENT_SECONDS,
+        pool_timeout=QUEUE_SECONDS,
         pool_recycle=RECYCLE_SECONDS,
         # Few connections do the work, and the others are there when they are needed.
         pool_use_lifo=True,
