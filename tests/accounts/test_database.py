@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import stat
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -120,6 +120,38 @@ async def test_a_locked_database_is_unavailable_and_recovers_alone(tmp_path: Pat
     blocker.execute("ROLLBACK")
     blocker.close()
     assert await KeyStore(database).create("laptop")
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "told"),
+    [
+        ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000", "full"),
+        ("PRAGMA query_only = ON", "PRAGMA query_only = OFF", "readonly"),
+    ],
+)
+async def test_a_full_disk_and_a_file_that_may_only_be_read_are_unavailable(
+    breaks: str, mends: str, told: str, tmp_path: Path
+) -> None:
+    database = await Database.open(url(tmp_path / "db"))
+
+    def pragma(statement: str) -> None:
+        assert database._writer is not None
+        with closing(database._writer._engine.raw_connection()) as connection:
+            connection.cursor().execute(statement)
+
+    def fill(connection: Connection) -> None:
+        for number in range(100):
+            connection.execute(accounts.insert().values(name=f"{number}".ljust(128), created=0))
+
+    pragma(breaks)
+    with pytest.raises(DatabaseUnavailable, match=told):
+        await database.transact(fill)
+    assert await database.look_up(QUERY, {"name": "default"}) == (1,)
+    pragma(mends)
+    await database.transact(fill)
+    async with database.reading() as connection:
+        assert len((await connection.scalars(select(accounts.c.name))).all()) == 101
     await database.close()
 
 
