@@ -538,6 +538,31 @@ class EventDecoder:
         """A failed event for each choice that did not end; afterwards all have ended."""
 
 @final
+class ChunkDecoder:
+    """Events of one request from the stream of any OpenAI-compatible server: chunks of chats or of completions.
+
+    Whatever arrives is an event or an error; memory is in proportion to the bytes that came, of which no more than 4 MiB
+    wait for the end of their event. Ends of choices are held until the usage of them all is there, or the end.
+    """
+
+    def __new__(cls, request_id: int, choices: int, *, prompt_tokens: int = 0) -> Self:
+        """The events will carry `request_id`. `prompt_tokens`: what is told where the stream tells no usage."""
+
+    def push(self, piece: bytes) -> EventBatch:
+        """The events that became whole with this piece. Raises InternalError for what is no such stream, and ever after."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of every choice was told; what comes behind that is not looked at."""
+
+    @property
+    def usage(self) -> tuple[int, int, int, int] | None:
+        """Prompt, cached, completion and reasoning tokens of all choices together, once the stream told them."""
+
+    def fail(self, code: str, message: str) -> EventBatch:
+        """Nothing more will come: a finished event for each choice whose end was held, a failed one for the others."""
+
+@final
 class SseWriter:
     """Events to the bytes of HTTP answers, streamed or plain, without a Python object per token.
 

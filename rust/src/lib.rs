@@ -7,6 +7,8 @@
 //! [`event::EventBatch`] (what leaves).
 
 pub mod batch;
+mod call_ids;
+pub mod chunks;
 pub mod error;
 pub mod event;
 pub mod event_codec;

@@ -2,8 +2,9 @@
 //! `tool_calls`'; here each byte finds back to its token, which knows whether it is special and how likely it was.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 
+use crate::call_ids::CallIds;
 use crate::event::{EventKind, TokenLogprob};
 use crate::sampled::Logprobs;
 use crate::text_stream::Utf8Stream;
@@ -55,7 +56,7 @@ impl Parsed {
             reasoning: Utf8Stream::new(),
             reasoning_tokens: 0,
             arguments: Utf8Stream::new(),
-            ids: CallIds { key: id_key.clone(), sequence_id },
+            ids: CallIds::new(id_key.clone(), sequence_id),
             calls: 0,
             whole_calls: 0,
             max_calls: options.max_calls.unwrap_or(u32::MAX),
@@ -223,28 +224,5 @@ impl Sink for Sorter<'_> {
         if !self.is_over() {
             self.parts.whole_calls += 1;
         }
-    }
-}
-
-/// Names for calls: no two of a process are alike, and nobody can guess the next one.
-#[derive(Debug)]
-struct CallIds {
-    key: RandomState,
-    sequence_id: u64,
-}
-
-impl CallIds {
-    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-
-    fn of(&self, index: u32) -> String {
-        let mut id = String::from("call_");
-        for part in 0..3u8 {
-            let mut hash = self.key.hash_one((self.sequence_id, index, part));
-            for _ in 0..8 {
-                id.push(char::from(Self::LETTERS[(hash % 62) as usize]));
-                hash /= 62;
-            }
-        }
-        id
     }
 }

@@ -1,4 +1,4 @@
-//! `EventBatch`, `EventRow` and `EventDecoder` as Python sees them.
+//! `EventBatch`, `EventRow` and the decoders as Python sees them.
 
 use std::sync::Mutex;
 
@@ -7,6 +7,7 @@ use pyo3::types::PyBytes;
 use rustc_hash::FxHashSet;
 
 use super::OrRaise;
+use crate::chunks::ChunkDecoder;
 use crate::event::{Event, EventBatch, EventKind, TokenLogprob, Usage};
 use crate::event_codec::EventDecoder;
 
@@ -188,7 +189,39 @@ impl PyEventDecoder {
     }
 }
 
+/// See `_core.pyi`.
+#[pyclass(name = "ChunkDecoder", module = "ecocore._core", frozen)]
+pub struct PyChunkDecoder(Mutex<ChunkDecoder>);
+
+#[pymethods]
+impl PyChunkDecoder {
+    #[new]
+    #[pyo3(signature = (request_id, choices, *, prompt_tokens=0))]
+    fn new(request_id: u64, choices: u32, prompt_tokens: u32) -> Self {
+        Self(Mutex::new(ChunkDecoder::new(request_id, choices, prompt_tokens)))
+    }
+
+    fn push(&self, py: Python<'_>, piece: &[u8]) -> PyResult<PyEventBatch> {
+        self.0.lock().expect(UNBROKEN).push(piece).or_raise(py).map(PyEventBatch)
+    }
+
+    #[getter]
+    fn is_complete(&self) -> bool {
+        self.0.lock().expect(UNBROKEN).is_complete()
+    }
+
+    #[getter]
+    fn usage(&self) -> Option<UsageTuple> {
+        self.0.lock().expect(UNBROKEN).usage().map(usage_tuple)
+    }
+
+    fn fail(&self, code: &str, message: &str) -> PyEventBatch {
+        PyEventBatch(self.0.lock().expect(UNBROKEN).fail(code, message))
+    }
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyChunkDecoder>()?;
     module.add_class::<PyEventBatch>()?;
     module.add_class::<PyEventDecoder>()?;
     module.add_class::<PyEventRow>()
