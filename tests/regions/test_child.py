@@ -10,47 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.regions.heard import MODEL, Heard, request
 from tests.regions.isolated import CLOSE, isolated, kill, lives
 
-from ecocore._core import EventBatch, EventRow
+from ecocore._core import EventRow
 from ecocore.errors import InvalidParameter, InvalidRequest, KeyQueueFull, QueueFull, RegionUnavailable, RuntimeClosed
 from ecocore.regions import child_process
 from ecocore.regions.child import ChildRegion
 from ecocore.regions.child_process import Watch
 from ecocore.regions.local import LocalRegion
-from ecocore.regions.region import Admission, Owner, Region
-from ecocore.request import ChatRequest
+from ecocore.regions.region import Admission, Owner
 from ecocore.runtime import Runtime
 
-MODEL = "some-maker/some-model"
 LONG = "a long beginning that two requests share " * 10
-
-
-def request(**fields: Any) -> ChatRequest:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "temperature": 0, **fields}
-    return ChatRequest.parse(body)
-
-
-class Heard:
-    """What a region tells of its requests."""
-
-    def __init__(self, region: Region) -> None:
-        self.rows: list[EventRow] = []
-        self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        region.subscribe(self._hear)
-
-    def _hear(self, events: EventBatch) -> None:
-        self.rows += events.rows()
-        self._loop.call_soon_threadsafe(self._news.set)
-
-    async def until(self, kind: str, number: int = 1) -> list[EventRow]:
-        """All events, once so many of a kind are among them."""
-        async with asyncio.timeout(60):
-            while sum(row.kind == kind for row in self.rows) < number:
-                self._news.clear()
-                await self._news.wait()
-        return self.rows
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ events that come back. Whatever ends there, each request here ends with an event
 """
 
 import asyncio
-import io
 import itertools
 import json
 import logging
@@ -19,6 +18,7 @@ from yarl import URL
 
 from ecocore._core import EventBatch, EventDecoder
 from ecocore.errors import ENGINE_LOST, InternalError, InvalidParameter, RegionUnavailable, RuntimeClosed
+from ecocore.regions.body import SHORT_CHARACTERS, Fields, in_pieces, is_short, spelled
 from ecocore.regions.child_process import ChildProcess, Watch
 from ecocore.regions.contract import ADMISSION, ADMISSIONS_PATH, EVENTS, owner_headers, rebuilt
 from ecocore.regions.region import Admission, Owner
@@ -30,13 +30,6 @@ log = logging.getLogger(__name__)
 ENGINE: Final = URL("http://engine")
 # Shorter than the other side waits for the next request, so that none is sent into a connection that is being closed.
 KEEP_ALIVE_SECONDS: Final = 3.0
-
-# Spelling so much takes less time than handing it to a thread, and it goes out in one piece with its head.
-SHORT_MESSAGES: Final = 32
-SHORT_CHARACTERS: Final = 16 * 1024
-SHORT_BYTES: Final = 64 * 1024
-
-Fields = Callable[[], Mapping[str, Any]]
 
 
 class ChildRegion:
@@ -142,7 +135,7 @@ class ChildRegion:
 
     async def prepare(self, request: ChatRequest) -> Admission:
         """See `Region.prepare`."""
-        return await self._admitted("/v1/chat/completions", request.told_again, request, short=_is_short(request))
+        return await self._admitted("/v1/chat/completions", request.told_again, request, short=is_short(request))
 
     async def prepare_plain(self, request: ChatRequest, prompt: str | Sequence[int], *, scores: bool) -> Admission:
         """See `Region.prepare_plain`."""
@@ -177,8 +170,7 @@ class ChildRegion:
         return Admission(request_id, start, told["prompt_tokens"], told["max_completion_tokens"], choices)
 
     async def _ask(self, path: str, fields: Fields, *, short: bool) -> Any:
-        # A long conversation takes a while to spell, and nobody else should wait for it.
-        body = _spelled(fields) if short else await asyncio.to_thread(_spelled, fields)
+        body = await spelled(fields, short=short)
         response = await self._send(path, body, {"accept": ADMISSION, "content-type": "application/json"})
         del body
         await self._checked(response)
@@ -191,10 +183,8 @@ class ChildRegion:
             raise RuntimeClosed("this region is not connected")
         if not self.is_alive:
             raise self._unavailable()
-        # A file is sent in pieces, between which others have their turn.
-        data = body if body is None or len(body) <= SHORT_BYTES else io.BytesIO(body)
         async with self._while_alive():
-            return await self._session.request(method, ENGINE.with_path(path), data=data, headers=headers)
+            return await self._session.request(method, ENGINE.with_path(path), data=in_pieces(body), headers=headers)
 
     async def _checked(self, response: aiohttp.ClientResponse) -> None:
         """Raises what the other side raised."""
@@ -303,15 +293,3 @@ class ChildRegion:
     def close(self) -> None:
         """Ends the process."""
         self._process.close()
-
-
-def _is_short(request: ChatRequest) -> bool:
-    if request.tools or request.response_format is not None or len(request.messages) > SHORT_MESSAGES:
-        return False
-    contents = [message.content for message in request.messages if not message.tool_calls]
-    texts = [content for content in contents if isinstance(content, str)]
-    return len(texts) == len(request.messages) and sum(map(len, texts)) <= SHORT_CHARACTERS
-
-
-def _spelled(fields: Fields) -> bytes:
-    return json.dumps(fields(), ensure_ascii=False).encode()
