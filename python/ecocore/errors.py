@@ -115,4 +115,7 @@ def failure(code: str, message: str) -> EcocoreError:
     if code == "grammar_too_complex":
         # Found while drawing, and yet the fault of the schema: a client that asked again would only see it again.
         return InvalidRequest(None, message, "invalid_json_schema")
+    if code == "request_refused":
+        # A server elsewhere took it, and then found what is wrong with it.
+        return InvalidRequest(None, message)
     return EngineFailure(code, message)
