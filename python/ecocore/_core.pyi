@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Batch",
+    "ChunkDecoder",
     "EventBatch",
     "EventDecoder",
     "EventRow",

@@ -29,6 +29,7 @@ from ecocore.server.wire import MAX_ERROR_BYTES, error_body
         (errors.failure("engine_error", "lost"), 500, "server_error", "engine_error", None),
         (errors.failure("runtime_closed", "closed"), 503, "server_error", "shutting_down", None),
         (errors.failure("grammar_too_complex", "no"), 400, "invalid_request_error", "invalid_json_schema", None),
+        (errors.failure("request_refused", "no"), 400, "invalid_request_error", None, None),
         (errors.InternalError("/some/file broke"), 500, "server_error", None, None),
         (errors.InvalidModelFile("/some/file"), 500, "server_error", None, None),
         (DatabaseUnavailable("/some/file is locked"), 503, "server_error", "ledger_unavailable", None),
