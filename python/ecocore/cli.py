@@ -158,6 +158,7 @@ def serve(
             prepaid=server.billing == "prepaid",
             spools=server.spools,
             redis_url=server.redis,
+            elsewhere=_elsewhere(server),
             log_level=server.log_level,
             secrets=server.secrets,
         )
@@ -407,6 +408,27 @@ def _in_this_process(choice: "ModelChoice | None", config: "RuntimeConfig", imag
     region = LocalRegion(stack.enter_context(_load(choice, config)), images)
     stack.callback(region.close)
     return region
+
+
+def _elsewhere(server: "ServerConfig") -> list[tuple[int, "Region"]]:
+    """A region for each model of each server that the settings name."""
+    from ecocore.regions.remote import RemoteRegion
+
+    return [
+        (
+            settings.priority,
+            RemoteRegion(
+                settings.name,
+                settings.url,
+                model.name,
+                model_there=model.name_there,
+                api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
+                context_length=settings.context_length,
+            ),
+        )
+        for settings in server.regions
+        for model in settings.models
+    ]
 
 
 def _isolated(choice: "ModelChoice | None", config: "RuntimeConfig", server: "ServerConfig", stack: ExitStack) -> "Region":

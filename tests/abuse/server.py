@@ -29,7 +29,7 @@ def main(folder: str, settings: dict[str, Any]) -> None:
     serve._allow_many_connections()
     images = ImageLoader(allowed_origins=settings.get("origins", ()), limits=ImageLimits(**settings.get("images", {})))
     runtimes = [Runtime.mock(MODEL), Runtime.mock(BLIND, images=False), Runtime.mock(PACED, tokens_per_second=100)]
-    listening = serve.bind("127.0.0.1", 0)
+    listening = serve.bind("127.0.0.1", settings.get("port", 0))
 
     def announce(welcome: serve.Welcome) -> None:
         sys.stdout.write(json.dumps({"url": welcome.url, "key": welcome.first_key}) + "\n")

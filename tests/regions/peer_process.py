@@ -21,7 +21,7 @@ class PeerProcess:
     """The running server."""
 
     url: str
-    key: str
+    key: str | None
     process: subprocess.Popen[str]
 
     def send(self, number: signal.Signals) -> None:
@@ -32,9 +32,9 @@ class PeerProcess:
 
 
 @contextmanager
-def peer_process(folder: Path) -> Iterator[PeerProcess]:
-    """Started, and gone afterwards, however it was left."""
-    command = [sys.executable, "-m", "tests.abuse.server", str(folder), "{}"]
+def peer_process(folder: Path, *, port: int = 0) -> Iterator[PeerProcess]:
+    """Started, and gone afterwards, however it was left. `folder` keeps its keys; only its first start tells one."""
+    command = [sys.executable, "-m", "tests.abuse.server", str(folder), json.dumps({"port": port})]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

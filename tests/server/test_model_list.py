@@ -11,7 +11,7 @@ from ecocore.server.model_list import ModelList
 def test_regions_of_one_model_are_tried_in_their_order_and_the_dead_last() -> None:
     with Runtime.mock("a") as ended, Runtime.mock("a") as lives, Runtime.mock("b") as other:
         regions = [LocalRegion(runtime) for runtime in (ended, lives, other)]
-        models = ModelList(regions)
+        models = ModelList((priority, region) for priority, region in zip((0, 1, 0), regions, strict=True))
         assert list(models) == ["a", "b"]
         assert list(models.regions()) == regions
         assert models.candidates("a") == regions[:2]

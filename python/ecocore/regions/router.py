@@ -20,7 +20,8 @@ class Router:
 
     def candidates(self) -> list[Region]:
         """All of them: by priority, within one the least busy first, and those that are not alive behind all others."""
-        return [region for _, region in sorted(self._regions, key=_rank)]
+        regions = self._regions if len(self._regions) == 1 else sorted(self._regions, key=_rank)
+        return [region for _, region in regions]
 
 
 def _rank(ranked: tuple[int, Region]) -> tuple[bool, int, int]:

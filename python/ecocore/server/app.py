@@ -38,7 +38,7 @@ class Service:
 
     def __init__(
         self,
-        regions: Iterable[Region],
+        regions: Iterable[tuple[int, Region]],
         keys: KeyStore | None,
         pace: Pace,
         *,
@@ -47,7 +47,7 @@ class Service:
         account: AccountPages | None = None,
         limiter: RateLimiter | None = None,
     ) -> None:
-        """Regions of one model are tried in their order.
+        """Each region comes with its priority; of those of one model the lowest is tried first.
 
         Without `keys`, whoever gets to the server may use it; without the others, who sent a request has judged who pays.
         `limiter`: counts what each key uses; unless given, in this process alone.

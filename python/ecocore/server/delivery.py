@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from ecocore.accounts.answers import Answers
 from ecocore.accounts.pricing import Price
-from ecocore.errors import EcocoreError, RegionUnavailable
+from ecocore.errors import EcocoreError, QueueFull, RegionUnavailable, RuntimeClosed
 from ecocore.regions.region import Admission, Owner, Region
 from ecocore.server.auth import key_owner
 from ecocore.server.billing import Bill, Cashier, Kept, Used
@@ -154,10 +154,12 @@ class _Exchange(Generic[Parsed]):
             last = number == len(regions)
             try:
                 await self._attempt(region, price, last=last)
-            except RegionUnavailable as error:
+            except (RegionUnavailable, RuntimeClosed, QueueFull) as error:
                 if last or self._begun:
                     raise
-                log.warning("trying another region of %s: %s", self._model, error)
+                self._desk.outboxes[region].failovers += 1
+                # A region tells once that it is down; each request of a second would be a flood.
+                log.info("trying another region of %s: %s", self._model, error)
             else:
                 break
 

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ecocore.errors import EcocoreError, QueueFull, RegionUnavailable
 from ecocore.regions.contract import ADMISSION, ADMISSIONS_PATH, EVENTS, HEARTBEAT_PATH, Facts, owner_of, spelled
 from ecocore.regions.region import Admission, Region
+from ecocore.regions.router import DEFAULT_PRIORITY
 from ecocore.request import ChatRequest
 from ecocore.server.app import Service, create_app
 from ecocore.server.auth import Policy, PolicyRoute
@@ -72,7 +73,7 @@ def _stay_for_a_while() -> None:
 
 def create_engine_app(region: Region, on_heartbeat: Callable[[], None]) -> Starlette:
     """`on_heartbeat` is called whenever the server asks."""
-    service = Service([region], None, PATIENT)
+    service = Service([(DEFAULT_PRIORITY, region)], None, PATIENT)
     doors = _Doors(region, service, on_heartbeat)
     return create_app(service, TRUSTING, before=doors.routes())
 

@@ -5,7 +5,8 @@ a few additions. Names are vLLM's behind the prefix `ecocore_` where the meaning
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from ecocore.regions.remote import RemoteRegion
 from ecocore.server.rate_limit import RateLimiter
 from ecocore.server.wire import Outbox
 
@@ -80,43 +82,62 @@ class Metrics:
 
 
 class _Engines(Collector):
-    """Reads the engines' counts when somebody asks."""
+    """Reads the engines' counts when somebody asks. What regions of one model counted is added up."""
 
     def __init__(self, outboxes: Sequence[Outbox]) -> None:
-        self._outboxes = outboxes
+        self._outboxes: dict[str, list[Outbox]] = {}
+        for outbox in outboxes:
+            self._outboxes.setdefault(outbox.region.model_id, []).append(outbox)
 
     def collect(self) -> Iterator[Metric]:
-        counts = [(outbox.region.model_id, outbox.region.stats()) for outbox in self._outboxes]
+        counts = {model: _added(outbox.region.stats() for outbox in outboxes) for model, outboxes in self._outboxes.items()}
         for name, (key, what) in _GAUGES.items():
             gauge = GaugeMetricFamily(PREFIX + name, what, labels=MODEL)
-            for model, stats in counts:
+            for model, stats in counts.items():
                 gauge.add_metric([model], stats[key])
             yield gauge
         usage = GaugeMetricFamily(f"{PREFIX}kv_cache_usage_perc", "Used part of the key-value cache, 0 to 1.", labels=MODEL)
-        for model, stats in counts:
-            usage.add_metric([model], 1 - stats["free_blocks"] / stats["total_blocks"])
+        for model, stats in counts.items():
+            # A model that runs elsewhere alone has none here.
+            if stats["total_blocks"]:
+                usage.add_metric([model], 1 - stats["free_blocks"] / stats["total_blocks"])
         yield usage
         for name, (key, what) in _COUNTERS.items():
             counter = CounterMetricFamily(PREFIX + name, what, labels=MODEL)
-            for model, stats in counts:
-                counter.add_metric([model], stats.get(key, 0))
+            for model, stats in counts.items():
+                counter.add_metric([model], stats[key])
             yield counter
         yield from self._requests()
+        yield from self._regions()
 
     def _requests(self) -> Iterator[Metric]:
         ended = CounterMetricFamily(
             f"{PREFIX}request_success", "Choices that ended, by the reason.", labels=(*MODEL, "finished_reason")
         )
         families = {name: HistogramMetricFamily(PREFIX + name, what, labels=MODEL) for name, what in _HISTOGRAMS.items()}
-        for outbox in self._outboxes:
-            model = outbox.region.model_id
-            for reason, count in outbox.meter.ended().items():
+        for model, outboxes in self._outboxes.items():
+            for reason, count in _added(outbox.meter.ended() for outbox in outboxes).items():
                 ended.add_metric([model, reason], count)
-            for name, (buckets, total) in outbox.meter.histograms().items():
-                spelled = [("+Inf" if math.isinf(bound) else str(bound), count) for bound, count in buckets]
-                families[name].add_metric([model], spelled, total)
+            for name, family in families.items():
+                each = [outbox.meter.histograms()[name] for outbox in outboxes]
+                counts = [
+                    sum(observed) for observed in zip(*([count for _, count in buckets] for buckets, _ in each), strict=True)
+                ]
+                bounds = ["+Inf" if math.isinf(bound) else str(bound) for bound, _ in each[0][0]]
+                family.add_metric([model], list(zip(bounds, counts, strict=True)), sum(total for _, total in each))
         yield ended
         yield from families.values()
+
+    def _regions(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(f"{PREFIX}region_up", "Whether a region elsewhere answers.", labels=(*MODEL, "region"))
+        failovers = CounterMetricFamily(f"{PREFIX}failovers", "Requests that went on to another region.", labels=MODEL)
+        for model, outboxes in self._outboxes.items():
+            failovers.add_metric([model], sum(outbox.failovers for outbox in outboxes))
+            for region in (outbox.region for outbox in outboxes):
+                if isinstance(region, RemoteRegion):
+                    up.add_metric([model, region.name], region.is_alive)
+        yield up
+        yield failovers
 
 
 class _Limits(Collector):
@@ -135,3 +156,10 @@ class _Limits(Collector):
         if (lost := self._limiter.shared_is_lost) is not None:
             what = "1 while Redis is lost and the limits of keys count in this process alone."
             yield GaugeMetricFamily(f"{PREFIX}rate_limit_redis_lost", what, value=int(lost))
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> Counts[str]:
+    added: Counts[str] = Counts()
+    for one in counts:
+        added.update(one)
+    return added

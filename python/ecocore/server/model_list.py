@@ -10,32 +10,38 @@ from ecocore.accounts.money import spell_usd
 from ecocore.accounts.pricing import Price
 from ecocore.errors import ModelNotFound
 from ecocore.regions.region import Region
+from ecocore.regions.router import Router
 from ecocore.server.billing import Cashier
 
 
 class ModelList:
     """The regions of each model, in the order in which they are tried."""
 
-    def __init__(self, regions: Iterable[Region], cashier: Cashier | None = None) -> None:
-        """`cashier`: knows the prices that the lists tell."""
-        self._regions: dict[str, list[Region]] = {}
-        for region in regions:
-            self._regions.setdefault(region.model_id, []).append(region)
+    def __init__(self, regions: Iterable[tuple[int, Region]], cashier: Cashier | None = None) -> None:
+        """Each region with its priority. `cashier`: knows the prices that the lists tell."""
+        ranked: dict[str, list[tuple[int, Region]]] = {}
+        for priority, region in regions:
+            ranked.setdefault(region.model_id, []).append((priority, region))
+        self._regions = tuple(region for of_model in ranked.values() for _, region in of_model)
+        self._routers = {model_id: Router(of_model) for model_id, of_model in ranked.items()}
         self._cashier = cashier
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._regions)
+        return iter(self._routers)
 
-    def regions(self) -> Iterator[Region]:
+    def regions(self) -> tuple[Region, ...]:
         """All of them."""
-        return (region for regions in self._regions.values() for region in regions)
+        return self._regions
 
     def candidates(self, model_id: str) -> list[Region]:
-        """The regions that serve a model, first those that live. Raises ModelNotFound, saying where the names are."""
-        regions = self._regions.get(model_id)
-        if regions is None:
+        """The regions that serve a model, in the order in which they are tried now.
+
+        Raises ModelNotFound, saying where the names are.
+        """
+        router = self._routers.get(model_id)
+        if router is None:
             raise ModelNotFound("model", f"there is no model {model_id[:200]!r} here; GET /v1/models lists what is served")
-        return sorted(regions, key=lambda region: not region.is_alive)
+        return router.candidates()
 
     def __getitem__(self, model_id: str) -> Region:
         """The region that a request would be sent to first. Raises ModelNotFound."""

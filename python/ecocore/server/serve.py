@@ -34,6 +34,7 @@ from ecocore.accounts.usage import Usage
 from ecocore.errors import InvalidConfiguration
 from ecocore.redaction import redacted
 from ecocore.regions.region import Region
+from ecocore.regions.router import DEFAULT_PRIORITY
 from ecocore.server.account import AccountPages
 from ecocore.server.app import Service, create_app, create_metrics_app
 from ecocore.server.billing import Cashier
@@ -105,6 +106,7 @@ def serve(
     prepaid: bool = False,
     spools: Path | None = None,
     redis_url: str | None = None,
+    elsewhere: Sequence[tuple[int, Region]] = (),
     log_level: str = "warning",
     secrets: Sequence[str] = (),
 ) -> None:
@@ -112,8 +114,9 @@ def serve(
 
     `announce` is called when the port is open. `metrics`: the socket of a port that shows the metrics, which the other
     then does not. `prepaid`: whether answers cost what their models' prices say. `spools`: the folder for charges that the
-    database does not take. `redis_url`: where several servers count the limits of keys together. `log_level`: "info" tells
-    every request. `secrets` never reach the log, and keys never do. Raises InvalidConfiguration, DatabaseUnavailable.
+    database does not take. `redis_url`: where several servers count the limits of keys together. `elsewhere`: regions at
+    other servers with their priorities, beside `regions`, whose priority is 0. `log_level`: "info" tells every request.
+    `secrets` never reach the log, and keys never do. Raises InvalidConfiguration, DatabaseUnavailable.
     """
     _log_to_stderr(log_level, secrets=secrets)
     _leave_no_core()
@@ -123,8 +126,18 @@ def serve(
     async def until_signal() -> None:
         stop = asyncio.Event()
         _stop_on_signals(stop)
-        settings: dict[str, Any] = {"metrics": metrics, "prepaid": prepaid, "spools": spools, "redis_url": redis_url}
-        await serve_until(stop, regions, database_url, listening, announce, **settings)
+        await serve_until(
+            stop,
+            regions,
+            database_url,
+            listening,
+            announce,
+            metrics=metrics,
+            prepaid=prepaid,
+            spools=spools,
+            redis_url=redis_url,
+            elsewhere=elsewhere,
+        )
 
     asyncio.run(until_signal())
 
@@ -185,6 +198,7 @@ async def serve_until(
     prepaid: bool = False,
     spools: Path | None = None,
     redis_url: str | None = None,
+    elsewhere: Sequence[tuple[int, Region]] = (),
 ) -> None:
     """`serve` on the running event loop, until `stop` is set."""
     asyncio.get_running_loop().set_exception_handler(_on_loop_error)
@@ -196,7 +210,7 @@ async def serve_until(
         # What dead servers left is settled before the port opens.
         ledger = await stack.enter_async_context(Ledger.opened(database, commit, spools))
         service = Service(
-            regions,
+            [*((DEFAULT_PRIORITY, region) for region in regions), *elsewhere],
             keys,
             pace or Pace(),
             cashier=Cashier(ledger, PriceList(database), prepaid=prepaid),

@@ -112,6 +112,8 @@ class Outbox:
         self.writer: Final = SseWriter()
         self.meter: Final = RequestMeter()
         self.accepting = True
+        self.failovers = 0
+        """Requests that went on to another region."""
         self.stalled: Final[set[Answer]] = set()
         """Answers whose connection does not take the last piece at once."""
         self._answers: dict[int, Answer] = {}
