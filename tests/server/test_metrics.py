@@ -1,5 +1,6 @@
 """Metrics: what Prometheus' own parser reads in them is what happened."""
 
+import asyncio
 import re
 import socket
 from pathlib import Path
@@ -8,10 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.live_server import MODEL, answering, chat_body, database_in
 
+from ecocore.accounts.books import Books
+from ecocore.accounts.database import Database
+from ecocore.regions.local import LocalRegion
+from ecocore.regions.remote import RemoteRegion
+from ecocore.runtime import Runtime
 from ecocore.server.serve import bind
-
-MODEL = "some-maker/some-model"
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -53,6 +58,46 @@ def test_what_requests_used_is_counted(serving_with: Any) -> None:
         assert of_model(after, "inter_token_latency_seconds_count") <= drawn - 3
         assert of_model(after, "request_generation_tokens_bucket", le="5.0") == 1
         assert of_model(after, "request_generation_tokens_bucket", le="10.0") == 2
+
+
+def test_what_was_billed_and_refused_is_counted(serving_with: Any, tmp_path: Path) -> None:
+    def money(samples: dict[Any, float]) -> list[float]:
+        names = ("settlements_total", "balance_refusals_total", "settlements_spooled")
+        return [samples[f"ecocore_{name}", frozenset()] for name in names]
+
+    async def fund() -> None:
+        database = await Database.open(database_in(tmp_path))
+        await Books(database).set_price(MODEL, 10**9, 10**9)
+        await Books(database).credit("default", 10**6)
+        await database.close()
+
+    with serving_with(prepaid=True) as live:
+        live.chat(max_tokens=1)
+        assert money(scrape(live.url)) == [0, 0, 0], "a model without a price is no matter of balances"
+        asyncio.run(fund())
+        assert live.chat(max_tokens=2).status_code == 200
+        assert live.chat(max_tokens=10**6, n=8).status_code == 402
+        assert money(scrape(live.url)) == [1, 1, 0]
+
+
+def test_regions_of_one_model_are_counted_together(tmp_path: Path) -> None:
+    with Runtime.mock(MODEL) as runtime:
+        regions = [LocalRegion(runtime), LocalRegion(runtime)]
+        lost = RemoteRegion("lost", "http://127.0.0.1:9", MODEL)
+        with answering(tmp_path, regions, elsewhere=[(1, lost)]) as (welcome, _):
+            headers = {"authorization": f"Bearer {welcome.first_key}"}
+            body = chat_body(max_tokens=3)
+            assert httpx.post(f"{welcome.url}/v1/chat/completions", json=body, headers=headers).status_code == 200
+            samples = scrape(welcome.url)
+            assert of_model(samples, "request_success_total", finished_reason="length") == 1
+            assert of_model(samples, "e2e_request_latency_seconds_count") == 1
+            assert of_model(samples, "region_up", region="lost") == 0
+            assert of_model(samples, "failovers_total") == 0
+            runtime.close()
+            assert httpx.post(f"{welcome.url}/v1/chat/completions", json=body, headers=headers).status_code == 503
+            assert of_model(scrape(welcome.url), "failovers_total") == 2
+        for region in regions:
+            region.close()
 
 
 def test_what_is_left_is_told_as_such(slow: Any) -> None:

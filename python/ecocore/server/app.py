@@ -59,7 +59,7 @@ class Service:
         self.account = account
         self.outboxes = {region: Outbox(region, pace) for region in self.models.regions()}
         self.limiter = limiter or RateLimiter()
-        self.metrics = Metrics(self.outboxes.values(), self.limiter)
+        self.metrics = Metrics(self.outboxes.values(), self.limiter, cashier)
         self._ending = False
 
     @asynccontextmanager

@@ -39,6 +39,15 @@ class Cashier:
         self._ledger = ledger
         self._prices = prices
         self._prepaid = prepaid
+        self.settled = 0
+        """Answers that were settled."""
+        self.refused = 0
+        """Requests that an account could not pay."""
+
+    @property
+    def num_late(self) -> int:
+        """Settlements that wait for the database."""
+        return self._ledger.num_late
 
     async def tariff(self, owner: KeyOwner, model: str) -> Price | None:
         """The model's price, None where billing is off. Raises ModelNotPriced; BalanceTooLow for an account with nothing left."""
@@ -48,6 +57,7 @@ class Cashier:
         if price is None:
             raise ModelNotPriced(f"the model {model[:200]!r} has no price yet; its operator sets one with: ecocore prices set")
         if (price.input or price.output) and await self._ledger.available(owner.account_id) <= 0:
+            self.refused += 1
             raise BalanceTooLow(
                 f"the account {owner.account!r} has no balance left; add credit, or wait for its running answers to end"
             )
@@ -62,19 +72,21 @@ class Cashier:
         prompt_tokens = sum(admission.prompt_tokens for admission in admissions)
         completion_tokens = sum(admission.max_completion_tokens for admission in admissions)
         if price is None:
-            return Bill(self._ledger, owner, model, None)
+            return Bill(self, self._ledger, owner, model, None)
         try:
             hold = await self._ledger.hold(owner.account_id, price, prompt_tokens, completion_tokens)
         except InsufficientBalance as refused:
+            self.refused += 1
             raise _too_low(refused, prompt_tokens, completion_tokens, admissions) from None
-        return Bill(self._ledger, owner, model, hold)
+        return Bill(self, self._ledger, owner, model, hold)
 
 
 class Bill:
     """One answer's account: what was delivered so far, and its end."""
 
-    def __init__(self, ledger: Ledger, owner: KeyOwner, model: str, hold: Hold | None) -> None:
+    def __init__(self, cashier: Cashier, ledger: Ledger, owner: KeyOwner, model: str, hold: Hold | None) -> None:
         """Use `Cashier.bill`."""
+        self._cashier = cashier
         self._ledger = ledger
         self._owner: Final = owner
         self._model: Final = model
@@ -96,6 +108,7 @@ class Bill:
         if self._settled:
             return self._delivered
         self._settled = True
+        self._cashier.settled += 1
         self._delivered = used = used or self._delivered
         answer = None if kept is None else (kept.claim_id, kept.body)
         if self._hold is not None:

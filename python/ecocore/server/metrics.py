@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from ecocore.regions.remote import RemoteRegion
+from ecocore.server.billing import Cashier
 from ecocore.server.rate_limit import RateLimiter
 from ecocore.server.wire import Outbox
 
@@ -52,11 +53,13 @@ _HISTOGRAMS: Final = {
 class Metrics:
     """The endpoint, and what the server itself counts."""
 
-    def __init__(self, outboxes: Iterable[Outbox], limiter: RateLimiter) -> None:
+    def __init__(self, outboxes: Iterable[Outbox], limiter: RateLimiter, cashier: Cashier | None = None) -> None:
         """`outboxes`: one for each model."""
         self._registry = CollectorRegistry()
         self._registry.register(_Engines(tuple(outboxes)))
         self._registry.register(_Limits(limiter))
+        if cashier is not None:
+            self._registry.register(_Money(cashier))
         ProcessCollector(registry=self._registry)
         self._exchanges = Counter(
             f"{PREFIX}http_requests", "Answers of the server.", ("method", "route", "status"), registry=self._registry
@@ -156,6 +159,22 @@ class _Limits(Collector):
         if (lost := self._limiter.shared_is_lost) is not None:
             what = "1 while Redis is lost and the limits of keys count in this process alone."
             yield GaugeMetricFamily(f"{PREFIX}rate_limit_redis_lost", what, value=int(lost))
+
+
+class _Money(Collector):
+    """Reads how the books stand when somebody asks."""
+
+    def __init__(self, cashier: Cashier) -> None:
+        self._cashier = cashier
+
+    def collect(self) -> Iterator[Metric]:
+        settled = "Answers whose use was written to the ledger, or to the spool while the database is away."
+        yield CounterMetricFamily(f"{PREFIX}settlements", settled, value=self._cashier.settled)
+        refused = CounterMetricFamily(f"{PREFIX}balance_refusals", "Requests that an account could not pay.")
+        refused.add_metric([], self._cashier.refused)
+        yield refused
+        waiting = "Charges that wait in the spool, because the database is away."
+        yield GaugeMetricFamily(f"{PREFIX}settlements_spooled", waiting, value=self._cashier.num_late)
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> Counts[str]:
