@@ -5,6 +5,7 @@ in the transaction that settles it (`ledger`), so no crash lies between paying a
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -45,6 +46,8 @@ class Answers:
         """`server_id`: whose end frees what it was still making."""
         self._commit = commit
         self._server_id = server_id
+        self._released: set[str] = set()
+        """Claims that are given up, until the database has heard of it."""
 
     async def claim(self, account_id: int, key: str, fingerprint: str, claim_id: str) -> bytes | None:
         """The kept answer, or None: then the caller makes it, and ends with `Ledger` keeping it, or with `release`.
@@ -59,14 +62,24 @@ class Answers:
             "server": self._server_id,
             "created": int(time.time()),
         }
-        return await self._commit.run(partial(_claim, row))
+        released = tuple(self._released)
+        kept = await self._commit.run(partial(_claim, row, released))
+        self._released.difference_update(released)
+        return kept
 
     async def release(self, claim_id: str) -> None:
-        """No answer came of it: the key may be used again. One that was kept stays."""
+        """No answer came of it: the key may be used again. One that was kept stays.
+
+        Where the database is away, the next claim tells it.
+        """
+        self._released.add(claim_id)
         await self._commit.run(lambda connection: connection.execute(_RELEASE, {"claim": claim_id}).rowcount)
+        self._released.discard(claim_id)
 
 
-def _claim(row: dict[str, str | int], connection: Connection) -> bytes | None:
+def _claim(row: dict[str, str | int], released: Sequence[str], connection: Connection) -> bytes | None:
+    if released:
+        connection.execute(_RELEASE, [{"claim": claim_id} for claim_id in released])
     connection.execute(_OUTDATED, {"before": int(row["created"]) - KEPT_SECONDS})
     first = None
     while first is None:
