@@ -309,7 +309,7 @@ class Money(RuleBasedStateMachine):
         except DatabaseUnavailable:
             assert self.away
         else:
-            assert not self.away
+            assert not (self.away and self.dead), "it settles for the dead before it takes anything"
             self.dead.clear()
 
     @precondition(lambda self: self.living())
