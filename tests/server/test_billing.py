@@ -11,8 +11,10 @@ import pytest
 from tests.live_server import MODEL, Live, serving
 
 from ecocore.accounts.books import Account, Books, Entry
-from ecocore.accounts.database import Database
+from ecocore.accounts.database import Database, _Writer
+from ecocore.accounts.ledger import Ledger
 from ecocore.accounts.money import cost, parse_usd
+from ecocore.server import delivery
 
 Result = TypeVar("Result")
 
@@ -241,6 +243,49 @@ def test_a_key_whose_first_request_runs_is_in_conflict(slow_bank: Bank) -> None:
             return answer.status_code == 200
 
         assert slow_bank.live.eventually(is_free, 5)
+
+
+def test_an_answer_that_was_paid_is_kept_for_the_client_that_left(slow_bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_bank.fund()
+    gate, settling, left = threading.Event(), threading.Event(), threading.Event()
+    gate.set()
+    transact, settle, leaves = _Writer._transact, Ledger.settle, delivery._client_leaves
+
+    def gated(self: _Writer, work: Any) -> Any:
+        gate.wait(20)
+        return transact(self, work)
+
+    def seen(self: Ledger, *arguments: Any) -> Any:
+        settling.set()
+        return settle(self, *arguments)
+
+    async def leaving(receive: Any) -> None:
+        await leaves(receive)
+        left.set()
+
+    monkeypatch.setattr(_Writer, "_transact", gated)
+    monkeypatch.setattr(Ledger, "settle", seen)
+    monkeypatch.setattr(delivery, "_client_leaves", leaving)
+    headers = {"idempotency-key": "order-1"}
+    raw = slow_bank.live.raw_chat(max_tokens=10).replace(b"Host:", b"Idempotency-Key: order-1\r\nHost:")
+    with slow_bank.live.raw(raw) as connection:
+        assert slow_bank.live.becomes_busy()
+        # From here on, a hold of somebody else keeps the disk busy.
+        gate.clear()
+        with slow_bank.live.raw(slow_bank.live.raw_chat(max_tokens=1)), slow_bank.live.http() as http:
+            assert settling.wait(5)
+            connection.close()
+            assert left.wait(5)
+            # What the server does for a client that left is on its way when it has answered another.
+            assert http.get("/health").status_code == 200
+            gate.set()
+            assert slow_bank.live.becomes_idle()
+    with slow_bank.live.http() as http:
+        again = http.post("/v1/chat/completions", json=body(max_tokens=10), headers=headers)
+        assert again.headers.get("idempotent-replayed") == "true"
+        assert slow_bank.live.eventually(lambda: slow_bank.account().reserved == 0, 5)
+        tokens = again.json()["usage"]["completion_tokens"]
+        assert [entry.completion_tokens for entry in slow_bank.entries()].count(tokens) == 1
 
 
 def test_without_billing_use_is_counted_and_nothing_refused(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ class _Exchange(Generic[Parsed]):
         self._model = asked.model
         self._stream = asked.stream
         self._claim_id: str | None = None
+        """A claim that nobody will end but this exchange."""
         self._begun = False
 
     async def run_once(self, key: str, told: str) -> None:
@@ -134,9 +135,10 @@ class _Exchange(Generic[Parsed]):
             if kept is None:
                 await self.run()
         except BaseException:
-            # Nothing came of it. Where the claim was another's, or its answer is kept already, this changes nothing.
-            with suppress(EcocoreError):
-                await asyncio.shield(asyncio.ensure_future(answers.release(self._claim_id)))
+            # Nothing came of it. Where the claim was another's, this changes nothing.
+            if self._claim_id is not None:
+                with suppress(EcocoreError):
+                    await asyncio.shield(asyncio.ensure_future(answers.release(self._claim_id)))
             raise
         if kept is not None:
             await self._send_plain(kept, [REPLAYED])
@@ -218,6 +220,8 @@ class _Exchange(Generic[Parsed]):
     async def _tell_plain(self, body: bytes, answer: Answer, bill: Bill | None) -> None:
         if bill is not None:
             kept = None if self._claim_id is None else Kept(self._claim_id, body.decode())
+            # Whatever happens from here on, the answer is paid and will be kept: a release might come before it.
+            self._claim_id = None
             await bill.settle(_used(answer), kept)
         await self._send_plain(body, [])
 
