@@ -1,49 +1,104 @@
-"""Answers under an Idempotency-Key: one makes it, others wait or get it, and a fault leaves the key usable."""
+"""Claims of Idempotency-Keys: one request makes the answer, and no claim outlives who made it."""
 
-import itertools
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from tests.accounts.faults import Fault, Faults
+from sqlalchemy import Connection
 
-from ecocore.accounts.answers import Answers, IdempotencyConflict, IdempotencyKeyReused
+from ecocore.accounts.answers import KEPT_SECONDS, Answers, IdempotencyConflict, IdempotencyKeyReused
 from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import Database, DatabaseUnavailable
 from ecocore.accounts.ledger import Ledger
+from ecocore.accounts.schema import answers
 
 DEFAULT = 1
 
 
-async def test_one_makes_the_answer_and_the_next_get_it(database: Database, tmp_path: Path) -> None:
-    commit = GroupCommit(database)
-    async with Ledger.opened(database, commit, tmp_path) as ledger:
-        answers = Answers(commit, ledger.server_id)
-        assert await answers.claim(DEFAULT, "key", "print", "first") is None
+def opened(database: Database, spools: Path | None = None) -> AbstractAsyncContextManager[Ledger]:
+    return Ledger.opened(database, GroupCommit(database), spools)
+
+
+async def away(*_: object, **__: object) -> None:
+    raise DatabaseUnavailable("away")
+
+
+async def test_the_first_makes_the_answer_and_the_others_get_it(database: Database) -> None:
+    async with opened(database) as ledger:
+        kept = Answers(ledger._commit, ledger)
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 1") is None
         with pytest.raises(IdempotencyConflict):
-            await answers.claim(DEFAULT, "key", "print", "second")
+            await kept.claim(DEFAULT, "order-1", "print", "claim 2")
         with pytest.raises(IdempotencyKeyReused):
-            await answers.claim(DEFAULT, "key", "other print", "third")
-        await ledger.record(DEFAULT, "m", 1, 1, ("first", "the answer"))
-        await answers.release("first")
-        assert await answers.claim(DEFAULT, "key", "print", "fourth") == b"the answer"
+            await kept.claim(DEFAULT, "order-1", "another", "claim 3")
+        await ledger.record(DEFAULT, "m", 1, 2, ("claim 1", "text"))
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 4") == b"text"
+        await kept.release("claim 1")
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 5") == b"text", "what is kept stays"
+        assert ledger.owned == set()
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.UNHEARD])
-async def test_whichever_statement_fails_the_key_can_be_used_again(fault: Fault, database: Database) -> None:
-    answers = Answers(GroupCommit(database), "server")
-    faults = Faults(database)
-    for number in itertools.count():
-        faults.fail(number, fault)
-        try:
-            assert await answers.claim(DEFAULT, f"key {number}", "print", f"{number} a") is None
-        except DatabaseUnavailable:
-            # As the server does; the database is still away.
-            faults.away = True
+async def test_an_answer_is_kept_for_a_day(database: Database) -> None:
+    async with opened(database) as ledger:
+        kept = Answers(ledger._commit, ledger)
+        await kept.claim(DEFAULT, "order-1", "print", "claim 1")
+        await ledger.record(DEFAULT, "m", 1, 2, ("claim 1", "text"))
+        older = answers.update().values(created=answers.c.created - KEPT_SECONDS - 1)
+        await database.transact(lambda connection: connection.execute(older).rowcount)
+        assert await kept.claim(DEFAULT, "order-1", "another", "claim 2") is None
+
+
+async def test_a_claim_that_could_not_be_released_is_freed(database: Database) -> None:
+    async with opened(database) as ledger:
+        kept = Answers(ledger._commit, ledger)
+        await kept.claim(DEFAULT, "order-1", "print", "claim 1")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger._commit, "run", away)
+            await kept.release("claim 1")
+        await ledger._give_back()
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 2") is None
+
+
+async def test_a_claim_that_is_written_after_it_was_given_up_is_freed(database: Database) -> None:
+    written_late: list[Callable[[Connection], object]] = []
+
+    async def hangs(operation: Callable[[Connection], object], **_: object) -> None:
+        written_late.append(operation)
+        raise DatabaseUnavailable("it does not answer")
+
+    async with opened(database) as ledger:
+        kept = Answers(ledger._commit, ledger)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger._commit, "run", hangs)
             with pytest.raises(DatabaseUnavailable):
-                await answers.release(f"{number} a")
-            faults.away = False
-        else:
-            break
-        assert await answers.claim(DEFAULT, f"key {number}", "print", f"{number} b") is None
-    assert number >= 3
-    assert answers._released == set()
+                await kept.claim(DEFAULT, "order-1", "print", "claim 1")
+        await database.transact(written_late[0])
+        await ledger._give_back()
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 2") is None
+
+
+async def test_a_claim_whose_client_leaves_meanwhile_is_free_at_once(database: Database) -> None:
+    async with opened(database) as ledger:
+        kept = Answers(ledger._commit, ledger)
+        leaving = asyncio.create_task(kept.claim(DEFAULT, "order-1", "print", "claim 1"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 2") is None
+
+
+async def test_a_claim_in_the_making_is_left_alone_also_while_its_charge_waits(database: Database, tmp_path: Path) -> None:
+    async with opened(database, tmp_path / "spool") as ledger:
+        kept = Answers(ledger._commit, ledger)
+        await kept.claim(DEFAULT, "order-1", "print", "claim 1")
+        await ledger._give_back()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger._commit, "run", away)
+            await ledger.record(DEFAULT, "m", 1, 2, ("claim 1", "text"))
+        await ledger._give_back()
+        await ledger._retry()
+        assert await kept.claim(DEFAULT, "order-1", "print", "claim 2") == b"text"
+        assert ledger.owned == set()

@@ -1,17 +1,20 @@
 """First answers under an Idempotency-Key: the same request again gets the same answer, for a day.
 
 Takes an account, a key and a fingerprint of the request; gives the answer that was kept, or the right to make it. It is kept
-in the transaction that settles it (`ledger`), so no crash lies between paying and keeping.
+in the transaction that settles it (`ledger`), so no crash lies between paying and keeping; and who frees the claims of
+servers that ended is the ledger too.
 """
 
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, delete, select, text
 
 from ecocore.accounts.commit import GroupCommit
+from ecocore.accounts.database import BrokenConstraint, DatabaseUnavailable
+from ecocore.accounts.ledger import Ledger
 from ecocore.accounts.schema import answers
 from ecocore.errors import EcocoreError
 
@@ -40,46 +43,51 @@ _RELEASE: Final = delete(answers).where(answers.c.claim_id == bindparam("claim")
 
 
 class Answers:
-    """The kept answers in a database. Everything may raise DatabaseUnavailable."""
+    """The kept answers in a database."""
 
-    def __init__(self, commit: GroupCommit, server_id: str) -> None:
-        """`server_id`: whose end frees what it was still making."""
+    def __init__(self, commit: GroupCommit, ledger: Ledger) -> None:
+        """`ledger`: keeps the answers, and frees claims that are in nobody's hand."""
         self._commit = commit
-        self._server_id = server_id
-        self._released: set[str] = set()
-        """Claims that are given up, until the database has heard of it."""
+        self._ledger = ledger
 
     async def claim(self, account_id: int, key: str, fingerprint: str, claim_id: str) -> bytes | None:
         """The kept answer, or None: then the caller makes it, and ends with `Ledger` keeping it, or with `release`.
 
-        Raises IdempotencyConflict, IdempotencyKeyReused.
+        Raises IdempotencyConflict, IdempotencyKeyReused, DatabaseUnavailable. Who is cancelled claims nothing in the end.
         """
         row: dict[str, str | int] = {
             "account": account_id,
             "key": key,
             "fingerprint": fingerprint,
             "claim": claim_id,
-            "server": self._server_id,
+            "server": self._ledger.server_id,
             "created": int(time.time()),
         }
-        released = tuple(self._released)
-        kept = await self._commit.run(partial(_claim, row, released))
-        self._released.difference_update(released)
+        self._ledger.owned.add(claim_id)
+        try:
+            kept = await self._commit.run(partial(_claim, row))
+        except (IdempotencyConflict, IdempotencyKeyReused):
+            self._ledger.owned.discard(claim_id)
+            raise
+        except BaseException:
+            # Whether it was written is not known.
+            await self.release(claim_id)
+            raise
+        if kept is not None:
+            self._ledger.owned.discard(claim_id)
         return kept
 
     async def release(self, claim_id: str) -> None:
         """No answer came of it: the key may be used again. One that was kept stays.
 
-        Where the database is away, the next claim tells it.
+        Raises nothing but a cancellation, which changes nothing. Where the database is away, the ledger frees it later.
         """
-        self._released.add(claim_id)
-        await self._commit.run(lambda connection: connection.execute(_RELEASE, {"claim": claim_id}).rowcount)
-        self._released.discard(claim_id)
+        self._ledger.owned.discard(claim_id)
+        with suppress(DatabaseUnavailable, BrokenConstraint):
+            await self._commit.run(lambda connection: connection.execute(_RELEASE, {"claim": claim_id}).rowcount)
 
 
-def _claim(row: dict[str, str | int], released: Sequence[str], connection: Connection) -> bytes | None:
-    if released:
-        connection.execute(_RELEASE, [{"claim": claim_id} for claim_id in released])
+def _claim(row: dict[str, str | int], connection: Connection) -> bytes | None:
     connection.execute(_OUTDATED, {"before": int(row["created"]) - KEPT_SECONDS})
     first = None
     while first is None:

@@ -111,6 +111,8 @@ _POST: Final = text(
     "ON CONFLICT (request_id, kind) DO NOTHING"
 )
 _KEEP: Final = update(answers).where(answers.c.claim_id == bindparam("claim")).values(body=bindparam("kept"))
+_CLAIMED: Final = select(answers.c.claim_id).where(answers.c.server_id == bindparam("server"), answers.c.body.is_(None))
+_FREE: Final = delete(answers).where(answers.c.claim_id == bindparam("claim"), answers.c.body.is_(None))
 _HELD: Final = (
     select(holds, prices.c.input, prices.c.output)
     .join(prices, prices.c.id == holds.c.price_id)
@@ -138,8 +140,9 @@ class Ledger:
         self._late: list[Settlement] = []
         """Settlements that the database did not take yet; they are in the spool."""
         self._is_late = asyncio.Event()
-        self._owned: set[str] = set()
-        """Holds that somebody here will settle, from before they are written until that is in the database."""
+        self.owned: Final[set[str]] = set()
+        """Holds that somebody here will settle, and claims (see `answers`) whose answers are being made here: from before they
+        are written until their end is in the database."""
         self._spooling = asyncio.Lock()
         self._settling: set[asyncio.Task[None]] = set()
         self._beats: dict[str, tuple[int | None, float]] = {}
@@ -194,15 +197,15 @@ class Ledger:
         Who is cancelled meanwhile, or finds the database away, holds nothing in the end.
         """
         hold = Hold(secrets.token_hex(16), account_id, price, price.cost(prompt_tokens, completion_tokens))
-        self._owned.add(hold.request_id)
+        self.owned.add(hold.request_id)
         try:
             await self._commit.run(partial(self._hold, hold, prompt_tokens), order=account_id)
         except InsufficientBalance:
-            self._owned.discard(hold.request_id)
+            self.owned.discard(hold.request_id)
             raise
         except BaseException:
             # Whether it was written is not known; that it is given back is, at the latest by `_give_back`.
-            self._owned.discard(hold.request_id)
+            self.owned.discard(hold.request_id)
             self._do_soon(self._let_go(hold))
             raise
         self._open[hold.request_id] = 0
@@ -310,11 +313,16 @@ class Ledger:
             await self._commit.run(partial(_post, settlement), order=settlement.account_id)
         except BrokenConstraint:
             log.exception("a charge could not be posted: request %s of account %d", settlement.request_id, settlement.account_id)
-            self._owned.discard(settlement.request_id)
+            self._disown(settlement)
         except DatabaseUnavailable:
             await self._put_off(settlement)
         else:
-            self._owned.discard(settlement.request_id)
+            self._disown(settlement)
+
+    def _disown(self, settlement: Settlement) -> None:
+        self.owned.discard(settlement.request_id)
+        if settlement.answer is not None:
+            self.owned.discard(settlement.answer[0])
 
     async def _put_off(self, settlement: Settlement) -> None:
         async with self._spooling:
@@ -348,7 +356,8 @@ class Ledger:
             for settlement in late:
                 await self._settle(settlement)
         else:
-            self._owned.difference_update(settlement.request_id for settlement in late)
+            for settlement in late:
+                self._disown(settlement)
         del self._late[: len(late)]
         async with self._spooling:
             if not self._late and self._spool is not None:
@@ -359,13 +368,15 @@ class Ledger:
             await self._commit.run(partial(_post, _settlement(hold, 0, 0)), order=hold.account_id)
 
     async def _give_back(self) -> None:
-        """Ends holds of this server that nobody here will settle: a database that hung has written them after all."""
+        """Ends holds and claims of this server that nobody here will end: a database that hung has written them after all."""
+        mine = {"server": self.server_id}
         async with self._database.reading() as connection:
-            strays = [
-                row for row in await connection.execute(_HELD, {"server": self.server_id}) if row.request_id not in self._owned
-            ]
+            strays = [row for row in await connection.execute(_HELD, mine) if row.request_id not in self.owned]
+            claims = [row.claim_id for row in await connection.execute(_CLAIMED, mine) if row.claim_id not in self.owned]
         if strays:
             await self._commit.run(partial(_post_by_marks, strays))
+        if claims:
+            await self._commit.run(partial(_free, claims))
 
     # --- servers that ended -----------------------------------------------------------------------------
 
@@ -496,6 +507,10 @@ def _settle_by_marks(server_id: str, connection: Connection) -> bool:
     connection.execute(delete(answers).where(answers.c.server_id == server_id, answers.c.body.is_(None)))
     connection.execute(delete(servers).where(servers.c.id == server_id))
     return False
+
+
+def _free(claims: Iterable[str], connection: Connection) -> None:
+    connection.execute(_FREE, [{"claim": claim_id} for claim_id in claims])
 
 
 def _post_by_marks(rows: Iterable[Row[Any]], connection: Connection) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -129,19 +129,18 @@ class _Exchange(Generic[Parsed]):
         if answers is None or self._stream:
             await self.run()
             return
-        self._claim_id = secrets.token_hex(16)
-        try:
-            kept = await answers.claim(self._owner.account_id, key, told, self._claim_id)
-            if kept is None:
-                await self.run()
-        except BaseException:
-            # Nothing came of it. Where the claim was another's, this changes nothing.
-            if self._claim_id is not None:
-                with suppress(EcocoreError):
-                    await asyncio.shield(asyncio.ensure_future(answers.release(self._claim_id)))
-            raise
+        claim_id = secrets.token_hex(16)
+        kept = await answers.claim(self._owner.account_id, key, told, claim_id)
         if kept is not None:
             await self._send_plain(kept, [REPLAYED])
+            return
+        self._claim_id = claim_id
+        try:
+            await self.run()
+        finally:
+            if self._claim_id is not None:
+                # Nothing came of it.
+                await answers.release(claim_id)
 
     async def run(self) -> None:
         """The answer of the first region that gives one. After its first byte there is no other."""

@@ -214,7 +214,7 @@ async def serve_until(
             keys,
             pace or Pace(),
             cashier=Cashier(ledger, PriceList(database), prepaid=prepaid),
-            answers=Answers(commit, ledger.server_id),
+            answers=Answers(commit, ledger),
             account=AccountPages(ledger, Usage(database)),
             limiter=RateLimiter(KeyCounts(None if redis_url is None else SharedLimits.at(redis_url))),
         )
