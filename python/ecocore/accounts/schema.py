@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -112,6 +113,7 @@ ledger = Table(
         name="kind_fits_contra",
     ),
     Index("ledger_by_account", "account_id", "id"),
+    Index("ledger_by_day", "account_id", "created"),
 )
 
 # First answers under an Idempotency-Key. `body` is None while the first request runs, on the server that is named.
@@ -121,8 +123,10 @@ answers = Table(
     Column("account_id", Integer, ForeignKey("accounts.id"), primary_key=True),
     Column("idempotency_key", String(255), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
-    Column("claim_id", String(64), nullable=False),
-    Column("server_id", String(32), nullable=False, index=True),
+    Column("claim_id", String(64), nullable=False, unique=True),
+    Column("server_id", String(32), nullable=False),
     Column("body", LargeBinary, nullable=True),
     Column("created", BigInteger, nullable=False, index=True),
+    # Few answers are being made, and many are kept.
+    Index("claims_by_server", "server_id", sqlite_where=text("body IS NULL"), postgresql_where=text("body IS NULL")),
 )

@@ -67,6 +67,7 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ledger_by_account", "ledger", ["account_id", "id"])
+    op.create_index("ledger_by_day", "ledger", ["account_id", "created"])
     for statement in _only_appended(op.get_bind().dialect.name):
         op.execute(statement)
     op.create_table(
@@ -74,11 +75,13 @@ def upgrade() -> None:
         sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), primary_key=True),
         sa.Column("idempotency_key", sa.String(255), primary_key=True),
         sa.Column("fingerprint", sa.String(64), nullable=False),
-        sa.Column("claim_id", sa.String(64), nullable=False),
-        sa.Column("server_id", sa.String(32), nullable=False, index=True),
+        sa.Column("claim_id", sa.String(64), nullable=False, unique=True),
+        sa.Column("server_id", sa.String(32), nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=True),
         sa.Column("created", sa.BigInteger, nullable=False, index=True),
     )
+    running = sa.text("body IS NULL")
+    op.create_index("claims_by_server", "answers", ["server_id"], sqlite_where=running, postgresql_where=running)
 
 
 def downgrade() -> None:
