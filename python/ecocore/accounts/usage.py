@@ -1,5 +1,6 @@
 """What an account used: sums of its ledger by day and model. Takes an account, gives rows; the ledger itself is `ledger`'s."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,9 @@ from ecocore.accounts.database import Database
 from ecocore.accounts.schema import ledger
 
 DAY_SECONDS: Final = 24 * 60 * 60
+# A year of a busy account takes a second, and anybody may ask as often as they like: the others wait their turn, and leave
+# the connections of the database to those who pay.
+AT_ONCE: Final = 2
 
 _DAY: Final = (ledger.c.created // DAY_SECONDS).label("day")
 _SUMS: Final = (
@@ -49,10 +53,11 @@ class Usage:
     def __init__(self, database: Database) -> None:
         """`database` stays its owner's to close."""
         self._database = database
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def days(self, account_id: int, days: int) -> list[DayOfModel]:
         """The last `days` days, today included, the oldest first. Raises DatabaseUnavailable."""
         since = (int(time.time()) // DAY_SECONDS - days + 1) * DAY_SECONDS
-        async with self._database.reading() as connection:
+        async with self._turns, self._database.reading() as connection:
             rows = (await connection.execute(_SUMS, {"account": account_id, "since": since})).all()
         return [DayOfModel(row[0], row[1], row[2], *(int(total) for total in row[3:])) for row in rows]
