@@ -15,6 +15,7 @@ from ecocore.accounts.database import Database, _Writer
 from ecocore.accounts.ledger import Ledger
 from ecocore.accounts.money import cost, parse_usd
 from ecocore.server import delivery
+from ecocore.server.wire import Answer
 
 Result = TypeVar("Result")
 
@@ -158,6 +159,33 @@ def test_who_leaves_pays_for_what_was_delivered(slow_bank: Bank) -> None:
     assert entry.completion_tokens is not None
     assert 4 <= entry.completion_tokens < 60, "a whole answer has thousands"
     assert -entry.amount == cost(entry.prompt_tokens or 0, INPUT) + cost(entry.completion_tokens, OUTPUT)
+
+
+def test_a_piece_that_was_handed_over_is_paid_although_the_client_left_before_it_was_through(
+    slow_bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_bank.fund()
+    send = Answer.send
+    pieces = 0
+
+    async def stalls(self: Answer, to: Any, data: bytes) -> None:
+        nonlocal pieces
+        await send(self, to, data)
+        pieces += 1
+        if pieces == 3:
+            # The last of its bytes still waits for the client to read, who has most of them.
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Answer, "send", stalls)
+    with slow_bank.live.http() as http, http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as answer:
+        lines = answer.iter_lines()
+        # The role comes with an empty content.
+        seen = -1
+        while seen < 3:
+            seen += '"content":"' in next(lines)
+    assert slow_bank.live.becomes_idle()
+    assert slow_bank.live.eventually(lambda: slow_bank.account().reserved == 0, 5)
+    assert (slow_bank.entries()[-1].completion_tokens or 0) >= 3
 
 
 def test_a_plain_answer_that_nobody_waits_for_costs_nothing(slow_bank: Bank) -> None:

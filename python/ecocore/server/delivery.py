@@ -233,9 +233,10 @@ class _Exchange(Generic[Parsed]):
         piece = first
         try:
             while piece:
-                await answer.send(send, piece)
                 if bill is not None:
+                    # Before it is sent: who waits for the end of it may leave with most of it.
                     bill.delivered(Used(prompt_tokens, answer.delivered))
+                await answer.send(send, piece)
                 piece = await answer.take()
         except EcocoreError as error:
             # The status is gone. An event that holds an error is what clients raise on; there is no [DONE] after it.
