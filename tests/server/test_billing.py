@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
-from tests.live_server import MODEL, Live, serving
+from tests.live_server import MODEL, Live, answering, database_in, serving
+from tests.regions.isolated import isolated, kill
 
 from ecocore.accounts.books import Account, Books, Entry
 from ecocore.accounts.database import Database, _Writer
@@ -186,6 +188,49 @@ def test_a_piece_that_was_handed_over_is_paid_although_the_client_left_before_it
     assert slow_bank.live.becomes_idle()
     assert slow_bank.live.eventually(lambda: slow_bank.account().reserved == 0, 5)
     assert (slow_bank.entries()[-1].completion_tokens or 0) >= 3
+
+
+def test_an_engine_that_dies_is_paid_for_what_it_delivered(tmp_path: Path) -> None:
+    with isolated(tokens_per_second=50) as region, answering(tmp_path, [region], prepaid=True, grace=0.2) as (welcome, _):
+        bank = Bank(Live(cast("Any", None), welcome.url, 0, str(welcome.first_key), database_in(tmp_path), lambda: None))
+        bank.fund()
+        seen = 0
+        with bank.live.http() as http, http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as answer:
+            lines = answer.iter_lines()
+            while seen < 5:
+                seen += '"content":"' in next(lines)
+            kill(region, signal.SIGKILL)
+            rest = [line for line in lines if line]
+        seen += sum('"content":"' in line for line in rest)
+        assert '"engine_lost"' in rest[-1]
+        account, entry = bank.account(), bank.entries()[-1]
+        assert account.reserved == 0
+        assert entry.completion_tokens == seen - 1, "the first piece is the role alone"
+        assert -entry.amount == DOLLAR - account.balance == cost(entry.prompt_tokens or 0, INPUT) + cost(seen - 1, OUTPUT)
+
+
+def test_a_server_that_is_told_to_end_leaves_no_hold(tmp_path: Path) -> None:
+    with serving(tmp_path, tokens_per_second=50, prepaid=True, spools=tmp_path / "spool", grace=0.2) as live:
+        bank = Bank(live)
+        bank.fund()
+        last: list[bytes] = []
+
+        def follow() -> None:
+            with live.http() as http, http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as answer:
+                last.append(b"".join(answer.iter_raw())[-300:])
+
+        threads = [threading.Thread(target=follow) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        assert live.becomes_busy(20)
+        live.stop()
+        for thread in threads:
+            thread.join()
+        assert all(b'"shutting_down"' in end for end in last)
+        assert live.eventually(lambda: bank.account().reserved == 0, 10)
+        usage = [entry for entry in bank.entries() if entry.kind == "usage"]
+        assert len(usage) == 20
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_a_plain_answer_that_nobody_waits_for_costs_nothing(slow_bank: Bank) -> None:
