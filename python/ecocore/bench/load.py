@@ -180,6 +180,7 @@ def _pause(outcome: Outcome, seconds: float) -> float:
 @contextmanager
 def _timed(load: Load) -> Iterator[None]:
     """Takes the times of a load, and keeps the collector of garbage from pausing it."""
+    collecting = gc.isenabled()
     gc.disable()
     cpu = time.process_time()
     load.began = time.perf_counter()
@@ -189,7 +190,8 @@ def _timed(load: Load) -> Iterator[None]:
         load.ended = time.perf_counter()
         load.busy_until = load.ended if load.busy_until is None else load.busy_until
         load.client_cpu = time.process_time() - cpu
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 def chat_body(model: str, prompt: str, **fields: Any) -> bytes:
