@@ -22,6 +22,7 @@ from ecocore.regions.body import SHORT_CHARACTERS, Fields, in_pieces, is_short, 
 from ecocore.regions.child_process import ChildProcess, Watch
 from ecocore.regions.contract import ADMISSION, ADMISSIONS_PATH, EVENTS, owner_headers, rebuilt
 from ecocore.regions.region import Admission, Owner
+from ecocore.regions.subscribers import Subscribers
 from ecocore.request import ChatRequest
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class ChildRegion:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Timeout] = set()
-        self._subscribers: tuple[Callable[[EventBatch], None], ...] = ()
+        self._subscribers = Subscribers()
         process.on_loss = self._lose
 
     @classmethod
@@ -237,26 +238,17 @@ class ChildRegion:
             with suppress(RegionUnavailable):
                 async with self._while_alive():
                     async for piece in response.content.iter_any():
-                        self._tell(decoder.push(piece))
+                        self._subscribers.tell(decoder.push(piece))
         except InternalError:
             log.exception("the engine of %s is not understood", self.model_id)
         if not decoder.is_complete:
             words = f"the engine of {self.model_id} ended before the answer did; it is being started again"
-            self._tell(decoder.fail(ENGINE_LOST, words))
+            self._subscribers.tell(decoder.fail(ENGINE_LOST, words))
 
     def _leave(self, request_id: int, response: aiohttp.ClientResponse, _following: object) -> None:
         # Before the last event the other side sees this and stops; after it the connection has other uses already.
         response.close()
         self._running.pop(request_id, None)
-
-    def _tell(self, events: EventBatch) -> None:
-        if not len(events):
-            return
-        for subscriber in self._subscribers:
-            try:
-                subscriber(events)
-            except Exception:
-                log.exception("a subscriber of engine events failed")
 
     def cancel(self, request_id: int) -> None:
         """See `Region.cancel`."""
@@ -283,12 +275,7 @@ class ChildRegion:
 
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """See `Region.subscribe`; the calls come on the event loop that is connected."""
-        self._subscribers = (*self._subscribers, callback)
-
-        def unsubscribe() -> None:
-            self._subscribers = tuple(one for one in self._subscribers if one is not callback)
-
-        return unsubscribe
+        return self._subscribers.subscribe(callback)
 
     def close(self) -> None:
         """Ends the process."""

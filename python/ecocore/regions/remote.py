@@ -7,7 +7,6 @@ a request may cost at most, and whether the server lives. Whatever ends there, e
 import asyncio
 import hashlib
 import itertools
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -24,9 +23,8 @@ from ecocore.regions.breaker import Breaker
 from ecocore.regions.card import Card, Dialect
 from ecocore.regions.peer import Peer, Watch
 from ecocore.regions.region import Admission, Owner
+from ecocore.regions.subscribers import Subscribers
 from ecocore.request import ChatRequest
-
-log = logging.getLogger(__name__)
 
 # Where nobody says how long the context is: few models have more, and the server there knows.
 ASSUMED_CONTEXT: Final = 131_072
@@ -78,7 +76,7 @@ class RemoteRegion:
         """Whose answers are whole, and whose connections have not ended yet."""
         self._opening: list[int] | None = None
         self._prompt_tokens = self._generation_tokens = 0
-        self._subscribers: tuple[Callable[[EventBatch], None], ...] = ()
+        self._subscribers = Subscribers()
 
     def __repr__(self) -> str:
         return f"<RemoteRegion {self.name!r} of {self.model_id!r}>"
@@ -268,14 +266,8 @@ class RemoteRegion:
         self._ending.discard(task)
 
     def _tell(self, events: EventBatch) -> None:
-        if not len(events):
-            return
         self._generation_tokens += events.num_tokens
-        for subscriber in self._subscribers:
-            try:
-                subscriber(events)
-            except Exception:
-                log.exception("a subscriber of a region's events failed")
+        self._subscribers.tell(events)
 
     def cancel(self, request_id: int) -> None:
         """See `Region.cancel`."""
@@ -293,12 +285,7 @@ class RemoteRegion:
 
     def subscribe(self, callback: Callable[[EventBatch], None]) -> Callable[[], None]:
         """See `Region.subscribe`; the calls come on the event loop that is connected."""
-        self._subscribers = (*self._subscribers, callback)
-
-        def unsubscribe() -> None:
-            self._subscribers = tuple(one for one in self._subscribers if one is not callback)
-
-        return unsubscribe
+        return self._subscribers.subscribe(callback)
 
     def close(self) -> None:
         """Nothing is held outside `connected`."""
