@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, select, text
 
+from ecocore.accounts import ledger as ledger_module
 from ecocore.accounts.books import Books
 from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
@@ -16,6 +17,7 @@ from ecocore.accounts.ledger import DEAD_SECONDS, Hold, InsufficientBalance, Led
 from ecocore.accounts.pricing import Price, PriceList
 from ecocore.accounts.schema import holds, ledger
 from ecocore.accounts.spool import Spool
+from ecocore.errors import InvalidConfiguration, RuntimeClosed
 
 CENT = 10**7
 DEFAULT = 1
@@ -243,3 +245,106 @@ async def test_a_hold_that_nobody_waits_for_is_given_back(database: Database) ->
     async with database.reading() as connection:
         assert (await connection.execute(select(holds))).all() == []
         assert len((await connection.execute(select(ledger))).all()) == 1
+
+
+async def broken(*_: object, **__: object) -> None:
+    raise RuntimeError("nobody foresaw this")
+
+
+async def test_a_settlement_that_fails_unforeseen_leaves_its_owner_and_no_hold(database: Database) -> None:
+    async with opened(database) as books:
+        hold = await books.hold(DEFAULT, await price(database), 10, 100)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(books._commit, "run", broken)
+            await books.settle(hold, 10, 5)
+        await books._give_back()
+        assert await state(database) == (CENT, 0, [])
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+async def test_a_failure_that_nobody_foresaw_ends_no_work_of_the_ledger(
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spooled: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(ledger_module, "MARK_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_module, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_module, "DEAD_SECONDS", 0.0)
+    failed = {name: 0 for name in ("_write_marks", "_retry", "_give_back")}
+    again = {name: asyncio.Event() for name in failed}
+
+    def failing(name: str) -> Callable[..., Awaitable[None]]:
+        async def fail(_: Ledger) -> None:
+            failed[name] += 1
+            if failed[name] > 1:
+                again[name].set()
+            raise RuntimeError(name)
+
+        return fail
+
+    async with opened(database, tmp_path / "spool" if spooled else None) as books:
+        hold = await books.hold(DEFAULT, await price(database), 10, 100)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in failed:
+                patch.setattr(Ledger, name, failing(name))
+            async with asyncio.timeout(20):
+                while not all(event.is_set() for event in again.values()):
+                    books._is_late.set()
+                    books.mark(hold, 10, 1)
+                    await asyncio.sleep(0)
+        await books.settle(hold, 0, 0)
+
+
+async def test_one_that_cannot_be_posted_takes_no_other_with_it(database: Database, tmp_path: Path) -> None:
+    nobody = 99
+    dying = opened(database, tmp_path / "spool")
+    books = await dying.__aenter__()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(books._commit, "run", away)
+        for account in (DEFAULT, nobody, DEFAULT):
+            await books.record(account, "free", 4, 5)
+        await asyncio.gather(*books._settling)
+    assert books._spool is not None
+    books._spool.close()
+    books._spool = None
+    async with opened(database, tmp_path / "spool"):
+        rows = [entry for entry in await Books(database).entries("default") if entry.kind == "usage"]
+        assert len(rows) == 2
+    assert list((tmp_path / "spool").iterdir()) == []
+    await dying.__aexit__(None, None, None)
+    assert len(await Books(database).entries("default")) == 3, "posted once"
+
+
+async def test_what_another_version_left_is_not_passed_over(database: Database, tmp_path: Path) -> None:
+    left = Spool.create(tmp_path, "newer")
+    left.add([{"request_id": "a", "from_the_future": 1}])
+    left.close()
+    with pytest.raises(InvalidConfiguration, match=r"another version.*newer\.jsonl"):
+        async with opened(database, tmp_path):
+            pass
+    assert [spool.server_id for spool in Spool.abandoned(tmp_path)] == ["newer"]
+
+
+async def test_at_the_end_everything_that_came_late_is_posted(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "AT_ONCE", 1)
+    async with opened(database, tmp_path / "spool") as books:
+        kept = [await books.hold(DEFAULT, await price(database), 0, 100) for _ in range(3)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(books._commit, "run", away)
+            for hold in kept:
+                await books.settle(hold, 0, 5)
+    assert await state(database) == (CENT - 30_000, 0, [])
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_at_the_end_what_nobody_settles_is_settled_for_what_was_delivered(database: Database) -> None:
+    async with opened(database) as books:
+        hold = await books.hold(DEFAULT, await price(database), 10, 100)
+        books.mark(hold, 10, 7)
+    assert await state(database) == (CENT - 24_000, 0, [])
+    with pytest.raises(RuntimeClosed):
+        await books.hold(DEFAULT, await price(database), 10, 100)

@@ -13,8 +13,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ecocore.accounts.money import affordable
 from ecocore.accounts.pricing import Price
 from ecocore.accounts.schema import accounts, answers, holds, prices, servers
 from ecocore.accounts.spool import Spool
-from ecocore.errors import EcocoreError
+from ecocore.errors import EcocoreError, InvalidConfiguration, RuntimeClosed
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,7 @@ class Ledger:
         self._spooling = asyncio.Lock()
         self._settling: set[asyncio.Task[None]] = set()
         self._beats: dict[str, tuple[int | None, float]] = {}
+        self._ended = False
 
     @classmethod
     @asynccontextmanager
@@ -192,10 +193,13 @@ class Ledger:
         return (0, 0) if row is None else (row[0], row[1])
 
     async def hold(self, account_id: int, price: Price, prompt_tokens: int, completion_tokens: int) -> Hold:
-        """Sets aside what so many tokens cost. Raises InsufficientBalance, DatabaseUnavailable.
+        """Sets aside what so many tokens cost. Raises InsufficientBalance, DatabaseUnavailable; RuntimeClosed at the end.
 
         Who is cancelled meanwhile, or finds the database away, holds nothing in the end.
         """
+        if self._ended:
+            # Nobody would settle it.
+            raise RuntimeClosed("this ledger was closed")
         hold = Hold(secrets.token_hex(16), account_id, price, price.cost(prompt_tokens, completion_tokens))
         self.owned.add(hold.request_id)
         try:
@@ -247,7 +251,8 @@ class Ledger:
                     await self._mark_now.wait()
             self._mark_soon.clear()
             self._mark_now.clear()
-            await self._write_marks()
+            with _tried_again("writing down what was delivered"):
+                await self._write_marks()
             await asyncio.sleep(MARK_PAUSE_SECONDS)
 
     async def _write_marks(self) -> None:
@@ -257,14 +262,18 @@ class Ledger:
         rows = [
             {"request": request, "prompt": prompt, "completion": completion} for request, (prompt, completion) in marks.items()
         ]
+        written = False
         try:
-            await self._commit.run(lambda connection: connection.execute(_MARK, rows))
-        except (DatabaseUnavailable, BrokenConstraint):
-            # Newer ones count, and those of answers that ended meanwhile are not needed.
-            self._marks = {request: mark for request, mark in {**marks, **self._marks}.items() if request in self._open}
-            self._mark_soon.set()
-        else:
-            self._open.update((request, mark[1]) for request, mark in marks.items() if request in self._open)
+            with suppress(DatabaseUnavailable):
+                await self._commit.run(lambda connection: connection.execute(_MARK, rows).rowcount)
+                written = True
+        finally:
+            if written:
+                self._open.update((request, mark[1]) for request, mark in marks.items() if request in self._open)
+            else:
+                # Newer ones count, and those of answers that ended meanwhile are not needed.
+                self._marks = {request: mark for request, mark in {**marks, **self._marks}.items() if request in self._open}
+                self._mark_soon.set()
 
     @property
     def num_late(self) -> int:
@@ -310,13 +319,30 @@ class Ledger:
 
     async def _settle(self, settlement: Settlement) -> None:
         try:
-            await self._commit.run(partial(_post, settlement), order=settlement.account_id)
-        except BrokenConstraint:
-            log.exception("a charge could not be posted: request %s of account %d", settlement.request_id, settlement.account_id)
-            self._disown(settlement)
+            await self._post(settlement)
         except DatabaseUnavailable:
             await self._put_off(settlement)
-        else:
+
+    async def _post(self, settlement: Settlement) -> None:
+        """Raises DatabaseUnavailable. What cannot be posted for another reason is told to the log, and its hold given back."""
+        try:
+            await self._commit.run(partial(_post, settlement), order=settlement.account_id)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            log.exception("a charge could not be posted: request %s of account %d", settlement.request_id, settlement.account_id)
+        self._disown(settlement)
+
+    async def _post_together(self, settlements: Sequence[Settlement]) -> None:
+        """As `_post`, in one transaction. One that cannot be posted takes no other with it."""
+        try:
+            await self._commit.run(partial(_post_all, settlements))
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # noqa: BLE001  # alone, it is told to the log
+            for settlement in settlements:
+                await self._post(settlement)
+        for settlement in settlements:
             self._disown(settlement)
 
     def _disown(self, settlement: Settlement) -> None:
@@ -339,7 +365,8 @@ class Ledger:
         while True:
             await self._is_late.wait()
             await asyncio.sleep(RETRY_SECONDS)
-            await self._retry()
+            with _tried_again("posting charges that came late"):
+                await self._retry()
             if not self._late:
                 self._is_late.clear()
 
@@ -349,15 +376,9 @@ class Ledger:
             return
         late = self._late[:AT_ONCE]
         try:
-            await self._commit.run(partial(_post_all, late))
+            await self._post_together(late)
         except DatabaseUnavailable:
             return
-        except BrokenConstraint:
-            for settlement in late:
-                await self._settle(settlement)
-        else:
-            for settlement in late:
-                self._disown(settlement)
         del self._late[: len(late)]
         async with self._spooling:
             if not self._late and self._spool is not None:
@@ -383,16 +404,16 @@ class Ledger:
     async def _adopt(self, spools: Path) -> None:
         """Settles for servers that ended on this machine: first what their spools hold, then by their marks."""
         for spool in Spool.abandoned(spools):
-            entries = [Settlement(**entry) for entry in spool.entries()]
+            entries = _settlements(spool)
             for start in range(0, len(entries), AT_ONCE):
-                await self._commit.run(partial(_post_all, entries[start : start + AT_ONCE]))
+                await self._post_together(entries[start : start + AT_ONCE])
             await self._bury(spool.server_id)
             spool.remove()
 
     async def _adopt_often(self, spools: Path) -> None:
         while True:
             await asyncio.sleep(DEAD_SECONDS)
-            with suppress(DatabaseUnavailable, BrokenConstraint):
+            with _tried_again("settling for servers that have ended"):
                 await self._adopt(spools)
                 await self._give_back()
 
@@ -408,7 +429,7 @@ class Ledger:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             # A database that is away tells nothing about anybody.
-            with suppress(DatabaseUnavailable, BrokenConstraint):
+            with _tried_again("watching the other servers"):
                 await self._commit.run(self._beat)
                 await self._give_back()
                 await self.watch(clock())
@@ -431,22 +452,41 @@ class Ledger:
             del self._beats[server_id]
 
     async def _end(self) -> None:
+        self._ended = True
         while self._settling:
             await asyncio.gather(*self._settling, return_exceptions=True)
-        try:
-            await self._retry()
+        settled = await self._settle_all()
+        if self._spool is None:
+            return
+        if settled:
+            self._spool.remove()
+        else:
+            self._spool.close()
+
+    async def _settle_all(self) -> bool:
+        """Posts what is late, and settles by its marks what nobody here will settle any more. Gives whether all of it was."""
+        with _tried_again("settling at the end"):
+            await self._write_marks()
+            left = len(self._late) + 1
+            while 0 < len(self._late) < left:
+                left = len(self._late)
+                await self._retry()
             if not self._late:
                 await self._bury(self.server_id)
-        except (DatabaseUnavailable, BrokenConstraint):
-            log.warning("the database is away: what is not settled will be when the server starts again")
-            if self._spool is not None:
-                self._spool.close()
-            return
-        if self._spool is not None:
-            if self._late:
-                self._spool.close()
-            else:
-                self._spool.remove()
+                return True
+        log.warning("the database is away: what is not settled will be when the server starts again")
+        return False
+
+
+@contextmanager
+def _tried_again(what: str) -> Iterator[None]:
+    """Work that a failure ends for this time only: the database was away, or nobody foresaw it, and then the log tells."""
+    try:
+        yield
+    except DatabaseUnavailable:
+        pass
+    except Exception:
+        log.exception("%s failed", what)
 
 
 _BEAT: Final = update(servers).where(servers.c.id == bindparam("server")).values(beat=servers.c.beat + 1)
@@ -465,6 +505,16 @@ def _settlement(hold: Hold, prompt_tokens: int, completion_tokens: int, answer: 
         created=int(time.time()),
         answer=answer,
     )
+
+
+def _settlements(spool: Spool) -> list[Settlement]:
+    """What a server that ended left. Raises InvalidConfiguration where another version wrote it: no charge is passed over."""
+    try:
+        return [Settlement(**entry) for entry in spool.entries()]
+    except TypeError:
+        raise InvalidConfiguration(
+            f"spool: another version of ecocore left charges in {spool.path} that this one cannot read; start that one once"
+        ) from None
 
 
 def _post(settlement: Settlement, connection: Connection) -> None:

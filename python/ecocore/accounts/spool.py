@@ -22,7 +22,7 @@ class Spool:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """Use `create` or `abandoned`."""
-        self._path = path
+        self.path: Final = path
         self._descriptor = descriptor
         self.server_id: Final = path.name.removesuffix(_SUFFIX)
 
@@ -67,7 +67,7 @@ class Spool:
     def entries(self) -> list[dict[str, Any]]:
         """All of them. A line that was cut, by a crash or a full disk, was never acknowledged, and is left out."""
         entries: list[dict[str, Any]] = []
-        for line in self._path.read_bytes().split(b"\n"):
+        for line in self.path.read_bytes().split(b"\n"):
             with suppress(json.JSONDecodeError, UnicodeDecodeError):
                 entries += [json.loads(line)] if line else []
         return entries
@@ -79,7 +79,7 @@ class Spool:
 
     def remove(self) -> None:
         """The server ended well, or what it left is done."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
