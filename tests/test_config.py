@@ -50,6 +50,12 @@ def test_image_origins_may_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.allow_image_origin, config.no_remote_images) == (("http://a:1", "https://b"), True)
 
 
+def test_charges_of_one_file_wait_in_one_folder_whichever_way_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(tmp_path)
+    folders = [ServerConfig.read({"database": f"sqlite:///{folder}/x.db"}).spools for folder in (tmp_path, tmp_path / "way")]
+    assert folders == [tmp_path / "x.db.spool"] * 2
+
+
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECOCORE_PORT", "")
     assert ServerConfig.read({}).port == 8000

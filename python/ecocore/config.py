@@ -269,7 +269,9 @@ class ServerConfig(BaseSettings):
         """Where charges wait that the database does not take at the moment: beside its file, or else in the data folder."""
         url = urlsplit(self.database_url)
         if url.scheme == "sqlite" and url.path.strip("/"):
-            return Path(url.path[1:] + ".spool").absolute()
+            # Whichever way servers get to one file, they must see each other's charges.
+            file = Path(url.path[1:]).resolve()
+            return file.with_name(file.name + ".spool")
         name = hashlib.sha256(hide_password(self.database_url).encode()).hexdigest()[:12]
         return self.home.expanduser().absolute() / "spool" / name
 

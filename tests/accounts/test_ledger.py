@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select, text
 from ecocore.accounts import ledger as ledger_module
 from ecocore.accounts.books import Books
 from ecocore.accounts.commit import GroupCommit
+from ecocore.accounts.copy import copy
 from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
 from ecocore.accounts.ledger import DEAD_SECONDS, Hold, InsufficientBalance, Ledger, Settlement
 from ecocore.accounts.pricing import Price, PriceList
@@ -348,3 +349,24 @@ async def test_at_the_end_what_nobody_settles_is_settled_for_what_was_delivered(
     assert await state(database) == (CENT - 24_000, 0, [])
     with pytest.raises(RuntimeClosed):
         await books.hold(DEFAULT, await price(database), 10, 100)
+
+
+async def test_holds_of_a_server_that_left_no_file_are_settled(tmp_path: Path) -> None:
+    """As in a backup of a server that was running."""
+    path = tmp_path / "ecocore.db"
+    database = await Database.open(f"sqlite:///{path}")
+    await Books(database).set_price("m", 10**9, 2 * 10**9)
+    await Books(database).credit("default", CENT)
+    async with opened(database, tmp_path / "spool") as books:
+        hold = await books.hold(DEFAULT, await price(database), 10, 100)
+        books.mark(hold, 10, 7)
+        await books._write_marks()
+        backup = await Database.open(f"sqlite:///{tmp_path / 'backup.db'}")
+        await copy(database, backup)
+        async with opened(database, tmp_path / "spool"):
+            assert await state(database) == (CENT, hold.amount, []), "the first still lives"
+        assert await state(backup) == (CENT, hold.amount, [])
+        async with opened(backup, tmp_path / "other spool"):
+            assert await state(backup) == (CENT - 24_000, 0, [])
+        await backup.close()
+    await database.close()

@@ -120,6 +120,7 @@ _HELD: Final = (
     # Who settles for the same server at the same time takes the rows in the same order.
     .order_by(holds.c.account_id, holds.c.request_id)
 )
+_HOLDERS: Final = select(holds.c.server_id).union(select(answers.c.server_id).where(answers.c.body.is_(None)))
 _HELD_BY: Final = _HELD.limit(AT_ONCE)
 
 
@@ -409,6 +410,17 @@ class Ledger:
                 await self._post_together(entries[start : start + AT_ONCE])
             await self._bury(spool.server_id)
             spool.remove()
+        if not self._database.is_shared:
+            # Who lives has a file there, from before its first hold until after its last. A backup of a server that was
+            # running has holds, and no file.
+            for server_id in await self._holders():
+                if not Spool.exists(spools, server_id):
+                    await self._bury(server_id)
+
+    async def _holders(self) -> set[str]:
+        """The servers that hold money or claims, this one among them."""
+        async with self._database.reading() as connection:
+            return {row.server_id for row in await connection.execute(_HOLDERS)}
 
     async def _adopt_often(self, spools: Path) -> None:
         while True:
@@ -438,8 +450,8 @@ class Ledger:
         """Settles for servers whose beat has stood still for long, seen from here. `now`: monotonic seconds."""
         async with self._database.reading() as connection:
             beats: dict[str, int | None] = {row.id: row.beat for row in await connection.execute(select(servers))}
-            for server_id in await connection.scalars(select(holds.c.server_id).distinct()):
-                beats.setdefault(server_id, None)
+        for server_id in await self._holders():
+            beats.setdefault(server_id, None)
         beats.pop(self.server_id, None)
         seen = self._beats
         self._beats = {

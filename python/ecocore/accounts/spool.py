@@ -41,6 +41,11 @@ class Spool:
             raise InvalidConfiguration(f"home: {folder} cannot be written: {error.strerror}") from None
         return cls(path, descriptor)
 
+    @staticmethod
+    def exists(folder: Path, server_id: str) -> bool:
+        """Whether a server has a file there, living or not."""
+        return (folder / f"{server_id}{_SUFFIX}").exists()
+
     @classmethod
     def abandoned(cls, folder: Path) -> Iterator[Self]:
         """The files of servers that have ended without removing them, each locked while it is looked at."""
