@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,3 +371,11 @@ async def test_holds_of_a_server_that_left_no_file_are_settled(tmp_path: Path) -
             assert await state(backup) == (CENT - 24_000, 0, [])
         await backup.close()
     await database.close()
+
+
+async def test_a_request_that_costs_more_than_a_database_can_count_is_refused(database: Database) -> None:
+    async with opened(database) as books:
+        with pytest.raises(InsufficientBalance) as refused:
+            await books.hold(DEFAULT, replace(await price(database), output=10**15), 10, 128 * 2**31)
+        assert refused.value.needed > 2**64
+        assert refused.value.available == CENT

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, text,
 
 from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import BrokenConstraint, Database, DatabaseUnavailable
-from ecocore.accounts.money import affordable
+from ecocore.accounts.money import MAX_NANOS, affordable
 from ecocore.accounts.pricing import Price
 from ecocore.accounts.schema import accounts, answers, holds, prices, servers
 from ecocore.accounts.spool import Spool
@@ -217,7 +217,9 @@ class Ledger:
         return hold
 
     def _hold(self, hold: Hold, prompt_tokens: int, connection: Connection) -> None:
-        if not connection.execute(_RESERVE, {"account": hold.account_id, "amount": hold.amount}).rowcount:
+        # No account has more, and a database counts no further than 64 bits.
+        amount = min(hold.amount, MAX_NANOS + 1)
+        if not connection.execute(_RESERVE, {"account": hold.account_id, "amount": amount}).rowcount:
             balance, reserved = connection.execute(_BALANCE, {"account": hold.account_id}).one()
             available = balance - reserved
             rest = available - hold.price.cost(prompt_tokens, 0)
