@@ -274,7 +274,7 @@ async def test_a_failure_that_nobody_foresaw_ends_no_work_of_the_ledger(
     monkeypatch.setattr(ledger_module, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(ledger_module, "BEAT_SECONDS", 0.0)
     monkeypatch.setattr(ledger_module, "DEAD_SECONDS", 0.0)
-    failed = {name: 0 for name in ("_write_marks", "_retry", "_give_back")}
+    failed = dict.fromkeys(("_write_marks", "_retry", "_give_back"), 0)
     again = {name: asyncio.Event() for name in failed}
 
     def failing(name: str) -> Callable[..., Awaitable[None]]:
