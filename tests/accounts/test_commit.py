@@ -98,6 +98,21 @@ async def test_who_came_while_the_database_hung_does_not_wait_a_second_time(
     assert await count(database) == 2
 
 
+async def test_those_who_are_tried_alone_do_not_each_wait_for_a_database_that_hangs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_module, "HUNG_SECONDS", 0.0)
+    failures = iter([RuntimeError("one of them is at fault"), DatabaseUnavailable("locked")])
+
+    async def fails(_: object) -> None:
+        raise next(failures)
+
+    monkeypatch.setattr(database, "transact", fails)
+    commit = GroupCommit(database)
+    outcomes = await asyncio.gather(*(commit.run(adds(name)) for name in "abc"), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 3
+
+
 async def test_who_is_cancelled_leaves_the_write_behind(database: Database) -> None:
     commit = GroupCommit(database)
     leaving = asyncio.create_task(commit.run(adds("left")))

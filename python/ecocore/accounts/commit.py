@@ -58,11 +58,9 @@ class GroupCommit:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_TOGETHER))]
                 batch.sort(key=lambda waiting: waiting.order)
-                began = time.monotonic()
-                away = await self._commit(batch)
-                if away is not None and time.monotonic() - began >= HUNG_SECONDS:
+                if hung := await self._commit(batch):
                     # Who came meanwhile has waited for it too, and need not do so a second time.
-                    self._tell(self._waiting, [away] * len(self._waiting))
+                    self._tell(self._waiting, [hung] * len(self._waiting))
                     self._waiting.clear()
         finally:
             self._writing = None
@@ -72,24 +70,27 @@ class GroupCommit:
     async def _commit(self, batch: Sequence[_Waiting]) -> DatabaseUnavailable | None:
         """Runs them in one transaction and tells each how it went: whatever is raised, nobody waits on.
 
-        Gives what was raised if the database was away.
+        Gives what was raised if the database took long to fail.
         """
-        away: DatabaseUnavailable | None = None
+        began = time.monotonic()
+        hung: DatabaseUnavailable | None = None
         outcomes: Sequence[Any]
         try:
             outcomes = await self._database.transact(lambda connection: [_outcome(one, connection) for one in batch])
         except DatabaseUnavailable as error:
-            away = error
+            hung = error if time.monotonic() - began >= HUNG_SECONDS else None
             outcomes = [error] * len(batch)
         except Exception as error:  # noqa: BLE001
             if len(batch) > 1:
                 # One of them is at fault, and took the others with it. Alone, it fails alone.
-                for waiting in batch:
-                    await self._commit([waiting])
-                return None
+                for number, waiting in enumerate(batch, 1):
+                    if hung := await self._commit([waiting]):
+                        self._tell(batch[number:], [hung] * len(batch[number:]))
+                        break
+                return hung
             outcomes = [error]
         self._tell(batch, outcomes)
-        return away
+        return hung
 
     @staticmethod
     def _tell(batch: Iterable[_Waiting], outcomes: Sequence[Any]) -> None:
