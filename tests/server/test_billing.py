@@ -105,6 +105,24 @@ def test_a_refusal_says_which_max_tokens_would_fit_and_it_does(bank: Bank) -> No
     assert answer.json()["usage"]["completion_tokens"] == 2 * fits
 
 
+def test_a_refusal_speaks_the_words_of_its_endpoint(bank: Bank) -> None:
+    bank.fund(parse_usd("0.0000100"))
+    with bank.live.http() as http:
+        refused = http.post("/v1/responses", json={"model": MODEL, "input": "hello", "temperature": 0})
+        status, code, message = error_of(refused)
+        assert (status, code) == (402, "insufficient_balance")
+        fits = int(message.split("max_output_tokens ")[1].split(",")[0])
+        fields = {"model": MODEL, "input": "hello", "temperature": 0, "max_output_tokens": fits}
+        assert http.post("/v1/responses", json=fields).status_code == 200
+
+
+def test_a_refusal_of_many_choices_says_that_fewer_would_help(bank: Bank) -> None:
+    bank.fund(cost(23, INPUT) + cost(4, OUTPUT))
+    message = error_of(bank.live.chat(n=5, max_tokens=1))[2]
+    assert message.endswith("; add credit, ask for fewer choices, or shorten the prompt")
+    assert bank.live.chat(n=4, max_tokens=1).status_code == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_costs_what_its_usage_says(bank: Bank, stream: bool) -> None:  # noqa: FBT001
     bank.fund()

@@ -67,8 +67,13 @@ class Cashier:
         """The model's price, where answers cost anything."""
         return await self._prices.find(model) if self._prepaid else None
 
-    async def bill(self, owner: KeyOwner, model: str, price: Price | None, admissions: Sequence[Admission]) -> "Bill":
-        """Sets aside what the admissions may cost at most. Raises BalanceTooLow, saying what would fit."""
+    async def bill(
+        self, owner: KeyOwner, model: str, price: Price | None, admissions: Sequence[Admission], token_limit: str
+    ) -> "Bill":
+        """Sets aside what the admissions may cost at most.
+
+        Raises BalanceTooLow, saying what would fit; `token_limit`: the field that the client would send it in.
+        """
         prompt_tokens = sum(admission.prompt_tokens for admission in admissions)
         completion_tokens = sum(admission.max_completion_tokens for admission in admissions)
         if price is None:
@@ -77,7 +82,7 @@ class Cashier:
             hold = await self._ledger.hold(owner.account_id, price, prompt_tokens, completion_tokens)
         except InsufficientBalance as refused:
             self.refused += 1
-            raise _too_low(refused, prompt_tokens, completion_tokens, admissions) from None
+            raise _too_low(refused, prompt_tokens, completion_tokens, admissions, token_limit) from None
         return Bill(self, self._ledger, owner, model, hold)
 
 
@@ -119,7 +124,11 @@ class Bill:
 
 
 def _too_low(
-    refused: InsufficientBalance, prompt_tokens: int, completion_tokens: int, admissions: Sequence[Admission]
+    refused: InsufficientBalance,
+    prompt_tokens: int,
+    completion_tokens: int,
+    admissions: Sequence[Admission],
+    token_limit: str,
 ) -> BalanceTooLow:
     needed, available = spell_usd(refused.needed), spell_usd(max(refused.available, 0))
     words = f"this request may cost up to ${needed} ({prompt_tokens} prompt and up to {completion_tokens} completion tokens), "
@@ -127,5 +136,6 @@ def _too_low(
     choices = sum(admission.choices for admission in admissions)
     fits = (refused.affordable or 0) // choices
     if fits >= 1:
-        return BalanceTooLow(f"{words}it would fit with max_tokens {fits}, or add credit")
-    return BalanceTooLow(f"{words}add credit, or shorten the prompt")
+        return BalanceTooLow(f"{words}it would fit with {token_limit} {fits}, or add credit")
+    fewer = ", ask for fewer choices" if refused.affordable else ""
+    return BalanceTooLow(f"{words}add credit{fewer}, or shorten the prompt")

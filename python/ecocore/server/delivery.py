@@ -171,7 +171,7 @@ class _Exchange(Generic[Parsed]):
         if last:
             await self._let_go()
         least = sum(one.prompt_tokens if one.least_prompt_tokens is None else one.least_prompt_tokens for one in ready.admissions)
-        bill = await self._bill(region, price, ready.admissions)
+        bill = await self._bill(region, price, ready)
         try:
             with self._desk.outboxes[region].open(ready.admissions, ready.told) as answer, self._spending(answer, least):
                 await self._allowance.admit_tokens(least)
@@ -201,13 +201,13 @@ class _Exchange(Generic[Parsed]):
             usage = answer.usage
             self._allowance.spend(answer.delivered if usage is None else max(0, usage[0] - prompt_tokens) + usage[2])
 
-    async def _bill(self, region: Region, price: Price | None, admissions: list[Admission]) -> Bill | None:
+    async def _bill(self, region: Region, price: Price | None, ready: Ready) -> Bill | None:
         if self._desk.cashier is None:
             return None
         try:
-            return await self._desk.cashier.bill(self._owner, self._model, price, admissions)
+            return await self._desk.cashier.bill(self._owner, self._model, price, ready.admissions, ready.told.token_limit)
         except BaseException:
-            for admission in admissions:
+            for admission in ready.admissions:
                 region.cancel(admission.request_id)
             raise
 

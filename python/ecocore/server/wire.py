@@ -87,6 +87,11 @@ class Told:
     prompt_only: bool = False
     fields: str = ""
 
+    @property
+    def token_limit(self) -> str:
+        """The field in which this endpoint is sent the most tokens that an answer may have."""
+        return "max_output_tokens" if self.form == "response" else "max_tokens"
+
     @classmethod
     def chat(cls, request: ChatRequest) -> Self:
         """How the answer to a chat is told."""
