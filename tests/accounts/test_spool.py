@@ -36,3 +36,18 @@ def test_a_file_is_not_taken_for_abandoned_while_it_is_made(tmp_path: Path, monk
     assert list(Spool.abandoned(tmp_path)) == []
     spool.close()
     assert [left.server_id for left in Spool.abandoned(tmp_path)] == ["mine"]
+
+
+def test_the_name_of_the_file_is_on_disk_before_anything_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        assert (tmp_path / "mine.jsonl").exists()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    spool = Spool.create(tmp_path, "mine")
+    assert synced == [tmp_path.stat().st_ino]
+    spool.remove()

@@ -37,6 +37,7 @@ class Spool:
             descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             unnamed.rename(path)
+            _sync_folder(folder)
         except OSError as error:
             raise InvalidConfiguration(f"home: {folder} cannot be written: {error.strerror}") from None
         return cls(path, descriptor)
@@ -92,3 +93,12 @@ class Spool:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _sync_folder(folder: Path) -> None:
+    """After a loss of power, what was written to a file is of no use without its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
