@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text
 
 from ecocore.accounts.commit import GroupCommit
 from ecocore.accounts.database import BrokenConstraint, DatabaseUnavailable
-from ecocore.accounts.ledger import Ledger
+from ecocore.accounts.ledger import FREE, Ledger
 from ecocore.accounts.schema import answers
 from ecocore.errors import EcocoreError
 
@@ -39,7 +39,6 @@ _FIRST: Final = select(answers.c.fingerprint, answers.c.body).where(
     answers.c.account_id == bindparam("account"), answers.c.idempotency_key == bindparam("key")
 )
 _OUTDATED: Final = delete(answers).where(answers.c.created < bindparam("before"), answers.c.body.is_not(None))
-_RELEASE: Final = delete(answers).where(answers.c.claim_id == bindparam("claim"), answers.c.body.is_(None))
 
 
 class Answers:
@@ -84,7 +83,7 @@ class Answers:
         """
         self._ledger.owned.discard(claim_id)
         with suppress(DatabaseUnavailable, BrokenConstraint):
-            await self._commit.run(lambda connection: connection.execute(_RELEASE, {"claim": claim_id}).rowcount)
+            await self._commit.run(lambda connection: connection.execute(FREE, {"claim": claim_id}).rowcount)
 
 
 def _claim(row: dict[str, str | int], connection: Connection) -> bytes | None:

@@ -66,8 +66,8 @@ class Books:
 
     async def create_account(self, name: str) -> None:
         """Makes an account with balance 0. Raises InvalidConfiguration for a name that is unusable or taken."""
-        if not name.strip() or len(name) > MAX_NAME:
-            raise InvalidConfiguration(f"account: the name must be a text of 1 to {MAX_NAME} characters")
+        if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+            raise InvalidConfiguration(f"account: the name must be a printable text of 1 to {MAX_NAME} characters")
 
         def create(connection: Connection) -> None:
             if connection.scalar(select(accounts.c.id).where(accounts.c.name == name)) is not None:
@@ -110,8 +110,8 @@ class Books:
 
     async def set_price(self, model: str, input_nanos: int, output_nanos: int) -> None:
         """What a million tokens cost from now on. Raises InvalidConfiguration."""
-        if not model.strip() or len(model) > MAX_MODEL:
-            raise InvalidConfiguration(f"model: the name must be a text of 1 to {MAX_MODEL} characters")
+        if not model.strip() or len(model) > MAX_MODEL or not model.isprintable():
+            raise InvalidConfiguration(f"model: the name must be a printable text of 1 to {MAX_MODEL} characters")
         if not (0 <= input_nanos <= MAX_NANOS // 1000 and 0 <= output_nanos <= MAX_NANOS // 1000):
             raise InvalidConfiguration("price: must be from 0 to a million dollars per million tokens")
         row = {"model": model, "input": input_nanos, "output": output_nanos, "created": int(time.time())}

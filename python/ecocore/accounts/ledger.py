@@ -112,7 +112,7 @@ _POST: Final = text(
 )
 _KEEP: Final = update(answers).where(answers.c.claim_id == bindparam("claim")).values(body=bindparam("kept"))
 _CLAIMED: Final = select(answers.c.claim_id).where(answers.c.server_id == bindparam("server"), answers.c.body.is_(None))
-_FREE: Final = delete(answers).where(answers.c.claim_id == bindparam("claim"), answers.c.body.is_(None))
+FREE: Final = delete(answers).where(answers.c.claim_id == bindparam("claim"), answers.c.body.is_(None))
 _HELD: Final = (
     select(holds, prices.c.input, prices.c.output)
     .join(prices, prices.c.id == holds.c.price_id)
@@ -574,7 +574,7 @@ def _settle_by_marks(server_id: str, connection: Connection) -> bool:
 
 
 def _free(claims: Iterable[str], connection: Connection) -> None:
-    connection.execute(_FREE, [{"claim": claim_id} for claim_id in claims])
+    connection.execute(FREE, [{"claim": claim_id} for claim_id in claims])
 
 
 def _post_by_marks(rows: Iterable[Row[Any]], connection: Connection) -> None:
