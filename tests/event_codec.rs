@@ -215,19 +215,19 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 #[test]
 fn each_fault_is_named() {
     let finished = encoded(&[
-        (0, EventKind::Reasoning { text: "a".into() }),
-        (1, EventKind::Failed { code: "x".into(), message: "y".into() }),
+        (0, 1, EventKind::Reasoning { text: "a".into() }),
+        (1, 2, EventKind::Failed { code: "x".into(), message: "y".into() }),
     ]);
     let cases: [(&[u8], &str); 9] = [
         (&(MAX_FRAME as u32 + 1).to_le_bytes(), "too long"),
         (&frame(&[0, 0, 0]), "ends before its fields"),
-        (&frame(&[0, 0, 0, 0, 99]), "unknown kind"),
-        (&frame(&[0, 0, 0, 0, 3, 1, 0, 0, 0, 0xff]), "not UTF-8"),
-        (&frame(&[0, 0, 0, 0, 3, 2, 0, 0, 0, b'a']), "ends before its fields"),
-        (&frame(&[0, 0, 0, 0, 3, 1, 0, 0, 0, b'a', 0]), "goes on behind its end"),
-        (&frame(&[3, 0, 0, 0, 3, 1, 0, 0, 0, b'a']), "of no choice"),
-        (&[&finished[..], &frame(&[1, 0, 0, 0, 3, 0, 0, 0, 0])].concat(), "a choice goes on"),
-        (&frame(&[&[0, 0, 0, 0, 6, 3][..], &[0; 16]].concat()), "unknown reason"),
+        (&frame(&[0, 0, 0, 0, 0, 0, 0, 0, 99]), "unknown kind"),
+        (&frame(&[0, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, 0xff]), "not UTF-8"),
+        (&frame(&[0, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0, 0, 0, b'a']), "ends before its fields"),
+        (&frame(&[0, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, b'a', 0]), "goes on behind its end"),
+        (&frame(&[3, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0, b'a']), "of no choice"),
+        (&[&finished[..], &frame(&[1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0])].concat(), "a choice goes on"),
+        (&frame(&[&[0, 0, 0, 0, 0, 0, 0, 0, 6, 3][..], &[0; 16]].concat()), "unknown reason"),
     ];
     for (data, words) in cases {
         let error = decoder().push(data).unwrap_err().to_string();
@@ -238,7 +238,7 @@ fn each_fault_is_named() {
 #[test]
 fn an_end_that_was_lost_with_a_broken_piece_is_told_as_a_failure() {
     let finished = |choice| {
-        encoded(&[(choice, EventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() })])
+        encoded(&[(choice, 0, EventKind::Finished { reason: FinishReason::Stop, usage: Usage::default() })])
     };
     let mut decoder = decoder();
     assert_eq!(decoder.push(&finished(0)).unwrap().events.len(), 1);
@@ -251,7 +251,7 @@ fn an_end_that_was_lost_with_a_broken_piece_is_told_as_a_failure() {
 #[test]
 fn a_length_alone_takes_no_memory() {
     // Four billion entries are announced where none follow.
-    let hostile = frame(&[&[0, 0, 0, 0, 1][..], &u32::MAX.to_le_bytes()].concat());
+    let hostile = frame(&[&[0, 0, 0, 0, 0, 0, 0, 0, 1][..], &u32::MAX.to_le_bytes()].concat());
     assert!(decoder().push(&hostile).is_err());
     let mut waiting = decoder();
     assert_eq!(waiting.push(&(MAX_FRAME as u32).to_le_bytes()).unwrap(), EventBatch::default());
