@@ -467,6 +467,10 @@ def _welcome(welcome: "Welcome") -> None:
     console.print(Text("models: " + ", ".join(welcome.models)))
     if welcome.metrics_url is not None:
         console.print(Text(f"metrics: {welcome.metrics_url}"))
+    if welcome.unpriced:
+        console.print(Text("answers are paid for, and these models have no price yet: " + ", ".join(welcome.unpriced)))
+        console.print(Text(f"set one: ecocore prices set {shlex.quote(welcome.unpriced[0])} --input USD --output USD"))
+        console.print(Text("give credit: ecocore accounts credit default USD"))
     if welcome.first_key is None:
         console.print(Text("one more key: ecocore keys create --name NAME", style="dim"))
         return

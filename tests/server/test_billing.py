@@ -151,6 +151,20 @@ def test_an_answer_costs_what_its_usage_says(bank: Bank, stream: bool) -> None: 
         assert http.get("/v1/models").json()["data"][0]["price"] == {"input": "0.05", "output": "0.10", "currency": "USD"}
 
 
+@pytest.mark.parametrize("prepaid", [False, True])
+def test_a_charge_stands_under_the_id_of_its_answer(tmp_path: Path, prepaid: bool) -> None:  # noqa: FBT001
+    with serving(tmp_path, prepaid=prepaid, spools=tmp_path / "spool") as live, live.http() as http:
+        bank = Bank(live)
+        bank.fund()
+        ids = [http.post("/v1/chat/completions", json=body(max_tokens=2)).json()["id"]]
+        ids.append(http.post("/v1/responses", json={"model": MODEL, "input": "x", "max_output_tokens": 2}).json()["id"])
+
+        def posted() -> list[str]:
+            return [entry.request_id for entry in bank.entries() if entry.kind == "usage"]
+
+        assert live.eventually(lambda: posted() == ids, 5)
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
 def test_every_endpoint_that_runs_a_model_is_billed(bank: Bank, path: str) -> None:
     bank.fund()

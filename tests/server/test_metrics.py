@@ -93,9 +93,11 @@ def test_regions_of_one_model_are_counted_together(tmp_path: Path) -> None:
             assert of_model(samples, "e2e_request_latency_seconds_count") == 1
             assert of_model(samples, "region_up", region="lost") == 0
             assert of_model(samples, "failovers_total") == 0
+            assert httpx.get(f"{welcome.url}/ready").status_code == 200
             runtime.close()
             assert httpx.post(f"{welcome.url}/v1/chat/completions", json=body, headers=headers).status_code == 503
             assert of_model(scrape(welcome.url), "failovers_total") == 2
+            assert httpx.get(f"{welcome.url}/ready").status_code == 503
         for region in regions:
             region.close()
 

@@ -177,13 +177,27 @@ def test_a_line_for_each_request_on_demand(tmp_path: Path) -> None:
         url = shlex.split(said.splitlines()[-1])[1]
         for path in ("/models?key=eco_abc", "/%0d%0anothing"):
             httpx.get(url.replace("/chat/completions", path), headers={"x-request-id": "mine"})
+        key = re.search(r"Bearer (eco_\w+)", said)
+        assert key is not None
+        models = url.replace("/chat/completions", "/models")
+        httpx.get(models, headers={"x-request-id": "mine", "authorization": f"Bearer {key[1]}"})
         started.send_signal(signal.SIGTERM)
         _, log = started.communicate(timeout=20)
     lines = [line for line in log.splitlines() if "ecocore.access" in line]
     assert [re.sub(r".*access: (.*), \d+ ms", r"\1", line) for line in lines] == [
-        "mine GET /v1/models 401",
-        "mine GET /v1/%0d%0anothing 404",
+        "mine GET /v1/models 401 by -",
+        "mine GET /v1/%0d%0anothing 404 by -",
+        "mine GET /v1/models 200 by default/first",
     ]
+
+
+def test_a_server_that_bills_says_what_has_no_price_yet(tmp_path: Path) -> None:
+    with process(tmp_path, "--billing", "prepaid") as started:
+        said = read_until(started, "^curl ")
+        started.send_signal(signal.SIGTERM)
+        started.communicate(timeout=20)
+    assert re.search("^answers are paid for, and these models have no price yet: .*SmolLM2", said, re.MULTILINE)
+    assert re.search("^set one: ecocore prices set .*SmolLM2.* --input USD --output USD$", said, re.MULTILINE)
 
 
 def test_the_second_signal_ends_it_at_once(tmp_path: Path) -> None:

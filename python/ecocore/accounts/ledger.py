@@ -193,15 +193,18 @@ class Ledger:
         row = await self._database.look_up(_BALANCE, {"account": account_id})
         return (0, 0) if row is None else (row[0], row[1])
 
-    async def hold(self, account_id: int, price: Price, prompt_tokens: int, completion_tokens: int) -> Hold:
+    async def hold(
+        self, account_id: int, price: Price, prompt_tokens: int, completion_tokens: int, request_id: str | None = None
+    ) -> Hold:
         """Sets aside what so many tokens cost. Raises InsufficientBalance, DatabaseUnavailable; RuntimeClosed at the end.
 
+        `request_id`: under which it will stand in the ledger, used once; unless given, one that nobody else has.
         Who is cancelled meanwhile, or finds the database away, holds nothing in the end.
         """
         if self._ended:
             # Nobody would settle it.
             raise RuntimeClosed("this ledger was closed")
-        hold = Hold(secrets.token_hex(16), account_id, price, price.cost(prompt_tokens, completion_tokens))
+        hold = Hold(request_id or secrets.token_hex(16), account_id, price, price.cost(prompt_tokens, completion_tokens))
         self.owned.add(hold.request_id)
         try:
             await self._commit.run(partial(self._hold, hold, prompt_tokens), order=account_id)
@@ -296,14 +299,30 @@ class Ledger:
         await asyncio.shield(self._settle_soon(_settlement(hold, prompt_tokens, completion_tokens, answer)))
 
     async def record(
-        self, account_id: int, model: str, prompt_tokens: int, completion_tokens: int, answer: tuple[str, str] | None = None
+        self,
+        account_id: int,
+        model: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        answer: tuple[str, str] | None = None,
+        *,
+        request_id: str | None = None,
     ) -> None:
         """As `settle` where nothing is billed: the use alone is written down. It is waited for if there is an `answer`."""
         if answer is None and len(self._late) >= MAX_LATE:
             # Statistics are not worth a full disk.
             return
         free = Settlement(
-            secrets.token_hex(16), account_id, model, None, 0, 0, prompt_tokens, completion_tokens, int(time.time()), answer
+            request_id=request_id or secrets.token_hex(16),
+            account_id=account_id,
+            model=model,
+            price_id=None,
+            held=0,
+            cost=0,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            created=int(time.time()),
+            answer=answer,
         )
         settling = self._settle_soon(free)
         if answer is not None:

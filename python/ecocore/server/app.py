@@ -14,6 +14,7 @@ from ecocore.accounts.answers import Answers
 from ecocore.accounts.keys import KeyStore
 from ecocore.errors import RegionUnavailable
 from ecocore.regions.region import Region
+from ecocore.regions.remote import RemoteRegion
 from ecocore.server import openapi
 from ecocore.server.account import AccountPages
 from ecocore.server.auth import Policy, PolicyRoute, enforce
@@ -85,9 +86,11 @@ class Service:
         """GET /ready: a chat request would be taken now."""
         if self._ending:
             raise ShuttingDown
-        for model_id in self.models:
-            if not self.models[model_id].is_alive:
-                raise RegionUnavailable(f"no engine of {model_id} runs; the server's log tells why")
+        # A model that runs elsewhere alone takes nothing from those that run here.
+        for region in self.models.regions():
+            lost = not isinstance(region, RemoteRegion) and not self.models[region.model_id].is_alive
+            if lost:
+                raise RegionUnavailable(f"no engine of {region.model_id} runs; the server's log tells why")
         if self.keys is not None:
             await self.keys.is_empty()
         return JSONResponse({"status": "ready"})

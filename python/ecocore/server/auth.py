@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ecocore.accounts.keys import KeyOwner, KeyStore
 from ecocore.errors import InternalError
 from ecocore.server.error_table import KeyInvalid, KeyMissing
+from ecocore.server.guard import SENDER
 from ecocore.server.rate_limit import RateLimiter
 
 _OWNER: Final = "ecocore.key_owner"
@@ -67,7 +68,9 @@ class _KeyCheck:
         owner = await self._keys.find(_bearer(scope))
         if owner is None:
             raise KeyInvalid("the API key is not valid; make one with: ecocore keys create --name NAME")
-        await self._app(self._limiter.watch({**scope, _OWNER: owner}, owner), receive, send)
+        scope[_OWNER] = owner
+        scope[SENDER] = f"{owner.account}/{owner.key_name}"
+        await self._app(self._limiter.watch(scope, owner), receive, send)
 
 
 class _NoCheck:
@@ -76,7 +79,8 @@ class _NoCheck:
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(self._limiter.watch({**scope, _OWNER: _NOBODY}, _NOBODY), receive, send)
+        scope[_OWNER] = _NOBODY
+        await self._app(self._limiter.watch(scope, _NOBODY), receive, send)
 
 
 def _bearer(scope: Scope) -> str:

@@ -68,31 +68,41 @@ class Cashier:
         return await self._prices.find(model) if self._prepaid else None
 
     async def bill(
-        self, owner: KeyOwner, model: str, price: Price | None, admissions: Sequence[Admission], token_limit: str
+        self,
+        answer_id: str,
+        owner: KeyOwner,
+        price: Price | None,
+        admissions: Sequence[Admission],
+        *,
+        model: str,
+        token_limit: str,
     ) -> "Bill":
-        """Sets aside what the admissions may cost at most.
+        """Sets aside what the admissions may cost at most. `answer_id` is what the client will know the answer by.
 
         Raises BalanceTooLow, saying what would fit; `token_limit`: the field that the client would send it in.
         """
         prompt_tokens = sum(admission.prompt_tokens for admission in admissions)
         completion_tokens = sum(admission.max_completion_tokens for admission in admissions)
         if price is None:
-            return Bill(self, self._ledger, owner, model, None)
+            return Bill(self, self._ledger, answer_id, owner, model=model, hold=None)
         try:
-            hold = await self._ledger.hold(owner.account_id, price, prompt_tokens, completion_tokens)
+            hold = await self._ledger.hold(owner.account_id, price, prompt_tokens, completion_tokens, answer_id)
         except InsufficientBalance as refused:
             self.refused += 1
             raise _too_low(refused, prompt_tokens, completion_tokens, admissions, token_limit) from None
-        return Bill(self, self._ledger, owner, model, hold)
+        return Bill(self, self._ledger, answer_id, owner, model=model, hold=hold)
 
 
 class Bill:
     """One answer's account: what was delivered so far, and its end."""
 
-    def __init__(self, cashier: Cashier, ledger: Ledger, owner: KeyOwner, model: str, hold: Hold | None) -> None:
+    def __init__(
+        self, cashier: Cashier, ledger: Ledger, answer_id: str, owner: KeyOwner, *, model: str, hold: Hold | None
+    ) -> None:
         """Use `Cashier.bill`."""
         self._cashier = cashier
         self._ledger = ledger
+        self._answer_id: Final = answer_id
         self._owner: Final = owner
         self._model: Final = model
         self._hold = hold
@@ -119,7 +129,7 @@ class Bill:
         if self._hold is not None:
             await self._ledger.settle(self._hold, *used, answer)
         elif any(used) or answer is not None:
-            await self._ledger.record(self._owner.account_id, self._model, *used, answer)
+            await self._ledger.record(self._owner.account_id, self._model, *used, answer, request_id=self._answer_id)
         return used
 
 

@@ -171,9 +171,11 @@ class _Exchange(Generic[Parsed]):
         if last:
             await self._let_go()
         least = sum(one.prompt_tokens if one.least_prompt_tokens is None else one.least_prompt_tokens for one in ready.admissions)
-        bill = await self._bill(region, price, ready)
+        answer_id = ready.told.new_id()
+        bill = await self._bill(answer_id, region, price, ready)
         try:
-            with self._desk.outboxes[region].open(ready.admissions, ready.told) as answer, self._spending(answer, least):
+            outbox = self._desk.outboxes[region]
+            with outbox.open(ready.admissions, ready.told, answer_id) as answer, self._spending(answer, least):
                 await self._allowance.admit_tokens(least)
                 owner = Owner(salt=b"account %d" % self._owner.account_id, key=self._owner.key_id)
                 while ready.admissions:
@@ -201,11 +203,14 @@ class _Exchange(Generic[Parsed]):
             usage = answer.usage
             self._allowance.spend(answer.delivered if usage is None else max(0, usage[0] - prompt_tokens) + usage[2])
 
-    async def _bill(self, region: Region, price: Price | None, ready: Ready) -> Bill | None:
-        if self._desk.cashier is None:
+    async def _bill(self, answer_id: str, region: Region, price: Price | None, ready: Ready) -> Bill | None:
+        cashier, told = self._desk.cashier, ready.told
+        if cashier is None:
             return None
         try:
-            return await self._desk.cashier.bill(self._owner, self._model, price, ready.admissions, ready.told.token_limit)
+            return await cashier.bill(
+                answer_id, self._owner, price, ready.admissions, model=self._model, token_limit=told.token_limit
+            )
         except BaseException:
             for admission in ready.admissions:
                 region.cancel(admission.request_id)

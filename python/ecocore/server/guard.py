@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("ecocore.access")
 
 MAX_LOGGED_PATH: Final = 200
+SENDER: Final = "ecocore.sender"
+"""In the scope of an exchange, once its key is known: whose it is, for the log."""
 
 Headers = list[tuple[bytes, bytes]]
 Observer = Callable[[Scope, int, float], None]
@@ -123,7 +125,10 @@ class _Exchange:
         """One line for the log."""
         path = self._scope.get("raw_path", b"")[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
         milliseconds = self.seconds() * 1000
-        access.info("%s %s %s %s, %.0f ms", self._request_id, self._scope["method"], path, self.status, milliseconds)
+        sender = self._scope.get(SENDER, "-")
+        access.info(
+            "%s %s %s %s by %s, %.0f ms", self._request_id, self._scope["method"], path, self.status, sender, milliseconds
+        )
 
     async def run(self, app: ASGIApp) -> None:
         try:

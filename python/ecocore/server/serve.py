@@ -61,13 +61,15 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 class Welcome:
     """What there is to say once the port is open.
 
-    `first_key`: only if there was no key yet. `metrics_url`: only if the metrics have a port of their own.
+    `first_key`: only if there was no key yet. `metrics_url`: only if the metrics have a port of their own. `unpriced`: models
+    that are refused, because answers cost something here and theirs have no price.
     """
 
     url: str
     models: tuple[str, ...]
     first_key: str | None = field(repr=False)
     metrics_url: str | None = None
+    unpriced: tuple[str, ...] = ()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -207,13 +209,14 @@ async def serve_until(
         stack.push_async_callback(database.close)
         keys = KeyStore(database)
         commit = GroupCommit(database)
+        prices = PriceList(database)
         # What dead servers left is settled before the port opens.
         ledger = await stack.enter_async_context(Ledger.opened(database, commit, spools))
         service = Service(
             [*((DEFAULT_PRIORITY, region) for region in regions), *elsewhere],
             keys,
             pace or Pace(),
-            cashier=Cashier(ledger, PriceList(database), prepaid=prepaid),
+            cashier=Cashier(ledger, prices, prepaid=prepaid),
             answers=Answers(commit, ledger),
             account=AccountPages(ledger, Usage(database)),
             limiter=RateLimiter(KeyCounts(None if redis_url is None else SharedLimits.at(redis_url))),
@@ -228,7 +231,9 @@ async def serve_until(
         async def opened() -> None:
             first_key = await keys.create("first") if await keys.is_empty() else None
             models = tuple(service.models)
-            announce(Welcome(_url(listening), models, first_key, None if metrics is None else f"{_url(metrics)}/metrics"))
+            unpriced = tuple([model for model in models if prepaid and await prices.find(model) is None])
+            metrics_url = None if metrics is None else f"{_url(metrics)}/metrics"
+            announce(Welcome(_url(listening), models, first_key, metrics_url, unpriced))
 
         await _run_hypercorn(app, sockets, opened, stop, lambda: service.drain(grace))
 

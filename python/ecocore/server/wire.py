@@ -92,6 +92,10 @@ class Told:
         """The field in which this endpoint is sent the most tokens that an answer may have."""
         return "max_output_tokens" if self.form == "response" else "max_tokens"
 
+    def new_id(self) -> str:
+        """By which the client knows its answer: another each time."""
+        return self.id_prefix + secrets.token_hex(16)
+
     @classmethod
     def chat(cls, request: ChatRequest) -> Self:
         """How the answer to a chat is told."""
@@ -151,8 +155,11 @@ class Outbox:
             unsubscribe()
             ticking.cancel()
 
-    def open(self, admissions: Sequence[Admission], told: Told) -> "Answer":
-        """One answer to requests that have not been started yet, as many as `told.prompts`. Raises ShuttingDown."""
+    def open(self, admissions: Sequence[Admission], told: Told, answer_id: str | None = None) -> "Answer":
+        """One answer to requests that have not been started yet, as many as `told.prompts`. Raises ShuttingDown.
+
+        `answer_id`: as `Told.new_id` makes them.
+        """
         request_ids = tuple(admission.request_id for admission in admissions)
         if not self.accepting:
             for request_id in request_ids:
@@ -160,7 +167,7 @@ class Outbox:
             raise ShuttingDown
         self.writer.open(
             request_ids[0],
-            completion_id=told.id_prefix + secrets.token_hex(16),
+            completion_id=answer_id or told.new_id(),
             created=int(time.time()),
             model=told.model,
             system_fingerprint=self.region.fingerprint,
