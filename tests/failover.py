@@ -48,6 +48,8 @@ class Story:
     back: float = 0.0
     """When the port of the first was open again."""
     served_again: float = 0.0
+    ready_without: int = 0
+    """What /ready said while both were dead."""
     served: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the first answer after both were killed."""
 
@@ -108,6 +110,7 @@ async def tell(url: str, key: str, peers: list[PeerProcess], again: ExitStack, f
         story.both_killed = time.monotonic()
         await asyncio.to_thread(peers[1].send, signal.SIGKILL)
         await asyncio.sleep(seconds)
+        story.ready_without = (await http.get("/ready")).status_code
         port = int(peers[0].url.rsplit(":", 1)[1])
         await asyncio.to_thread(lambda: again.enter_context(peer_process(folder, port=port)))
         story.back = time.monotonic()

@@ -31,3 +31,4 @@ def test_without_any_region_it_says_so_and_comes_back(story: Story) -> None:
     assert refused
     assert all(one.code == "all_regions_unavailable" and one.began > story.first_killed for one in refused)
     assert story.served_again - story.back < 10
+    assert story.ready_without == 200, "models that run elsewhere alone take nothing from those that might run here"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -511,6 +512,16 @@ async def test_a_server_that_has_too_much_to_do_or_fails_at_one_request_stays_in
                 with pytest.raises(RegionUnavailable):
                     await run(region)
             assert region.is_alive
+
+
+async def test_a_region_that_is_not_there_at_the_start_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as taken:
+        # Bound and not listened on: nobody else takes the port, and nobody answers there.
+        taken.bind(("127.0.0.1", 0))
+        region = RemoteRegion("west", f"http://127.0.0.1:{taken.getsockname()[1]}", MODEL)
+        async with region.connected():
+            assert not region.is_alive
+    assert "region west does not answer yet" in caplog.text
 
 
 async def test_a_region_that_is_down_from_the_start_is_used_once_it_is_there() -> None:

@@ -98,6 +98,8 @@ class Peer:
         ) as session:
             self._session = session
             await self._look()
+            if not self.breaker.is_closed:
+                self.warn("does not answer yet; its requests go to other regions")
             watching = asyncio.create_task(self._keep_looking())
             try:
                 yield
