@@ -1,5 +1,6 @@
 """The verbs of administration, as a person types them, beside a server that runs."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from tests.live_server import MODEL, Live, live, serving
 from typer.testing import CliRunner
 
 from ecocore import admin
+from ecocore.accounts.database import Database
 from ecocore.accounts.keys import id_of, is_well_formed
 from ecocore.cli import app
 from ecocore.errors import InvalidConfiguration
@@ -27,6 +29,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 def ecocore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Verb:
     """What a verb prints, on a database of the test's own. Raises what the verb raises."""
     monkeypatch.setenv("ECOCORE_HOME", str(tmp_path))
+    asyncio.run(make_database(f"sqlite:///{tmp_path / 'ecocore.db'}"))
 
     def run(*words: str) -> str:
         return CliRunner().invoke(app, list(words), catch_exceptions=False).stdout
@@ -40,8 +43,47 @@ def document(ecocore: Verb) -> Callable[..., Any]:
     return lambda *words: json.loads(ecocore(*words, "--json"))
 
 
+async def make_database(url: str) -> None:
+    await (await Database.open(url)).close()
+
+
 def columns(table: str) -> list[list[str]]:
     return [line.split() for line in table.splitlines()]
+
+
+# --- where the books are ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "keys list",
+        "keys revoke x",
+        "keys rotate x",
+        "accounts credit default 5",
+        "accounts list",
+        "accounts ledger default",
+        "accounts check",
+        "prices list",
+        "database copy sqlite:///{folder}/copy.db",
+    ],
+)
+def test_what_needs_books_makes_none(words: str, ecocore: Verb, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    path = tmp_path / "mistyped.db"
+    told = f"no database at {path}; ecocore serve or ecocore keys create makes one"
+    with pytest.raises(InvalidConfiguration, match=re.escape(told)):
+        ecocore(*words.format(folder=tmp_path).split(), "--database", f"sqlite:///{path}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", ["keys create --name x", "accounts create x", "prices set m --input 1 --output 1"])
+def test_what_begins_the_books_makes_a_file_and_no_folder(words: str, ecocore: Verb, tmp_path: Path) -> None:
+    ecocore(*words.split(), "--database", f"sqlite:///{tmp_path / 'new.db'}")
+    assert (tmp_path / "new.db").is_file()
+    with pytest.raises(InvalidConfiguration, match=rf"there is no folder '{tmp_path / 'mistyped'}' .*from --database"):
+        ecocore(*words.split(), "--database", f"sqlite:///{tmp_path / 'mistyped' / 'new.db'}")
+    assert not (tmp_path / "mistyped").exists()
 
 
 # --- keys -----------------------------------------------------------------------------------------------

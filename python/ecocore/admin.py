@@ -82,7 +82,7 @@ def create_key(
     async def create(opened: "OpenDatabase") -> str:
         return await KeyStore(opened).create(name, account, limits=limits, expires=expires)
 
-    _tell_key(_with_database(create, database, config), as_json=as_json)
+    _tell_key(_with_database(create, database, config, make=True), as_json=as_json)
 
 
 @keys_app.command("list")
@@ -176,7 +176,7 @@ def create_account(
         await books.create_account(name)
         return next(account for account in await books.accounts() if account.name == name)
 
-    _tell([_account_row(_with_database(create, database, config))], as_json=as_json, one=True)
+    _tell([_account_row(_with_database(create, database, config, make=True))], as_json=as_json, one=True)
 
 
 @accounts_app.command("credit", context_settings={"ignore_unknown_options": True})
@@ -285,7 +285,7 @@ def set_price(
         await books.set_price(model, *prices)
         return [row for row in await _price_rows(books) if row["model"] == model]
 
-    _tell(_with_database(put, database, config), as_json=as_json, one=True)
+    _tell(_with_database(put, database, config, make=True), as_json=as_json, one=True)
 
 
 @prices_app.command("list")
@@ -398,8 +398,14 @@ async def _ask(regions: Sequence["RegionSettings"]) -> list[str | None]:
 # --- reading and printing -------------------------------------------------------------------------------
 
 
-def _with_database(work: Callable[["OpenDatabase"], Awaitable[Result]], database: str | None, config: Path | None) -> Result:
-    """What `work` gives, on the database that a server with these settings would use."""
+def _with_database(
+    work: Callable[["OpenDatabase"], Awaitable[Result]], database: str | None, config: Path | None, *, make: bool = False
+) -> Result:
+    """What `work` gives, on the database that a server with these settings would use.
+
+    `make`: whether the verb may be the first thing that is ever done, and so make a file of SQLite. To the others, one that
+    is not there is a mistyped path.
+    """
     import asyncio
 
     from ecocore.accounts.database import Database
@@ -408,7 +414,7 @@ def _with_database(work: Callable[["OpenDatabase"], Awaitable[Result]], database
     url = ServerConfig.read({"database": database, "config": config}).database_url
 
     async def run() -> Result:
-        opened = await Database.open(url)
+        opened = await Database.open(url, must_exist=not make)
         try:
             return await work(opened)
         finally:

@@ -124,9 +124,18 @@ def _variable(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
-    if not _scheme(value):
-        raise ValueError("must be an URL: sqlite:///path/to/file.db, or postgresql://USER:PASSWORD@HOST/NAME")
+    # Not quoted: it may hold a password.
+    if _scheme(value).partition("+")[0] not in {"sqlite", "postgresql", "postgres"}:
+        raise ValueError("must be sqlite:///path/to/file.db or postgresql://USER:PASSWORD@HOST/NAME")
+    # Only the data folder is made: another one that is not there is a mistyped path.
+    if (file := _sqlite_file(value)) is not None and not file.parent.is_dir():
+        raise ValueError(f"there is no folder {str(file.parent)[:200]!r} to keep the database in")
     return value
+
+
+def _sqlite_file(url: str) -> Path | None:
+    parts = urlsplit(url)
+    return Path(parts.path[1:]) if parts.scheme.startswith("sqlite") and parts.path.strip("/") else None
 
 
 def _redis_url(value: str) -> str:
@@ -267,10 +276,9 @@ class ServerConfig(BaseSettings):
     @property
     def spools(self) -> Path:
         """Where charges wait that the database does not take at the moment: beside its file, or else in the data folder."""
-        url = urlsplit(self.database_url)
-        if url.scheme == "sqlite" and url.path.strip("/"):
+        if (file := _sqlite_file(self.database_url)) is not None:
             # Whichever way servers get to one file, they must see each other's charges.
-            file = Path(url.path[1:]).resolve()
+            file = file.resolve()
             return file.with_name(file.name + ".spool")
         name = hashlib.sha256(hide_password(self.database_url).encode()).hexdigest()[:12]
         return self.home.expanduser().absolute() / "spool" / name

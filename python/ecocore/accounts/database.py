@@ -63,12 +63,13 @@ class Database:
         self._writer: _Writer | None = None
 
     @classmethod
-    async def open(cls, url: str) -> Self:
+    async def open(cls, url: str, *, must_exist: bool = False) -> Self:
         """Opens the database and makes or migrates its tables; a new SQLite file is its owner's alone.
 
-        Raises InvalidConfiguration for a URL that cannot be used here, DatabaseUnavailable.
+        `must_exist`: makes no file, for what makes no sense in an empty one. Raises InvalidConfiguration for a URL that cannot
+        be used here, DatabaseUnavailable.
         """
-        database = cls(_engine(url))
+        database = cls(_engine(url, must_exist=must_exist))
         try:
             await database._migrate()
             if _is_file(database._engine):
@@ -194,7 +195,7 @@ class _Writer:
         self._thread.shutdown()
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, *, must_exist: bool) -> AsyncEngine:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -207,7 +208,12 @@ def _engine(url: str) -> AsyncEngine:
     if parsed.drivername in _ASYNC_DRIVERS:
         parsed = parsed.set(drivername=_ASYNC_DRIVERS[parsed.drivername])
     if parsed.drivername == "sqlite+aiosqlite" and parsed.database not in {None, "", ":memory:"}:
-        _make_private(Path(str(parsed.database)))
+        path = Path(str(parsed.database))
+        if must_exist and not path.exists():
+            raise InvalidConfiguration(
+                f"database: there is no database at {path}; ecocore serve or ecocore keys create makes one"
+            )
+        _make_private(path)
     try:
         engine = create_async_engine(parsed, connect_args={"timeout": BUSY_SECONDS} if "sqlite" in parsed.drivername else {})
     except (NoSuchModuleError, ImportError, ArgumentError) as error:
