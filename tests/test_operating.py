@@ -98,7 +98,8 @@ def test_the_commands_for_postgresql_succeed(postgres: Postgres, tmp_path: Path)
     databases = {name: postgres.create() for name in ("ecocore", "moved", "restored")}
     places = {f"postgresql://ecocore:PASSWORD@db.internal/{name}": postgres.url(made) for name, made in databases.items()}
     try:
-        # Without the variable, the page goes on with the file of SQLite.
+        # Without the variable, the page goes on with the file of SQLite that was there before.
+        run("ecocore keys create --name old", tmp_path)
         said = run(script("postgres"), tmp_path, places)
         assert said.count("all sums are right") == 2
         assert postgres.ask("SELECT count(*) FROM keys", databases["ecocore"]).strip() == "1"
@@ -115,4 +116,4 @@ def test_the_commands_for_redis_succeed(redis_server: Redis, tmp_path: Path) -> 
 
 def test_a_command_that_fails_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"none named 'nobody'[^$]*failed: "):
-        run("ecocore accounts ledger nobody", tmp_path)
+        run("ecocore keys create --name first\necocore accounts ledger nobody", tmp_path)
