@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def columns(table: str) -> list[list[str]]:
         "keys list",
         "keys revoke x",
         "keys rotate x",
+        "keys limit x --concurrency 1",
         "accounts credit default 5",
         "accounts list",
         "accounts ledger default",
@@ -171,6 +172,39 @@ def test_a_running_server_hears_of_each_change_at_once(tmp_path: Path, document:
         revoked = document("keys", "revoke", id_of(rotated))
         assert (revoked["id"], revoked["state"]) == (id_of(rotated), "revoked")
         assert (status(rotated), status(again), status(server.key)) == (401, 200, 200)
+
+
+def test_limits_of_a_key_change_in_a_running_server(tmp_path: Path, document: Callable[..., Any], ecocore: Verb) -> None:
+    def limit_told() -> str | None:
+        with server.http() as http:
+            headers: Mapping[str, str] = http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).headers
+            return headers.get("x-ratelimit-limit-requests")
+
+    with serving(tmp_path) as server:
+        key = ecocore("keys", "create", "--name", "bot", "--tokens-per-minute", "9000").strip()
+        assert limit_told() is None
+        limited = document("keys", "limit", "bot", "--requests-per-minute", "5", "--tokens-per-minute", "none")
+        assert (limited["requests_per_minute"], limited["tokens_per_minute"], limit_told()) == (5, None, "5")
+        document("keys", "limit", id_of(key), "--requests-per-minute", "none")
+        assert limit_told() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "limit: say which: --requests-per-minute"),
+        (["--concurrency", "many"], "concurrency: must be a whole number or none, not 'many'"),
+        (["--concurrency", "0"], "concurrency: must be from 1"),
+    ],
+)
+def test_limits_that_make_no_sense_change_nothing(
+    options: list[str], words: str, ecocore: Verb, document: Callable[..., Any]
+) -> None:
+    ecocore("keys", "create", "--name", "bot", "--concurrency", "4")
+    with pytest.raises(InvalidConfiguration, match=words):
+        ecocore("keys", "limit", "bot", "--requests-per-minute", "5", *options) if options else ecocore("keys", "limit", "bot")
+    (listed,) = document("keys", "list")
+    assert (listed["requests_per_minute"], listed["concurrency"]) == (None, 4)
 
 
 # --- money ----------------------------------------------------------------------------------------------

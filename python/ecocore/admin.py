@@ -30,6 +30,7 @@ ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file with settings
 Database = Annotated[str | None, typer.Option(help="Where accounts and keys are kept.", show_default="a file in ECOCORE_HOME")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 KeyName = Annotated[str, typer.Argument(help="Its name or id.")]
+KeyLimit = Annotated[str | None, typer.Option(metavar="N|none", help="Unless given, it stays.")]
 ExpiresIn = Annotated[str | None, typer.Option(help="Refuse it after this time: 90m, 12h, 30d, 4w.")]
 ExpiresAt = Annotated[str | None, typer.Option(help="Refuse it from this date on: 2030-01-31, 2030-01-31T12:00 (UTC).")]
 
@@ -129,6 +130,42 @@ def rotate_key(
         return await KeyStore(opened).rotate(key, keep_seconds=keep_seconds, expires=expires)
 
     _tell_key(_with_database(rotate, database, config), as_json=as_json)
+
+
+@keys_app.command("limit")
+def limit_key(
+    key: KeyName,
+    *,
+    requests_per_minute: KeyLimit = None,
+    tokens_per_minute: KeyLimit = None,
+    concurrency: KeyLimit = None,
+    as_json: Json = False,
+    database: Database = None,
+    config: ConfigFile = None,
+) -> None:
+    """Change limits of a key at once: a running server goes by them from the next request on. `none` takes one away."""
+    import time
+
+    from ecocore.accounts.keys import KeyStore
+
+    given = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrency": concurrency,
+    }
+    changes = {name: _limit(name, text) for name, text in given.items() if text is not None}
+    if not changes:
+        raise InvalidConfiguration("limit: say which: --requests-per-minute, --tokens-per-minute or --concurrency")
+    limited = _with_database(lambda opened: KeyStore(opened).limit(key, changes), database, config)
+    _tell([_key_row(limited, time.time())], as_json=as_json, one=True)
+
+
+def _limit(name: str, text: str) -> int | None:
+    if text == "none":
+        return None
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise InvalidConfiguration(f"{name}: must be a whole number or none, not {text[:40]!r}")
+    return int(text)
 
 
 def _tell_key(key: str, *, as_json: bool) -> None:

@@ -145,6 +145,25 @@ async def test_a_limit_is_a_number_that_means_something(keys: KeyStore, limits: 
     assert await keys.is_empty()
 
 
+async def test_limits_change_at_once_and_those_not_named_stay(keys: KeyStore) -> None:
+    key = await keys.create("laptop", limits=KeyLimits(60, 1000, None))
+    limited = await keys.limit("laptop", {"tokens_per_minute": None, "concurrency": 4})
+    assert limited.limits == KeyLimits(60, None, 4)
+    owner = await keys.find(key)
+    assert owner is not None
+    assert (owner.requests_per_minute, owner.tokens_per_minute, owner.concurrency) == (60, None, 4)
+    with pytest.raises(InvalidConfiguration, match="concurrency: must be from 1 to"):
+        await keys.limit("laptop", {"requests_per_minute": 7, "concurrency": 0})
+    assert (await keys.all())[0].limits == KeyLimits(60, None, 4)
+
+
+async def test_a_key_that_has_ended_has_no_limits_to_change(keys: KeyStore) -> None:
+    await keys.create("laptop")
+    await keys.revoke("laptop")
+    with pytest.raises(InvalidConfiguration, match="none that is in force"):
+        await keys.limit("laptop", {"concurrency": 1})
+
+
 async def test_a_revoked_key_is_refused_at_once_and_stays_in_the_list(keys: KeyStore, clock: Clock) -> None:
     key, other = await keys.create("laptop"), await keys.create("phone")
     revoked = await keys.revoke("laptop")

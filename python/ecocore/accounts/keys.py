@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -163,6 +163,18 @@ class KeyStore:
             await _change(connection, row, revoked=revoked)
             return replace(_stored(row), revoked=revoked)
 
+    async def limit(self, wanted: str, changes: Mapping[str, int | None]) -> StoredKey:
+        """Changes limits of a key, and gives it as it is then. `changes`: fields of KeyLimits; the others stay.
+
+        Raises as `revoke` and `create` do.
+        """
+        async with self._database.writing() as connection:
+            row = await self._one(connection, wanted)
+            limits = replace(_stored(row).limits, **changes)
+            _judge(limits)
+            await _change(connection, row, **changes)
+            return replace(_stored(row), limits=limits)
+
     async def rotate(self, wanted: str, *, keep_seconds: int = 0, expires: int | None = None) -> str:
         """Makes a key with the name, account and limits of another, which ends at once or in `keep_seconds`.
 
@@ -239,7 +251,7 @@ def _names(wanted: str) -> ColumnElement[bool]:
     return keys.c.name == wanted
 
 
-async def _change(connection: AsyncConnection, row: Row[Any], **values: int) -> None:
+async def _change(connection: AsyncConnection, row: Row[Any], **values: int | None) -> None:
     """Changes a row that is still as it was read: of two who end a key at once, one does."""
     as_read = keys.c.revoked.is_(None), keys.c.expires.is_not_distinct_from(row.expires)
     changed = await connection.execute(update(keys).where(keys.c.hash == row.hash, *as_read).values(**values))
