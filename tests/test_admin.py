@@ -66,6 +66,7 @@ def columns(table: str) -> list[list[str]]:
         "accounts ledger default",
         "accounts check",
         "prices list",
+        "prices remove m",
         "database copy sqlite:///{folder}/copy.db",
     ],
 )
@@ -244,7 +245,8 @@ def test_a_credit_is_given_once_for_each_idempotency_key(document: Callable[...,
         (["accounts", "ledger", "nobody"], "none named 'nobody'"),
         (["prices", "set", "m", "--input", "x", "--output", "1"], "^input: 'x' is no amount"),
         (["prices", "set", "m", "--input", "1", "--output", "1e3"], "^output: "),
-        (["prices", "set", "m", "--input", "-1", "--output", "1"], "price: "),
+        (["prices", "set", "m", "--input", "-1", "--output", "1"], "^input: must be from 0"),
+        (["prices", "remove", "m"], "^model: 'm' has no price"),
     ],
 )
 def test_wrong_money_changes_nothing(words: list[str], told: str, ecocore: Verb, document: Callable[..., Any]) -> None:
@@ -280,6 +282,7 @@ def test_the_last_price_is_in_force(ecocore: Verb, document: Callable[..., Any])
         ["m", "0.15", "0.60", "3"],
         ["n", "0.00", "0.00", "2"],
     ]
+    assert [row["model"] for row in document("prices", "remove", "m")] == ["n"]
 
 
 # --- regions and settings -------------------------------------------------------------------------------

@@ -325,6 +325,25 @@ def set_price(
     _tell(_with_database(put, database, config, make=True), as_json=as_json, one=True)
 
 
+@prices_app.command("remove")
+def remove_price(
+    model: Annotated[str, typer.Argument(help="As requests name it.")],
+    *,
+    as_json: Json = False,
+    database: Database = None,
+    config: ConfigFile = None,
+) -> None:
+    """Take the price of a model away and print those that are left: under --billing prepaid it gets a 402 from then on."""
+    from ecocore.accounts.books import Books
+
+    async def remove(opened: "OpenDatabase") -> list[dict[str, Any]]:
+        books = Books(opened)
+        await books.remove_price(model)
+        return await _price_rows(books)
+
+    _tell(_with_database(remove, database, config), as_json=as_json)
+
+
 @prices_app.command("list")
 def list_prices(*, as_json: Json = False, database: Database = None, config: ConfigFile = None) -> None:
     """Print the prices in force, in dollars for a million tokens."""

@@ -83,6 +83,15 @@ def test_a_model_without_a_price_is_not_free(bank: Bank) -> None:
     assert MODEL in message
 
 
+def test_a_price_that_is_taken_away_holds_for_the_next_request(bank: Bank) -> None:
+    bank.fund()
+    assert bank.live.chat().status_code == 200
+    bank.ask(lambda books: books.remove_price(MODEL))
+    assert error_of(bank.live.chat())[:2] == (402, "model_not_priced")
+    with bank.live.http() as http:
+        assert http.get("/v1/models").json()["data"][0]["price"] is None
+
+
 def test_an_account_with_nothing_left_is_refused_before_any_work(bank: Bank) -> None:
     bank.ask(lambda books: books.set_price(MODEL, INPUT, OUTPUT))
     # The prompt does not fit the context either: money is judged before it.

@@ -112,15 +112,28 @@ class Books:
         """What a million tokens cost from now on. Raises InvalidConfiguration."""
         if not model.strip() or len(model) > MAX_MODEL or not model.isprintable():
             raise InvalidConfiguration(f"model: the name must be a printable text of 1 to {MAX_MODEL} characters")
-        if not (0 <= input_nanos <= MAX_NANOS // 1000 and 0 <= output_nanos <= MAX_NANOS // 1000):
-            raise InvalidConfiguration("price: must be from 0 to a million dollars per million tokens")
+        for name, nanos in {"input": input_nanos, "output": output_nanos}.items():
+            if not 0 <= nanos <= MAX_NANOS // 1000:
+                raise InvalidConfiguration(f"{name}: must be from 0 to a million dollars per million tokens")
         row = {"model": model, "input": input_nanos, "output": output_nanos, "created": int(time.time())}
         await self._database.transact(lambda connection: connection.execute(insert(prices), row).rowcount)
+
+    async def remove_price(self, model: str) -> None:
+        """From now on the model has no price. Raises InvalidConfiguration if it has none already."""
+
+        def remove(connection: Connection) -> None:
+            newest = select(prices.c.input).where(prices.c.model == model).order_by(prices.c.id.desc()).limit(1)
+            if connection.scalar(newest) is None:
+                raise InvalidConfiguration(f"model: {model[:200]!r} has no price; see ecocore prices list")
+            connection.execute(insert(prices), {"model": model, "created": int(time.time())})
+
+        await self._database.transact(remove)
 
     async def prices(self) -> list[Price]:
         """The prices in force, by name."""
         newest = select(func.max(prices.c.id)).group_by(prices.c.model)
-        query = select(prices.c.id, prices.c.model, prices.c.input, prices.c.output).where(prices.c.id.in_(newest))
+        query = select(prices.c.id, prices.c.model, prices.c.input, prices.c.output)
+        query = query.where(prices.c.id.in_(newest), prices.c.input.is_not(None))
         async with self._database.reading() as connection:
             return [Price(*row) for row in await connection.execute(query.order_by(prices.c.model))]
 

@@ -39,6 +39,6 @@ class PriceList:
         self._database = database
 
     async def find(self, model: str) -> Price | None:
-        """The price in force, None if there is none. Raises DatabaseUnavailable."""
+        """The price in force, None if there is none or it was taken away. Raises DatabaseUnavailable."""
         row = await self._database.look_up(_IN_FORCE, {"model": model})
-        return None if row is None else Price(*row)
+        return None if row is None or row[2] is None else Price(*row)

@@ -56,16 +56,20 @@ keys = Table(
     Column("concurrency", Integer, nullable=True),
 )
 
-# A price is never changed: a new row takes its place, and `id` is its version. Nano-dollars per million tokens.
+# A price is never changed: a new row takes its place, and `id` is its version. Nano-dollars per million tokens; NULL in both:
+# from then on the model has no price.
 prices = Table(
     "prices",
     metadata,
     Column("id", Serial, primary_key=True),
     Column("model", String(256), nullable=False),
-    Column("input", BigInteger, nullable=False),
-    Column("output", BigInteger, nullable=False),
+    Column("input", BigInteger, nullable=True),
+    Column("output", BigInteger, nullable=True),
     Column("created", BigInteger, nullable=False),
-    CheckConstraint("input >= 0 AND output >= 0", name="prices_are_not_negative"),
+    CheckConstraint(
+        "(input IS NULL) = (output IS NULL) AND (input IS NULL OR (input >= 0 AND output >= 0))",
+        name="prices_are_not_negative",
+    ),
     Index("prices_by_model", "model", "id"),
 )
 

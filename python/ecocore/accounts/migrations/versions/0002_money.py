@@ -23,10 +23,13 @@ def upgrade() -> None:
         "prices",
         sa.Column("id", _SERIAL, primary_key=True),
         sa.Column("model", sa.String(256), nullable=False),
-        sa.Column("input", sa.BigInteger, nullable=False),
-        sa.Column("output", sa.BigInteger, nullable=False),
+        sa.Column("input", sa.BigInteger, nullable=True),
+        sa.Column("output", sa.BigInteger, nullable=True),
         sa.Column("created", sa.BigInteger, nullable=False),
-        sa.CheckConstraint("input >= 0 AND output >= 0", name="prices_are_not_negative"),
+        sa.CheckConstraint(
+            "(input IS NULL) = (output IS NULL) AND (input IS NULL OR (input >= 0 AND output >= 0))",
+            name="prices_are_not_negative",
+        ),
     )
     op.create_index("prices_by_model", "prices", ["model", "id"])
     op.create_table(
