@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from ecocore import cli
 from ecocore.config import RuntimeConfig
@@ -58,7 +60,8 @@ def test_no_verb_shows_the_help() -> None:
     [
         (["fly"], "No such command 'fly'"),
         (["serve", "--fly"], "No such option: --fly"),
-        (["serve", "--port", "x"], "--port"),
+        (["serve", "--prot", "1"], "No such option: --prot (Possible options: --host, --port)"),
+        (["serve", "--port", "x"], "'--port': must be a whole number"),
         (["serve", "--port", "70000"], "from --port"),
         (["serve", "--model", "nowhere"], "no file or folder 'nowhere'"),
         (["serve", "--port", "0", "--model", "a=mock", "--model", "a=mock"], "two models are named 'a'"),
@@ -67,7 +70,8 @@ def test_no_verb_shows_the_help() -> None:
         (["serve", "--allow-image-origin", "images.internal"], "allow_image_origin"),
         (["keys", "create"], "--name"),
         (["keys", "create", "--name", ""], "name:"),
-        (["chat", "hello", "--temperature", "3"], "--temperature"),
+        (["chat", "hello", "--temperature", "3"], "'--temperature': must be at most 2"),
+        (["chat", "hello", "--temperature", "warm"], "'--temperature': must be a number"),
         (["chat", "hello", "--device", "gpu"], "from --device"),
         (["chat"], "nothing was piped in"),
     ],
@@ -78,6 +82,32 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: Sequence[str], words
     assert said.stderr.startswith("ecocore: ")
     assert said.stderr.count("\n") == 1
     assert words in said.stderr
+
+
+def test_the_key_of_a_region_is_missed_before_a_model_is_loaded(tmp_path: Path) -> None:
+    file, model = tmp_path / "ecocore.toml", tmp_path / "no.gguf"
+    model.write_bytes(b"no model")
+    region = 'name = "far"\nurl = "http://127.0.0.1:1"\nmodels = ["m"]\napi_key_env = "NO_SUCH_KEY"\n'
+    file.write_text(f"[[regions]]\n{region}")
+    told = "ecocore: regions: api_key_env of 'far' names the variable NO_SUCH_KEY, which is not set\n"
+    options = ["--config", str(file), "--port", "0", "--model", f"{embedded.EMBEDDED_MODEL_ID}={model}"]
+    for verb in ("serve", "config"):
+        said = ecocore(verb, *options, ECOCORE_HOME=str(tmp_path / "home"))
+        assert (said.returncode, said.stderr) == (2, told)
+    # The settings are shown nevertheless.
+    assert "NO_SUCH_KEY" in said.stdout
+
+
+def test_help_speaks_of_values_as_people_do() -> None:
+    rooms: Any = get_command(cli.app)
+    shown = {
+        f"{name} {inner}".strip(): verb.get_help(verb.context_class(verb))
+        for name, room in rooms.commands.items()
+        for inner, verb in getattr(room, "commands", {"": room}).items()
+    }
+    assert len(shown) > len(rooms.commands)
+    assert {name for name, text in shown.items() if re.search(r"list\[|range>", text)} == set()
+    assert "--billing off|prepaid" in shown["serve"]
 
 
 def test_a_database_that_does_not_answer_is_exit_code_1(tmp_path: Path) -> None:

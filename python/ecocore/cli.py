@@ -40,8 +40,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 for name, verbs in ADMINISTRATION.items():
     app.add_typer(verbs, name=name)
 
-Model = Annotated[list[str] | None, typer.Option(help="NAME=PATH, PATH or NAME=mock; may be given several times.")]
-Precision = Annotated[str | None, typer.Option(help="exact computes in float32, fast in bfloat16.")]
+Model = Annotated[
+    list[str] | None, typer.Option(metavar="MODEL", help="NAME=PATH, PATH or NAME=mock; may be given several times.")
+]
+Precision = Annotated[str | None, typer.Option(metavar="exact|fast", help="exact computes in float32, fast in bfloat16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
 
@@ -105,19 +107,25 @@ def serve(
         typer.Option(help="Tokens per second of a mock engine's streams; 0 is full speed.", show_default="0"),
     ] = None,
     billing: Annotated[
-        str | None, typer.Option(help="prepaid: answers are paid for from the balance of the key's account.", show_default="off")
+        str | None,
+        typer.Option(
+            metavar="off|prepaid", help="prepaid: answers are paid for from the balance of the key's account.", show_default="off"
+        ),
     ] = None,
     database: Database = None,
     redis: Annotated[str | None, typer.Option(help="Count the limits of keys here, together with other servers.")] = None,
     allow_image_origin: Annotated[
-        list[str] | None, typer.Option(help="Images may come from here, also without https; may be given several times.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="Images may come from here, also without https; may be given several times."),
     ] = None,
     no_remote_images: Annotated[bool | None, typer.Option("--no-remote-images", help="Fetch no images; data URLs only.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Show /metrics on this port, and not on the other.")] = None,
     isolate: Annotated[
         bool | None, typer.Option("--isolate", help="Run each engine in a process of its own, started again if lost.")
     ] = None,
-    log_level: Annotated[str | None, typer.Option(help="info writes a line for each request.", show_default="warning")] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="warning|info", help="info writes a line for each request.", show_default="warning")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Serve models over HTTP: the embedded one, and those of --model beside it.
@@ -130,6 +138,7 @@ def serve(
     from ecocore.config import RuntimeConfig, ServerConfig
 
     server, runtime = ServerConfig.read(flags), RuntimeConfig.read(flags)
+    secrets = server.secrets
 
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.server import serve as serving
@@ -145,6 +154,7 @@ def serve(
         if server.metrics_port is not None:
             metrics = stack.enter_context(serving.bind(server.host, server.metrics_port))
         _check_database(server.database_url)
+        elsewhere = _elsewhere(server)
         regions = [
             _isolated(choice, runtime, server, stack) if server.isolate else _in_this_process(choice, runtime, images, stack)
             for choice in _choices(runtime)
@@ -158,9 +168,9 @@ def serve(
             prepaid=server.billing == "prepaid",
             spools=server.spools,
             redis_url=server.redis,
-            elsewhere=_elsewhere(server),
+            elsewhere=elsewhere,
             log_level=server.log_level,
-            secrets=server.secrets,
+            secrets=secrets,
         )
 
 
@@ -181,13 +191,15 @@ def _with_options_of(verb: Callable[..., Any]) -> Callable[[Callable[..., Any]],
 @_with_options_of(serve)
 def show_config(*, as_json: Json = False, **flags: Any) -> None:
     """Print each setting as `serve` with the same options would have it, and where it came from. Secrets are hidden."""
-    from ecocore.config import settings
+    from ecocore.config import ServerConfig, settings
 
     told = settings(flags)
     if as_json:
         print_json({one.name: {"value": one.value, "source": one.source} for one in told})
     else:
         print_table([("setting", "value", "source"), *((one.name, spelled(one.value), one.source) for one in told)])
+    # Serving would fail for the key of a region that is not there.
+    _ = ServerConfig.read(flags).secrets
 
 
 @app.command(hidden=True)
@@ -231,15 +243,21 @@ def bench(
     model: Annotated[str | None, typer.Option(help="Which model to ask.", show_default="the first that it lists")] = None,
     key: Annotated[str | None, typer.Option(help="The API key.", show_default="ECOCORE_API_KEY")] = None,
     streams: Annotated[str, typer.Option(help="How many at a time, one level after another.")] = "1,8,64,256",
-    requests: Annotated[int | None, typer.Option(min=1, help="So many for each level, in place of --seconds.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="So long for each level.", show_default="10")] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the made prompts.")] = 128,
+    requests: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="So many for each level, in place of --seconds.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="So long for each level.", show_default="10")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length of the made prompts.")] = 128,
     prompt: Annotated[str | None, typer.Option(help="Ask this, behind a number that differs each time.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length of the answers.")] = 128,
     against: Annotated[str | None, typer.Option(help="A second server to measure in turns with the first.")] = None,
     against_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
     against_key: Annotated[str | None, typer.Option(help="Its key; the first one's is not sent to it.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Of each level.", show_default="1, with --against 3")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of each level.", show_default="1, with --against 3")
+    ] = None,
     json_to: Annotated[str | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     report: Annotated[str | None, typer.Option(help="Write a page with plots to this file.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -281,9 +299,14 @@ def chat(
     *,
     model: Annotated[str | None, typer.Option(help="NAME=PATH, PATH or NAME=mock.", show_default="the embedded one")] = None,
     system: Annotated[str | None, typer.Option(help="Instructions that come before everything.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = CHAT_TEMPERATURE,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, show_default="1")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="At most so many tokens in one answer.")] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, metavar="X", help="0 always takes the likeliest token.")
+    ] = CHAT_TEMPERATURE,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="X", help="Draw from the likeliest tokens that have this share.", show_default="1"),
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many tokens in one answer.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     precision: Precision = None,
     device: Device = None,
@@ -490,8 +513,21 @@ def _welcome(welcome: "Welcome") -> None:
     console.print(Text("\nTry it:\n" + shlex.join(curl) + "\n"))
 
 
+# How typer, by way of pydantic, calls what is wrong with an option, and how people do.
+_PLAIN: Final = {
+    "Input should be a valid integer, unable to parse string as an integer": "must be a whole number",
+    "Input should be a valid number, unable to parse string as a number": "must be a number",
+    "Input should be greater than or equal to": "must be at least",
+    "Input should be less than or equal to": "must be at most",
+}
+
+
 def _words(error: Exception) -> str:
-    return error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+    # Its longer form names the option that is at fault, or those that may have been meant.
+    words = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    for theirs, ours in _PLAIN.items():
+        words = words.replace(theirs, ours)
+    return words
 
 
 def _complain(message: str, code: int) -> int:

@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
 
 from ecocore.errors import InvalidConfiguration
@@ -393,10 +394,54 @@ def _read(config: type[Config], flags: Mapping[str, Any]) -> Config:
     try:
         return config(**given.values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         setting = str(first["loc"][0])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidConfiguration(f"{_place(first['loc'])}: {reason} (from {given.sources[setting]})") from None
+        raise InvalidConfiguration(f"{_place(first['loc'])}: {_reason(first)} (from {given.sources[setting]})") from None
+
+
+# What pydantic says about the kinds of mistakes, in our words. {value}: what was given; never a text that could be a secret.
+_REASONS: Final = {
+    "bool_parsing": "must be true or false, not {value}",
+    "bool_type": "must be true or false, not {value}",
+    "dataclass_type": "must be a text",
+    "float_parsing": "must be a number, not {value}",
+    "float_type": "must be a number, not {value}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number, not {value}",
+    "int_parsing": "must be a whole number, not {value}",
+    "int_parsing_size": "must be a whole number of a sensible size",
+    "int_type": "must be a whole number, not {value}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "missing": "is missing",
+    "model_type": "must be a table of settings",
+    "path_type": "must be a path",
+    "string_pattern_mismatch": "must be of letters, digits, '.', '_' and '-', begin with a letter or digit, and have 64 at most",
+    "string_too_short": "must not be empty",
+    "string_type": "must be a text",
+    "too_short": "must name at least one",
+}
+# How people call a key where they should name the variable that holds it.
+_KEY_ITSELF: Final = frozenset({"api_key", "apikey", "key", "token", "secret", "password"})
+
+
+def _reason(error: ErrorDetails) -> str:
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(str(error["loc"][-1]))
+    if kind in _REASONS:
+        return _REASONS[kind].format(**error.get("ctx", {}), value=repr(error["input"])[:60])
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _unknown_key(name: str) -> str:
+    """Of a table of a region: the others are judged where the file is read."""
+    known = RegionSettings.model_fields
+    if name.lower().replace("-", "_") in _KEY_ITSELF:
+        return "a key must not stand in the file; put it into a variable, and name the variable with api_key_env"
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"a region has {', '.join(known)}"
+    return f"there is no such setting; {hint}"
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
