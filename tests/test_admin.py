@@ -317,6 +317,20 @@ def test_regions_tell_whether_they_answer(live: Live, tmp_path: Path, ecocore: V
     }
 
 
+def test_regions_that_do_not_answer_are_exit_code_1(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVE_KEY", live.key)
+    file = tmp_path / "ecocore.toml"
+    for url, code in {live.url: 0, "http://127.0.0.1:1": 1}.items():
+        file.write_text(f'[[regions]]\nname = "x"\nurl = "{url}"\nmodels = ["{MODEL}"]\napi_key_env = "LIVE_KEY"\n')
+        ended = CliRunner().invoke(app, ["regions", "list", "--config", str(file)], standalone_mode=False)
+        assert ended.return_value == code
+
+
+def test_no_regions_are_told_as_none(ecocore: Verb, document: Callable[..., Any]) -> None:
+    assert ecocore("regions", "list").startswith("no regions are set up; ")
+    assert document("regions", "list") == []
+
+
 def test_the_settings_tell_where_they_came_from(ecocore: Verb, document: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "ecocore.toml"
     file.write_text("port = 1\nhost = '::1'\n")

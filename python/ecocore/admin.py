@@ -250,7 +250,7 @@ def list_accounts(*, as_json: Json = False, database: Database = None, config: C
 def show_ledger(
     name: Annotated[str, typer.Argument(help="Of the account.")],
     *,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="So many rows, the last ones.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, metavar="N", help="So many rows, the last ones.")] = 50,
     as_json: Json = False,
     database: Database = None,
     config: ConfigFile = None,
@@ -403,8 +403,8 @@ def copy_database(
 
 
 @regions_app.command("list")
-def list_regions(*, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Print the regions of the settings, the first to be asked first, and whether each answers now."""
+def list_regions(*, as_json: Json = False, config: ConfigFile = None) -> int:
+    """Print the regions of the settings, the first to be asked first. Exit code 1 if any does not answer now."""
     import asyncio
 
     from ecocore.config import ServerConfig
@@ -422,7 +422,11 @@ def list_regions(*, as_json: Json = False, config: ConfigFile = None) -> None:
         }
         for region, problem in zip(regions, problems, strict=True)
     ]
-    _tell(rows, as_json=as_json)
+    if rows or as_json:
+        _tell(rows, as_json=as_json)
+    else:
+        typer.echo("no regions are set up; they are [[regions]] tables of the file that --config names")
+    return 1 if any(problems) else 0
 
 
 async def _ask(regions: Sequence["RegionSettings"]) -> list[str | None]:
