@@ -138,7 +138,7 @@ def test_a_time_may_be_spelled_in_any_unit(spelled: str, seconds: int, document:
         (["--expires-at", "soon"], "expires-at: 'soon' is no date"),
         (["--expires-at", "2001-01-31"], "past"),
         (["--expires-at", "2100-01-31", "--expires-in", "1d"], "not both"),
-        (["--account", "nobody"], "account: there is none named 'nobody'"),
+        (["--account", "nobody"], "account: there is none named 'nobody'; ecocore accounts create makes one"),
         (["--concurrency", "0"], "concurrency: must be from 1"),
     ],
 )

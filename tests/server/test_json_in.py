@@ -32,7 +32,8 @@ def test_what_json_writes_is_read_back(value: dict[str, Any], *, ascii_only: boo
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "no valid JSON"),
+        (b"", "the body is empty; send a JSON object"),
+        (b" \r\n", "the body is empty"),
         (b"{", "no valid JSON"),
         (b'{"a": 1,}', "column 9"),
         (b"[]", "must be a JSON object"),

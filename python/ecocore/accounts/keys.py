@@ -144,7 +144,7 @@ class KeyStore:
         async with self._database.writing() as connection:
             account_id = await connection.scalar(select(accounts.c.id).where(accounts.c.name == account))
             if account_id is None:
-                raise InvalidConfiguration(f"account: there is none named {account[:80]!r}")
+                raise InvalidConfiguration(f"account: there is none named {account[:80]!r}; ecocore accounts create makes one")
             return await self._insert(connection, name, account_id, limits, expires)
 
     async def all(self) -> list[StoredKey]:

@@ -25,6 +25,8 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises BadRequest."""
+    if not body.strip():
+        raise BadRequest("the body is empty; send a JSON object")
     depth, containers, commas = json_shape(body)
     if containers > MAX_CONTAINERS:
         raise BadRequest(f"the body holds more than {MAX_CONTAINERS} arrays and objects")

@@ -1,8 +1,10 @@
 """The models that are served: a name to the regions that run it, and the lists of the API."""
 
 from collections.abc import Iterable, Iterator
+from http import HTTPStatus
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -53,7 +55,10 @@ class ModelList:
 
     async def one_model(self, request: Request) -> JSONResponse:
         """GET /v1/models/{id}; a slash in the name may be plain or %2F."""
-        return JSONResponse(await self._described(request.path_params["model_id"]))
+        if not (model_id := request.path_params["model_id"]):
+            # A name that is missing is not the name of a missing model.
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return JSONResponse(await self._described(model_id))
 
     async def _described(self, model_id: str) -> dict[str, Any]:
         region = self[model_id]
