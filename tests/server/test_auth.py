@@ -69,6 +69,14 @@ async def test_without_a_valid_key_it_stays_shut(
     assert KEY not in answered.body.decode()
 
 
+async def test_a_key_that_was_revoked_tells_whom_to_ask(exchange: Any, keys: KeyStore) -> None:
+    key = await keys.create("laptop")
+    await keys.revoke("laptop")
+    answered = await exchange(guarded(keys), headers=[HOST, (b"authorization", f"Bearer {key}".encode())])
+    words = "the API key is not valid; ask whoever runs this server for a new one (ecocore keys create --name NAME)"
+    assert answered.error["message"] == words
+
+
 async def test_two_authorization_headers_are_refused_though_both_are_right(exchange: Any, keys: KeyStore) -> None:
     header = (b"authorization", f"Bearer {await keys.create('twice')}".encode())
     answered = await exchange(guarded(keys), headers=[HOST, header, header])

@@ -98,8 +98,18 @@ def test_an_account_with_nothing_left_is_refused_before_any_work(bank: Bank) -> 
     assert bank.live.chat(messages=[{"role": "user", "content": "x" * 20_000}]).status_code == 402
     status, code, message = error_of(bank.live.chat())
     assert (status, code) == (402, "insufficient_balance")
-    assert "no balance left" in message
+    assert message == "the account 'default' has no balance left; add credit"
     assert bank.live.runtime.stats()["prompt_tokens"] == 0
+
+
+def test_an_account_all_of_which_is_held_is_told_to_wait(slow_bank: Bank) -> None:
+    slow_bank.fund()
+    with slow_bank.live.raw(slow_bank.live.raw_chat()):
+        assert slow_bank.live.becomes_busy()
+        held = slow_bank.account()
+        slow_bank.ask(lambda books: books.credit("default", -held.available))
+        message = error_of(slow_bank.live.chat())[2]
+    assert message == "the account 'default' has no balance left; add credit, or wait for its running answers to end"
 
 
 def test_a_refusal_says_which_max_tokens_would_fit_and_it_does(bank: Bank) -> None:

@@ -183,11 +183,6 @@ class Ledger:
 
     # --- holding ----------------------------------------------------------------------------------------
 
-    async def available(self, account_id: int) -> int:
-        """Nano-dollars that are not spent and not held. Raises DatabaseUnavailable."""
-        balance, reserved = await self.balance(account_id)
-        return balance - reserved
-
     async def balance(self, account_id: int) -> tuple[int, int]:
         """Balance, and how much of it is held, in nano-dollars. Raises DatabaseUnavailable."""
         row = await self._database.look_up(_BALANCE, {"account": account_id})

@@ -67,7 +67,9 @@ class _KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         owner = await self._keys.find(_bearer(scope))
         if owner is None:
-            raise KeyInvalid("the API key is not valid; make one with: ecocore keys create --name NAME")
+            raise KeyInvalid(
+                "the API key is not valid; ask whoever runs this server for a new one (ecocore keys create --name NAME)"
+            )
         scope[_OWNER] = owner
         scope[SENDER] = f"{owner.account}/{owner.key_name}"
         await self._app(self._limiter.watch(scope, owner), receive, send)

@@ -56,11 +56,12 @@ class Cashier:
         price = await self._prices.find(model)
         if price is None:
             raise ModelNotPriced(f"the model {model[:200]!r} has no price yet; its operator sets one with: ecocore prices set")
-        if (price.input or price.output) and await self._ledger.available(owner.account_id) <= 0:
-            self.refused += 1
-            raise BalanceTooLow(
-                f"the account {owner.account!r} has no balance left; add credit, or wait for its running answers to end"
-            )
+        if price.input or price.output:
+            balance, reserved = await self._ledger.balance(owner.account_id)
+            if balance <= reserved:
+                self.refused += 1
+                wait = ", or wait for its running answers to end" if reserved else ""
+                raise BalanceTooLow(f"the account {owner.account!r} has no balance left; add credit{wait}")
         return price
 
     async def price(self, model: str) -> Price | None:
