@@ -30,9 +30,9 @@ def test_both_formats_lead_to_the_same_row() -> None:
         (Described("safetensors", {"architectures": ["MambaForCausalLM"]}), "architectures is 'MambaForCausalLM'"),
         (Described("safetensors", {"architectures": []}), "architectures is an empty list"),
         (Described("safetensors", {}), "architectures is None"),
-        (Described("safetensors", {"architectures": ["llama"]}), "it runs LlamaForCausalLM"),
+        (Described("safetensors", {"architectures": ["llama"]}), "LlamaForCausalLM, "),
         (Described("gguf", {"general.architecture": "mamba"}), "general.architecture is 'mamba'"),
-        (Described("gguf", {"general.architecture": ["llama"]}), "it runs llama"),
+        (Described("gguf", {"general.architecture": ["llama"]}), "it runs llama, "),
     ],
 )
 def test_an_unknown_architecture_is_named_with_the_known_ones(checkpoint: Described, said: str) -> None:

@@ -55,6 +55,23 @@ FAMILIES = (
         config="ecocore.model.llama_config:LlamaConfig",
         tool_syntax="llama",
     ),
+    Family(
+        name="qwen2",
+        hf_architectures=("Qwen2ForCausalLM",),
+        gguf_architectures=("qwen2",),
+        model="ecocore.model.llama:Llama",
+        config="ecocore.model.qwen2_config:Qwen2Config",
+        tool_syntax="hermes",
+    ),
+    Family(
+        name="gemma4",
+        hf_architectures=("Gemma4ForConditionalGeneration", "Gemma4ForCausalLM"),
+        gguf_architectures=(),
+        model="ecocore.model.gemma4:Gemma4",
+        config="ecocore.model.gemma4_config:Gemma4Config",
+        tool_syntax="gemma",
+        thinks=True,
+    ),
 )
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ecocore.errors import InternalError
 from ecocore.model import attention
-from ecocore.model.attention import AttentionPlan, CausalMask
+from ecocore.model.attention import AttentionPlan, CausalMask, masks_for
 from ecocore.model.batch import Rehearsal
+from ecocore.model.config import KvLayer
 from ecocore.model.kv_cache import KvCache
 
 SIZE, HEADS, KV_HEADS, DIM = 16, 6, 2, 8
@@ -29,24 +30,24 @@ class Paged:
         self.prompt_length = prompt_length
         self.blocks = np.array(blocks)
 
-    def expected(self) -> Tensor:
+    def expected(self, window: int | None = None) -> Tensor:
         queries, (keys, values) = self.queries.double(), self.keys_values.double().chunk(2, dim=1)
         keys, values = (some.repeat_interleave(HEADS // KV_HEADS, dim=1) for some in (keys, values))
         scores = torch.einsum("qhd,khd->hqk", queries, keys) / DIM**0.5
-        hidden = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+        steps = torch.arange(len(keys))[None] - torch.arange(len(keys))[:, None]
+        hidden = (steps > 0) | (steps <= -(window or len(keys)))
         return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, float("-inf")).softmax(-1), values)
 
 
 class Pool:
     """A cache of one layer that starts out full of NaN: whoever reads what nobody wrote will show it."""
 
-    def __init__(self) -> None:
-        self.cache = KvCache(
-            128 * 2**10, num_layers=1, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=SIZE, dtype=torch.float32, device=CPU
-        )
+    def __init__(self, window: int | None = None) -> None:
+        layers = [KvLayer(KV_HEADS, DIM, window)]
+        self.cache = KvCache(128 * 2**10, layers=layers, block_size=SIZE, dtype=torch.float32, device=CPU)
         every_slot = torch.arange(self.cache.num_blocks * SIZE)
         self.cache.store(0, every_slot, torch.full((len(every_slot), 2 * KV_HEADS, DIM), float("nan")))
-        self.mask = CausalMask(SIZE, dtype=torch.float32, device=CPU)
+        self.masks = masks_for(self.cache, dtype=torch.float32, device=CPU)
 
     def attend(self, *parts: Part, alone: bool = False) -> list[Tensor]:
         """One step over the given positions of each sequence."""
@@ -68,7 +69,7 @@ class Pool:
         queries = torch.cat([paged.queries[start:end] for paged, start, end in parts])
         keys_values = torch.cat([paged.keys_values[start:end] for paged, start, end in parts])
         out = torch.zeros_like(queries)
-        AttentionPlan(batch, self.cache, self.mask, device=CPU, alone=alone).attend(0, queries, keys_values, out)
+        AttentionPlan(batch, self.cache, self.masks, device=CPU, alone=alone).attend(0, queries, keys_values, out)
         return list(out.split([end - start for _, start, end in parts]))
 
 
@@ -82,6 +83,16 @@ def computed(pool: Pool, paged: Paged, *edges: int) -> Tensor:
 def test_attention_agrees_with_float64(length: int, prompt: int, blocks: list[int]) -> None:
     paged = Paged(length, prompt, blocks, seed=1)
     torch.testing.assert_close(Pool().attend((paged, 0, length))[0].double(), paged.expected(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 18, 33, 100])
+@pytest.mark.parametrize(("length", "prompt"), [(1, 1), (17, 17), (50, 50), (64, 33)])
+def test_a_window_counts_the_position_itself(length: int, prompt: int, window: int) -> None:
+    paged = Paged(length, prompt, [9, 2, 7, 0], seed=1)
+    whole = Pool(window).attend((paged, 0, length))[0]
+    torch.testing.assert_close(whole.double(), paged.expected(window), rtol=1e-5, atol=1e-5)
+    edges = [0, *range(SIZE, prompt, SIZE), prompt, *range(prompt + 1, length + 1)]
+    assert torch.equal(computed(Pool(window), paged, *edges), whole)
 
 
 def test_chunks_prefix_hits_and_recomputation_change_no_bit() -> None:

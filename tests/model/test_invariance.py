@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ecocore.model import attention, invariance
+from ecocore.model.config import KvLayer
 from ecocore.model.invariance import TILE, decodes_stand_alone, rows_stand_alone, settle
 from ecocore.model.layers import Linear
 
@@ -43,15 +44,17 @@ def test_layers_that_fail_the_question_are_tiled_with_all_of_their_shape(monkeyp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (6, 2), (8, 8), (32, 8)])
 def test_decode_rows_stand_alone_here(dtype: torch.dtype, heads: int, kv_heads: int) -> None:
-    assert decodes_stand_alone(num_heads=heads, num_kv_heads=kv_heads, head_dim=64, dtype=dtype, device=torch.device("cpu"))
+    assert decodes_stand_alone(KvLayer(kv_heads, 64), num_heads=heads, dtype=dtype, device=torch.device("cpu"))
 
 
 def test_decode_rows_that_depend_on_each_other_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        attention, "scaled_dot_product_attention", lambda q, k, v, attn_mask: exact(q, k, v, attn_mask=attn_mask) + len(q)
+        attention,
+        "scaled_dot_product_attention",
+        lambda q, k, v, attn_mask, scale: exact(q, k, v, attn_mask=attn_mask, scale=scale) + len(q),
     )
-    assert not decodes_stand_alone(num_heads=4, num_kv_heads=2, head_dim=16, dtype=torch.float32, device=torch.device("cpu"))
+    assert not decodes_stand_alone(KvLayer(2, 16), num_heads=4, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_sizes_from_one_tile_to_half_of_the_largest_step_are_asked() -> None:

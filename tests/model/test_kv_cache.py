@@ -4,15 +4,14 @@ import pytest
 import torch
 
 from ecocore.errors import InvalidConfiguration
+from ecocore.model.config import KvLayer
 from ecocore.model.kv_cache import KvCache
 
 BLOCK_BYTES = 3 * 4 * 2 * 2 * 8 * 4  # layers, positions, keys and values, heads, dimensions, bytes of float32
 
 
 def cache(pool_bytes: int) -> KvCache:
-    return KvCache(
-        pool_bytes, num_layers=3, num_kv_heads=2, head_dim=8, block_size=4, dtype=torch.float32, device=torch.device("cpu")
-    )
+    return KvCache(pool_bytes, layers=[KvLayer(2, 8)] * 3, block_size=4, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_the_pool_takes_as_many_blocks_as_the_bytes_hold() -> None:
@@ -44,3 +43,15 @@ def test_neighbouring_blocks_are_gathered_without_a_copy() -> None:
     pool.clear(0, torch.tensor([3]))
     assert not viewed[4:].any()
     assert torch.equal(viewed[:4], copied[:4])
+
+
+def test_layers_of_different_shapes_share_the_numbers_of_blocks() -> None:
+    layers = [KvLayer(2, 8), KvLayer(1, 4, window=6)]
+    per_block = 4 * (2 * 2 * 8 + 2 * 1 * 4) * 4
+    pool = KvCache(3 * per_block, layers=layers, block_size=4, dtype=torch.float32, device=torch.device("cpu"))
+    assert pool.num_blocks == 3
+    assert [pool.block_bytes(0), pool.block_bytes(1)] == [4 * 32 * 4, 4 * 8 * 4]
+    for layer, shape in enumerate([(4, 4, 8), (4, 2, 4)]):
+        tokens = torch.randn(shape, generator=torch.Generator().manual_seed(layer))
+        pool.store(layer, torch.arange(8, 12), tokens)
+        assert torch.equal(pool.gather(layer, torch.tensor([0, 2]))[4:], tokens)

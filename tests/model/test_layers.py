@@ -52,8 +52,21 @@ def test_products_agree_with_float64(kernels: str, dtype: torch.dtype) -> None:
     matrix = Linear(weight)
     close = partial(torch.testing.assert_close, rtol=0.02, atol=CLOSE[dtype])
     close(matrix(rows).double(), product)
-    close(matrix.silu(rows).double(), product * product.sigmoid())
+    close(matrix.activated(rows, "silu").double(), product * product.sigmoid())
+    close(matrix.activated(rows, "gelu_tanh").double(), torch.nn.functional.gelu(product, approximate="tanh"))
     torch.testing.assert_close(matrix.times(rows, factors).double(), product * factors.double(), rtol=0.02, atol=4 * CLOSE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bias_takes_part_before_whatever_follows(kernels: str, dtype: torch.dtype) -> None:
+    weight, rows, factors = random(80, 48, dtype=dtype), random(8, 48, dtype=dtype, seed=1), random(8, 80, dtype=dtype, seed=2)
+    bias = random(80, dtype=dtype, seed=3)
+    product = rows.double() @ weight.double().T + bias.double()
+    matrix = Linear(weight, bias)
+    close = partial(torch.testing.assert_close, rtol=0.02, atol=4 * CLOSE[dtype])
+    close(matrix(rows).double(), product)
+    close(matrix.activated(rows, "silu").double(), product * product.sigmoid())
+    close(matrix.times(rows, factors).double(), product * factors.double())
 
 
 def test_gated_mlp_is_down_of_silu_gate_times_up(kernels: str) -> None:
@@ -66,7 +79,12 @@ def test_gated_mlp_is_down_of_silu_gate_times_up(kernels: str) -> None:
 
 
 def ways(matrix: Linear, factors: Tensor) -> list[Callable[[Tensor], Tensor]]:
-    return [matrix, matrix.silu, lambda rows: matrix.times(rows, factors[: len(rows)])]
+    return [
+        matrix,
+        partial(matrix.activated, activation="silu"),
+        partial(matrix.activated, activation="gelu_tanh"),
+        lambda rows: matrix.times(rows, factors[: len(rows)]),
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -155,7 +155,7 @@ def test_the_context_is_what_model_and_pool_both_hold() -> None:
 )
 def test_precision_follows_the_folder_unless_told(stored: torch.dtype, precision: str | None, bits: int) -> None:
     runner = runner_of(tiny(stored=stored), precision=precision)
-    assert runner._cache.block_bytes == 16 * 2 * 2 * 16 * bits // 8
+    assert runner._cache.block_bytes(0) == 16 * 2 * 2 * 16 * bits // 8
 
 
 def test_the_fingerprint_changes_with_whatever_changes_the_answer() -> None:

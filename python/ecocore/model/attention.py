@@ -4,8 +4,10 @@ Takes a batch, gives a plan of the step that all layers share; the plan turns qu
 arithmetic of a position is a function of (position, prompt length) alone; docs/determinism.md says why.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,30 +26,40 @@ GATHER_BYTES = 8 * 2**20
 class CausalMask:
     """What the rows of one block may see, for any number of blocks before it.
 
-    One staircase (block_size, keys), aligned on the right, whose views serve every cell and every decode row.
+    One staircase (block_size, keys), aligned on the right, whose views serve every cell and every decode row. With a window
+    the stairs have a lower edge too, and end where the last row sees nothing more.
     """
 
-    def __init__(self, block_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, block_size: int, *, dtype: torch.dtype, device: torch.device, window: int | None = None) -> None:
+        """`window`: how many positions a row sees, itself included; None for all before it."""
         self._block_size = block_size
-        blocked = torch.full((block_size, block_size), float("-inf"), dtype=dtype, device=device)
-        self._mask = blocked.triu_(1)
+        self.reach: Final = None if window is None else -(-(window - 1) // block_size)
+        """How many blocks before its own a row may see; None for all."""
+        width = (1 + (self.reach or 0)) * block_size
+        steps = torch.arange(width)[None] - (width - block_size) - torch.arange(block_size)[:, None]
+        hidden = steps > 0 if window is None else (steps > 0) | (steps <= -window)
+        self._mask = torch.zeros((block_size, width), dtype=dtype).masked_fill_(hidden, float("-inf")).to(device)
 
     def over(self, num_keys: int) -> Tensor:
-        """The mask of a block whose last position is `num_keys` - 1: (block_size, num_keys), zero or minus infinity."""
+        """The mask of a block whose keys end with its own last position: (block_size, num_keys), zero or minus infinity."""
         missing = num_keys - self._mask.shape[1]
         if missing > 0:
             # Doubling keeps a growing conversation from rebuilding the mask at each new block.
             self._mask = pad(self._mask, (max(missing, self._mask.shape[1]), 0))
         return self._mask[:, self._mask.shape[1] - num_keys :]
 
+    def first_block(self, block: int) -> int:
+        """The first block that the rows of `block` may see."""
+        return 0 if self.reach is None else max(0, block - self.reach)
+
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """Queries of one block-sized piece of a prompt: rows `begin` to `end` of the step see `num_keys` keys under `mask`."""
+    """Queries of one block-sized piece of a prompt: rows `begin` to `end` of the step see some `keys` under `mask`."""
 
     begin: int
     end: int
-    num_keys: int
+    keys: slice
     mask: Tensor
 
 
@@ -71,10 +83,15 @@ class _Decode:
 
 
 class AttentionPlan:
-    """What one step stores and attends to, worked out once for all layers."""
+    """What one step stores and attends to, worked out once for all layers that keep alike."""
 
-    def __init__(self, batch: ComputedBatch, cache: KvCache, mask: CausalMask, *, device: torch.device, alone: bool) -> None:
-        """`alone`: one decode row per call, for a machine where rows in one call are not independent."""
+    def __init__(
+        self, batch: ComputedBatch, cache: KvCache, masks: Mapping[int | None, CausalMask], *, device: torch.device, alone: bool
+    ) -> None:
+        """`masks`: one for each window of `cache.layers`.
+
+        `alone`: one decode row per call, for a machine where rows in one call are not independent.
+        """
         self._cache = cache
         self._device = device
         self._slots = torch.from_numpy(batch.slots).to(device)
@@ -82,24 +99,29 @@ class AttentionPlan:
         # another sequence left there would still be NaN.
         begun = batch.slots[batch.slots % batch.block_size == 0] // batch.block_size
         self._begun = torch.from_numpy(begun).to(device) if begun.size else None
-        self._prefills = self._plan_prefills(batch, mask)
-        self._decodes = self._plan_decodes(batch, mask, alone=alone)
+        self._prefills = {window: self._plan_prefills(batch, mask) for window, mask in masks.items()}
+        self._decodes = {
+            kind: self._plan_decodes(batch, masks[kind.window], cache.block_bytes(layer), alone=alone)
+            for kind, layer in {kind: layer for layer, kind in enumerate(cache.layers)}.items()
+        }
 
-    def attend(self, layer: int, queries: Tensor, keys_values: Tensor, out: Tensor) -> None:
+    def attend(self, layer: int, queries: Tensor, keys_values: Tensor, out: Tensor, *, scale: float | None = None) -> None:
         """Stores `keys_values` (tokens, 2 * kv_heads, head_dim) and writes what `queries` attend to into `out`.
 
-        `queries`, `out`: (rows, heads, head_dim); rows beyond the step's tokens are left as they are.
+        `queries`, `out`: (rows, heads, head_dim); rows beyond the step's tokens are left as they are. `scale`: of the
+        products; None is head_dim ** -0.5.
         """
         if self._begun is not None:
             self._cache.clear(layer, self._begun)
         self._cache.store(layer, self._slots, keys_values[: len(self._slots)])
-        for prefill in self._prefills:
-            self._attend_prefill(layer, prefill, queries, out)
-        for decode in self._decodes:
-            self._attend_decode(layer, decode, queries, out)
+        kind = self._cache.layers[layer]
+        for prefill in self._prefills[kind.window]:
+            self._attend_prefill(layer, prefill, queries, out, scale)
+        for decode in self._decodes[kind]:
+            self._attend_decode(layer, decode, queries, out, scale)
 
-    def _attend_prefill(self, layer: int, prefill: _Prefill, queries: Tensor, out: Tensor) -> None:
-        kv_heads, head_dim = self._cache.num_kv_heads, queries.shape[2]
+    def _attend_prefill(self, layer: int, prefill: _Prefill, queries: Tensor, out: Tensor, scale: float | None) -> None:
+        kv_heads, head_dim = self._cache.layers[layer].num_kv_heads, queries.shape[2]
         group = queries.shape[1] // kv_heads
         # (keys, 2 * kv_heads, head_dim) -> (2 * kv_heads, 1, keys, head_dim): a group of heads shares its keys unrepeated.
         keys_values = self._cache.gather(layer, prefill.blocks, prefill.first).transpose(0, 1).unsqueeze(1)
@@ -110,13 +132,13 @@ class AttentionPlan:
             # A copy of its own also gives the cell the same alignment wherever it stands in the step.
             missing = padded(count) - count
             grouped = pad(grouped, (0, 0, 0, missing)) if missing else grouped.contiguous()
-            seen = keys_values[:, :, : cell.num_keys]
-            attended = scaled_dot_product_attention(grouped, seen[:kv_heads], seen[kv_heads:], attn_mask=cell.mask)
+            seen = keys_values[:, :, cell.keys]
+            attended = scaled_dot_product_attention(grouped, seen[:kv_heads], seen[kv_heads:], attn_mask=cell.mask, scale=scale)
             target = out[cell.begin : cell.end].view(count, kv_heads, group, head_dim)
             target.copy_(attended[:, :, :count].permute(2, 0, 1, 3))
 
-    def _attend_decode(self, layer: int, decode: _Decode, queries: Tensor, out: Tensor) -> None:
-        count, kv_heads, head_dim = len(decode.rows), self._cache.num_kv_heads, queries.shape[2]
+    def _attend_decode(self, layer: int, decode: _Decode, queries: Tensor, out: Tensor, scale: float | None) -> None:
+        count, kv_heads, head_dim = len(decode.rows), self._cache.layers[layer].num_kv_heads, queries.shape[2]
         group = queries.shape[1] // kv_heads
         keys_values = self._cache.gather(layer, decode.blocks, decode.first)
         keys_values = keys_values.view(count, -1, 2 * kv_heads, head_dim).transpose(1, 2)
@@ -129,6 +151,7 @@ class AttentionPlan:
             keys_values[:, :kv_heads],
             keys_values[:, kv_heads:],
             attn_mask=decode.mask[:, None, None].expand(-1, -1, group + missing, -1),
+            scale=scale,
         )
         out.index_copy_(0, decode.rows, attended[:, :, :group].flatten(1, 2))
 
@@ -143,30 +166,35 @@ class AttentionPlan:
                 if start % size or (end % size and end != prompt_length):
                     raise InternalError(f"prefill of positions {start} to {end} is off the grid of {size}")
                 edges = [*range(start, end, size), end]
-                cells = [
-                    _Cell(offset + a - start, offset + b - start, a + size, mask.over(a + size)[: padded(b - a)])
-                    for a, b in pairwise(edges)
-                ]
-                blocks = table[: -(-end // size)]
+                behind = mask.first_block(start // size)
+                cells = []
+                for a, b in pairwise(edges):
+                    first, last = mask.first_block(a // size) - behind, a // size + 1 - behind
+                    seen = mask.over((last - first) * size)[: padded(b - a)]
+                    cells.append(_Cell(offset + a - start, offset + b - start, slice(first * size, last * size), seen))
+                blocks = table[behind : -(-end // size)]
                 prefills.append(_Prefill(self._tensor(blocks), _first_of_run(blocks), cells))
             offset += length
         return prefills
 
-    def _plan_decodes(self, batch: ComputedBatch, mask: CausalMask, *, alone: bool) -> list[_Decode]:
+    def _plan_decodes(self, batch: ComputedBatch, mask: CausalMask, block_bytes: int, *, alone: bool) -> list[_Decode]:
         sequences = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
         (decoding,) = np.nonzero(batch.positions >= batch.prompt_lengths[sequences])
         if not decoding.size:
             return []
-        num_blocks = batch.positions[decoding] // batch.block_size + 1
+        last = batch.positions[decoding] // batch.block_size
+        num_blocks = last + 1 if mask.reach is None else np.minimum(last, mask.reach) + 1
         decodes = []
         for count in np.unique(num_blocks).tolist():
-            rows = decoding[num_blocks == count]
+            alike = num_blocks == count
             staircase = mask.over(count * batch.block_size)
-            fitting = 1 if alone else max(1, GATHER_BYTES // (count * self._cache.block_bytes))
-            for some in np.split(rows, range(fitting, len(rows), fitting)):
-                blocks = batch.block_tables[sequences[some], :count].ravel()
-                offsets = self._tensor(batch.positions[some] % batch.block_size)
-                decodes.append(_Decode(self._tensor(some), self._tensor(blocks), _first_of_run(blocks), staircase[offsets]))
+            fitting = 1 if alone else max(1, GATHER_BYTES // (count * block_bytes))
+            cuts = range(fitting, int(alike.sum()), fitting)
+            for rows, ends in zip(np.split(decoding[alike], cuts), np.split(last[alike], cuts), strict=True):
+                columns = ends[:, None] + np.arange(1 - count, 1)
+                blocks = batch.block_tables[sequences[rows][:, None], columns].ravel()
+                offsets = self._tensor(batch.positions[rows] % batch.block_size)
+                decodes.append(_Decode(self._tensor(rows), self._tensor(blocks), _first_of_run(blocks), staircase[offsets]))
         return decodes
 
     def _tensor(self, values: Integers) -> Tensor:
@@ -176,3 +204,9 @@ class AttentionPlan:
 def _first_of_run(blocks: Integers) -> int | None:
     """The first of `blocks` if they lie one behind the other, else None."""
     return int(blocks[0]) if bool((np.diff(blocks) == 1).all()) else None
+
+
+def masks_for(cache: KvCache, *, dtype: torch.dtype, device: torch.device) -> dict[int | None, CausalMask]:
+    """A mask for each window of the layers."""
+    windows = {layer.window for layer in cache.layers}
+    return {window: CausalMask(cache.block_size, dtype=dtype, device=device, window=window) for window in windows}

@@ -22,20 +22,24 @@ class ModelConfig(Protocol):
         """Positions that the model was made for."""
 
     @property
-    def num_layers(self) -> int:
-        """Layers that keep keys and values."""
-
-    @property
     def num_heads(self) -> int:
-        """Query heads."""
+        """Query heads of every layer."""
 
     @property
-    def num_kv_heads(self) -> int:
-        """Key-value heads; a divisor of `num_heads`."""
+    def kv_layers(self) -> "tuple[KvLayer, ...]":
+        """What each layer keeps of keys and values."""
 
-    @property
-    def head_dim(self) -> int:
-        """Width of a head."""
+
+@dataclass(frozen=True)
+class KvLayer:
+    """Keys and values of one layer: so many heads, a divisor of the query heads, each so wide.
+
+    `window`: how many positions a position sees, itself included; None for all before it.
+    """
+
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ecocore.model.attention import AttentionPlan, CausalMask
+from ecocore.model.attention import AttentionPlan, masks_for
 from ecocore.model.batch import Rehearsal
+from ecocore.model.config import KvLayer
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.layers import ROW_MULTIPLE, Linear
 
@@ -45,22 +46,21 @@ def settle(linears: list[Linear]) -> list[Linear]:
     return dependent
 
 
-def decodes_stand_alone(*, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> bool:
+def decodes_stand_alone(kind: KvLayer, *, num_heads: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether decode rows that share a call attend as each does in a call of its own."""
     size, places = 64, (70, 83, 90, 111, 127)
-    pool_bytes = 2 * size * 2 * num_kv_heads * head_dim * dtype.itemsize
-    cache = KvCache(
-        pool_bytes, num_layers=1, num_kv_heads=num_kv_heads, head_dim=head_dim, block_size=size, dtype=dtype, device=device
-    )
-    mask = CausalMask(size, dtype=dtype, device=device)
-    cache.store(0, torch.arange(2 * size, device=device), _random((2 * size, 2 * num_kv_heads, head_dim), dtype, device))
-    queries = _random((len(places), num_heads, head_dim), dtype, device)
-    keys_values = _random((len(places), 2 * num_kv_heads, head_dim), dtype, device)
+    heads, width = 2 * kind.num_kv_heads, kind.head_dim
+    pool_bytes = 2 * size * heads * width * dtype.itemsize
+    cache = KvCache(pool_bytes, layers=[kind], block_size=size, dtype=dtype, device=device)
+    masks = masks_for(cache, dtype=dtype, device=device)
+    cache.store(0, torch.arange(2 * size, device=device), _random((2 * size, heads, width), dtype, device))
+    queries = _random((len(places), num_heads, width), dtype, device)
+    keys_values = _random((len(places), heads, width), dtype, device)
     batch = Rehearsal.of([(place, 1, 0) for place in places], block_size=size, num_blocks=2)
 
     def attended(*, alone: bool) -> Tensor:
         out = torch.zeros_like(queries)
-        AttentionPlan(batch, cache, mask, device=device, alone=alone).attend(0, queries, keys_values, out)
+        AttentionPlan(batch, cache, masks, device=device, alone=alone).attend(0, queries, keys_values, out)
         return out
 
     return torch.equal(attended(alone=True), attended(alone=False))
@@ -74,7 +74,15 @@ def _independent(linear: Linear) -> bool:
     factors = _random((_LARGEST, linear.out_features), linear.dtype, linear.device)
 
     def every_way(some: Tensor) -> Tensor:
-        return torch.cat((linear(some), linear.silu(some), linear.times(some, factors[-len(some) :].clone())), dim=1)
+        return torch.cat(
+            (
+                linear(some),
+                linear.activated(some, "silu"),
+                linear.activated(some, "gelu_tanh"),
+                linear.times(some, factors[-len(some) :].clone()),
+            ),
+            dim=1,
+        )
 
     return rows_stand_alone(every_way, rows)
 

@@ -3,48 +3,50 @@
 Which sequence owns which block is the scheduler's business.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ecocore.errors import InvalidConfiguration
+from ecocore.model.config import KvLayer
 
 
 class KvCache:
-    """Keys and values of all layers, (layers, blocks, block_size, 2 * kv_heads, head_dim).
+    """Keys and values of all layers, (blocks, block_size, 2 * kv_heads, head_dim) each.
 
-    A token's keys and values lie side by side, so that storing and gathering are one copy each.
+    A token's keys and values lie side by side, so that storing and gathering are one copy each. A block has the same number
+    in every layer, whatever the layer's shape.
     """
 
     def __init__(
         self,
         pool_bytes: int,
         *,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
+        layers: Sequence[KvLayer],
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         """Takes as many blocks as `pool_bytes` hold, at once. Raises InvalidConfiguration if that is none."""
-        block_bytes = num_layers * block_size * 2 * num_kv_heads * head_dim * dtype.itemsize
+        block_bytes = sum(block_size * 2 * layer.num_kv_heads * layer.head_dim * dtype.itemsize for layer in layers)
         if pool_bytes < block_bytes:
             raise InvalidConfiguration(
                 f"a key-value cache of {pool_bytes} bytes holds no block of this model: give it at least {block_bytes} bytes"
             )
         self.num_blocks = pool_bytes // block_bytes
         self.block_size = block_size
-        self.num_kv_heads = num_kv_heads
-        pool = torch.empty((num_layers, self.num_blocks, block_size, 2 * num_kv_heads, head_dim), dtype=dtype, device=device)
+        self.layers = tuple(layers)
         # Writing makes the system hand over the memory now, rather than run out of it in the middle of a request.
-        pool.zero_()
-        self._layers = list(pool.unbind(0))
-        self._scratch = torch.empty((0, *pool.shape[2:]), dtype=dtype, device=device)
+        self._layers = [
+            torch.empty((self.num_blocks, block_size, 2 * layer.num_kv_heads, layer.head_dim), dtype=dtype, device=device).zero_()
+            for layer in layers
+        ]
+        self._scratch = {pool.shape[1:]: pool.new_empty((0, *pool.shape[1:])) for pool in self._layers}
 
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block in one layer."""
-        return self._layers[0][0].nbytes
+    def block_bytes(self, layer: int) -> int:
+        """Bytes of one block in a layer."""
+        return self._layers[layer][0].nbytes
 
     def clear(self, layer: int, blocks: Tensor) -> None:
         """Zeroes `blocks` (any,) int64."""
@@ -63,7 +65,8 @@ class KvCache:
         pool, count = self._layers[layer], len(blocks)
         if first is not None:
             return pool[first : first + count].flatten(0, 1)
-        if len(self._scratch) < count:
-            self._scratch = pool.new_empty((count, *pool.shape[1:]))
-        # The same memory serves all layers: it stays in the processor's cache and is never given back to the system.
-        return torch.index_select(pool, 0, blocks, out=self._scratch[:count]).flatten(0, 1)
+        shape = pool.shape[1:]
+        if len(self._scratch[shape]) < count:
+            self._scratch[shape] = pool.new_empty((count, *shape))
+        # The same memory serves all layers alike: it stays in the processor's cache and is never given back to the system.
+        return torch.index_select(pool, 0, blocks, out=self._scratch[shape][:count]).flatten(0, 1)

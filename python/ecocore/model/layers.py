@@ -4,12 +4,12 @@ That holds for row counts that are multiples of `ROW_MULTIPLE`; docs/determinism
 """
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad, rms_norm, silu
+from torch.nn.functional import gelu, linear, pad, rms_norm, silu
 
 # Matrix kernels take other paths, with other roundings, for a remainder of one to three rows.
 ROW_MULTIPLE = 4
@@ -34,15 +34,32 @@ class RmsNorm:
         return normal.to(rows.dtype).mul_(self._weight)
 
 
+Activation = Literal["silu", "gelu_tanh"]
+
+
+class WideRmsNorm:
+    """Divides a row by its root mean square and multiplies by the weight, all in float32, then casts back."""
+
+    def __init__(self, eps: float, weight: Tensor | None = None) -> None:
+        """`weight`: (width,); None only divides."""
+        self._weight = None if weight is None else weight.float()
+        self._eps = eps
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(..., width) to the same, in memory of its own."""
+        return rms_norm(rows.float(), rows.shape[-1:], self._weight, self._eps).to(rows.dtype)
+
+
 class Linear:
-    """A matrix without bias, alone or together with what follows it. Row counts must be multiples of `ROW_MULTIPLE`.
+    """A matrix, alone or together with what follows it. Row counts must be multiples of `ROW_MULTIPLE`.
 
     On a CPU the weight is repacked once for oneDNN, which is two to three times faster on it than on a plain matrix.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        """`weight`: (out_features, in_features)."""
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """`weight`: (out_features, in_features); `bias`: (out_features,)."""
         self.out_features, self.in_features = weight.shape
+        self._bias = bias
         self.dtype, self.device = weight.dtype, weight.device
         # Set where this machine's kernels let rows depend on each other: every call then has exactly so many.
         self.tile: int | None = None
@@ -53,13 +70,13 @@ class Linear:
         """(rows, in_features) to (rows, out_features)."""
         return self._run(self._product, rows)
 
-    def silu(self, rows: Tensor) -> Tensor:
-        """The product's SiLU.
+    def activated(self, rows: Tensor, activation: Activation) -> Tensor:
+        """The product's activation.
 
         Not torch's own on a CPU: that one cuts its work between threads without regard to rows, and rounds
         differently at the cuts.
         """
-        return self._run(self._silu, rows)
+        return self._run(partial(self._activated, activation), rows)
 
     def times(self, rows: Tensor, factors: Tensor) -> Tensor:
         """The product times `factors` (rows, out_features), element by element."""
@@ -75,33 +92,39 @@ class Linear:
 
     def _product(self, rows: Tensor) -> Tensor:
         if not self._packed:
-            return linear(rows, self._weight)
-        product: Tensor = _PRODUCT(rows, self._weight, None, "none", [], "")
+            return linear(rows, self._weight, self._bias)
+        product: Tensor = _PRODUCT(rows, self._weight, self._bias, "none", [], "")
         return product
 
-    def _silu(self, rows: Tensor) -> Tensor:
+    def _activated(self, activation: Activation, rows: Tensor) -> Tensor:
         if not self._packed:
-            return silu(linear(rows, self._weight))
-        product: Tensor = _PRODUCT(rows, self._weight, None, "swish", [], "")
-        return product
+            product = linear(rows, self._weight, self._bias)
+            return silu(product) if activation == "silu" else gelu(product, approximate="tanh")
+        name, algorithm = _FUSED[activation]
+        fused: Tensor = _PRODUCT(rows, self._weight, self._bias, name, [], algorithm)
+        return fused
 
     def _times(self, rows: Tensor, factors: Tensor) -> Tensor:
         if not self._packed:
-            return linear(rows, self._weight).mul_(factors)
-        product: Tensor = _PRODUCT_WITH(rows, factors, self._weight, None, "mul")
+            return linear(rows, self._weight, self._bias).mul_(factors)
+        product: Tensor = _PRODUCT_WITH(rows, factors, self._weight, self._bias, "mul")
         return product
 
 
 class GatedMlp:
-    """down(silu(gate x) * up x)."""
+    """down(activation(gate x) * up x)."""
 
-    def __init__(self, gate: Linear, up: Linear, down: Linear) -> None:
+    def __init__(self, gate: Linear, up: Linear, down: Linear, activation: Activation = "silu") -> None:
         self._gate, self._up, self._down = gate, up, down
+        self._activation: Activation = activation
 
     def __call__(self, rows: Tensor) -> Tensor:
         """(rows, hidden) to the same."""
-        return self._down(self._up.times(rows, self._gate.silu(rows)))
+        return self._down(self._up.times(rows, self._gate.activated(rows, self._activation)))
 
+
+# What oneDNN calls the activations.
+_FUSED: Final[dict[Activation, tuple[str, str]]] = {"silu": ("swish", ""), "gelu_tanh": ("gelu", "tanh")}
 
 # oneDNN's products as torch registers them for its own compiler. Looked up once, and early enough to find them missing.
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)

@@ -1,4 +1,4 @@
-"""The Llama architecture: SmolLM2, Llama 3.x. Token ids in, hidden states and logits out.
+"""The Llama architecture: SmolLM2, Llama 3.x, and with a bias Qwen2. Token ids in, hidden states and logits out.
 
 Only what is Llama's own stands here: how a layer is wired, what its tensors are called, how GGUF orders them.
 """
@@ -119,9 +119,12 @@ class _Layer:
 
         self._num_heads, self._num_kv_heads, self._head_dim = heads, kv_heads, dim
         query, key = matrix(names.query, heads * dim, hidden), matrix(names.key, kv_heads * dim, hidden)
-        if tensors.format == "gguf":
+        if tensors.format == "gguf" and not config.qkv_bias:
+            # Architectures with a bias are written as they are.
             query, key = _halves_together(query, heads), _halves_together(key, kv_heads)
-        self._qkv = tensors.linear(query, key, matrix(names.value, kv_heads * dim, hidden))
+        self._qkv = tensors.linear(
+            query, key, matrix(names.value, kv_heads * dim, hidden), bias=_biases(config, tensors, names, prefix)
+        )
         self._output = tensors.linear(matrix(names.output, hidden, heads * dim))
         self._mlp = GatedMlp(
             tensors.linear(matrix(names.gate, config.intermediate_size, hidden)),
@@ -138,6 +141,13 @@ class _Layer:
         attention.attend(index, qkv[:, :heads], qkv[:, heads:], attended)
         hidden = hidden + self._output(attended.flatten(1))
         return hidden.add_(self._mlp(self._mlp_norm(hidden)))
+
+
+def _biases(config: LlamaConfig, tensors: TensorLoader, names: TensorNames, prefix: str) -> list[Tensor]:
+    if not config.qkv_bias:
+        return []
+    heads = {names.query: config.num_heads, names.key: config.num_kv_heads, names.value: config.num_kv_heads}
+    return [tensors.tensor(prefix + name.replace(".weight", ".bias"), count * config.head_dim) for name, count in heads.items()]
 
 
 def _halves_together(weight: Tensor, num_heads: int) -> Tensor:

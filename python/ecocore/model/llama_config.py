@@ -5,10 +5,10 @@ Takes `config.json` or GGUF metadata, gives a config. A feature that is switched
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from ecocore.errors import InvalidModelFile
-from ecocore.model.config import Settings, WavelengthScaling
+from ecocore.model.config import KvLayer, Settings, WavelengthScaling
 
 if TYPE_CHECKING:
     from ecocore.weights.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ class LlamaConfig:
     rope_theta: float
     rope_scaling: WavelengthScaling | None = None
     tie_word_embeddings: bool = False
+    qkv_bias: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
@@ -44,18 +45,24 @@ class LlamaConfig:
         if self.rms_norm_eps <= 0 or self.rope_theta <= 0:
             raise InvalidModelFile(f"rms_norm_eps ({self.rms_norm_eps}) and rope_theta ({self.rope_theta}) must be positive")
 
+    @property
+    def kv_layers(self) -> tuple[KvLayer, ...]:
+        """Keys and values of all layers, which are alike."""
+        return (KvLayer(self.num_kv_heads, self.head_dim),) * self.num_layers
+
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> Self:
         """Reads the config of a checkpoint of either format. Raises InvalidModelFile."""
         if checkpoint.format == "safetensors":
             return cls.from_hf(checkpoint.config)
-        names = set(checkpoint.names())
-        vocab_size = checkpoint.shape("token_embd.weight")[0] if "token_embd.weight" in names else None
-        return cls.from_gguf(checkpoint.config, vocab_size=vocab_size, tied="output.weight" not in names)
+        return cls.from_gguf(checkpoint.config, **told_by_tensors(checkpoint))
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> Self:
-        """Reads a `config.json`, as the hub has it or as transformers 5 writes it. Raises InvalidModelFile."""
+    def from_hf(cls, config: Mapping[str, Any], *, qkv_bias: bool = False) -> Self:
+        """Reads a `config.json`, as the hub has it or as transformers 5 writes it. Raises InvalidModelFile.
+
+        `qkv_bias`: whether queries, keys and values have a bias, which families of this shape know of themselves.
+        """
         for switch in ("attention_bias", "mlp_bias"):
             if config.get(switch):
                 raise InvalidModelFile(f"config.json switches on {switch}, which this version does not implement")
@@ -80,28 +87,37 @@ class LlamaConfig:
             rope_theta=rope.number("rope_theta", source.number("rope_theta", 10000.0)),
             rope_scaling=_scaling_of(rope, config),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=qkv_bias,
         )
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, Any], *, vocab_size: int | None = None, tied: bool = True) -> Self:
-        """Reads GGUF metadata of architecture llama. Raises InvalidModelFile.
+    def from_gguf(
+        cls,
+        metadata: Mapping[str, Any],
+        *,
+        vocab_size: int | None = None,
+        tied: bool = True,
+        architecture: str = "llama",
+        qkv_bias: bool = False,
+    ) -> Self:
+        """Reads GGUF metadata of architecture llama, or of another that is spelled alike. Raises InvalidModelFile.
 
         `vocab_size` and `tied` come from the tensors: the file need not state them. A llama3 scaling is not in
         the metadata but in the tensor `rope_freqs.weight`, which the model reads.
         """
-        source = Settings(metadata, "GGUF metadata", prefix="llama.")
-        scaling = metadata.get("llama.rope.scaling.type", "none")
+        source = Settings(metadata, "GGUF metadata", prefix=f"{architecture}.")
+        scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
         if scaling != "none":
-            raise InvalidModelFile(f"llama.rope.scaling.type is {scaling!r}, which this version does not implement")
-        if metadata.get("llama.expert_count"):
-            raise InvalidModelFile("llama.expert_count is set; this version does not implement mixtures of experts")
+            raise InvalidModelFile(f"{architecture}.rope.scaling.type is {scaling!r}, which this version does not implement")
+        if metadata.get(f"{architecture}.expert_count"):
+            raise InvalidModelFile(f"{architecture}.expert_count is set; this version does not implement mixtures of experts")
         hidden_size = source.integer("embedding_length")
         num_heads = source.integer("attention.head_count")
         head_dim = source.integer("attention.key_length", hidden_size // max(num_heads, 1))
         rotated = source.integer("rope.dimension_count", head_dim)
         if rotated != head_dim or source.integer("attention.value_length", head_dim) != head_dim:
             raise InvalidModelFile(
-                f"keys of {head_dim}, values of {metadata.get('llama.attention.value_length', head_dim)} and rotary embedding"
+                f"keys of {head_dim}, values of {source.integer('attention.value_length', head_dim)} and rotary embedding"
                 f" over {rotated} dimensions: this version implements equal ones"
             )
         return cls(
@@ -116,7 +132,22 @@ class LlamaConfig:
             rms_norm_eps=source.number("attention.layer_norm_rms_epsilon"),
             rope_theta=source.number("rope.freq_base", 10000.0),
             tie_word_embeddings=tied,
+            qkv_bias=qkv_bias,
         )
+
+
+class ToldByTensors(TypedDict):
+    """What a GGUF file says by its tensors alone."""
+
+    vocab_size: int | None
+    tied: bool
+
+
+def told_by_tensors(checkpoint: "Checkpoint") -> ToldByTensors:
+    """What the metadata of a GGUF file need not state."""
+    names = set(checkpoint.names())
+    vocab_size = checkpoint.shape("token_embd.weight")[0] if "token_embd.weight" in names else None
+    return {"vocab_size": vocab_size, "tied": "output.weight" not in names}
 
 
 def _rope_of(config: Mapping[str, Any]) -> Settings:

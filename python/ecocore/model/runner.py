@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ecocore import __version__
 from ecocore.errors import InvalidConfiguration
-from ecocore.model.attention import AttentionPlan, CausalMask
+from ecocore.model.attention import AttentionPlan, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
 from ecocore.model.invariance import decodes_stand_alone, settle
@@ -57,7 +57,7 @@ class ModelRunner:
         self.fingerprint = ""
         self._model = model
         self._cache = cache
-        self._mask = CausalMask(cache.block_size, dtype=dtype, device=device)
+        self._masks = masks_for(cache, dtype=dtype, device=device)
         self._decode_alone = False
 
     @classmethod
@@ -84,9 +84,7 @@ class ModelRunner:
         with torch.inference_mode():
             cache = KvCache(
                 kv_cache_bytes,
-                num_layers=config.num_layers,
-                num_kv_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
+                layers=config.kv_layers,
                 block_size=block_size,
                 dtype=dtype,
                 device=target,
@@ -107,7 +105,7 @@ class ModelRunner:
         A row's logits are a function of its sequence alone: no other row, chunk boundary on the grid, prefix hit
         or recomputation changes a bit.
         """
-        attention = AttentionPlan(batch, self._cache, self._mask, device=self.device, alone=self._decode_alone)
+        attention = AttentionPlan(batch, self._cache, self._masks, device=self.device, alone=self._decode_alone)
         hidden = self._model.hidden_states(self._padded(batch.token_ids), self._padded(batch.positions), attention)
         count = len(batch.sample_indices)
         if not count:
@@ -121,12 +119,9 @@ class ModelRunner:
         if dependent := settle(linears):
             logger.warning("rows of matrix products depend on each other on this machine: computing them in tiles")
             logger.info("%d of %d matrices are computed in tiles", len(dependent), len(linears))
-        self._decode_alone = not decodes_stand_alone(
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            dtype=dtype,
-            device=self.device,
+        self._decode_alone = not all(
+            decodes_stand_alone(kind, num_heads=config.num_heads, dtype=dtype, device=self.device)
+            for kind in dict.fromkeys(config.kv_layers)
         )
         if self._decode_alone:
             logger.warning("rows of attention depend on each other on this machine: computing sequences one by one")

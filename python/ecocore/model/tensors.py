@@ -4,7 +4,7 @@ Takes a checkpoint, gives tensors and layers on the device. Knows no model: name
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -59,15 +59,24 @@ class TensorLoader:
         self._advance(name)
         return tensor.to(self.device)
 
-    def linear(self, *parts: Tensor) -> Linear:
-        """One layer out of matrices (out_features, in_features) that read the same input, outputs side by side."""
-        layer = Linear(torch.cat(parts) if len(parts) > 1 else parts[0])
+    def linear(self, *parts: Tensor, bias: Sequence[Tensor] = ()) -> Linear:
+        """One layer out of matrices (out_features, in_features) that read the same input, outputs side by side.
+
+        `bias`: none, or one (out_features,) for each.
+        """
+        layer = Linear(torch.cat(parts) if len(parts) > 1 else parts[0], torch.cat(tuple(bias)) if bias else None)
         self.linears.append(layer)
         return layer
 
     def ignore(self, *endings: str) -> None:
         """Declares that this model does without the tensors whose names end so."""
         for name in [name for name in self._unused if name.endswith(endings)]:
+            del self._unused[name]
+            self._advance(name)
+
+    def ignore_within(self, *beginnings: str) -> None:
+        """Declares that this model does without the tensors whose names begin so."""
+        for name in [name for name in self._unused if name.startswith(beginnings)]:
             del self._unused[name]
             self._advance(name)
 

@@ -1,0 +1,162 @@
+"""What a Gemma 4's files say about its shape, as one checked value: two kinds of layers, each with its own keys and angles.
+
+Takes `config.json`, gives a config. A feature that is switched on and not implemented is refused by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from ecocore.errors import InvalidModelFile
+from ecocore.model.config import KvLayer, Settings
+
+if TYPE_CHECKING:
+    from ecocore.weights.checkpoint import Checkpoint
+
+SLIDING: Final = "sliding_attention"
+FULL: Final = "full_attention"
+# What a config without a list of layers means: every sixth sees everything.
+_CYCLE: Final = 6
+# Each of these changes the numbers, and what is absent here means off, but for the first.
+_SWITCHES: Final = {
+    "hidden_size_per_layer_input": 256,
+    "enable_moe_block": False,
+    "num_kv_shared_layers": 0,
+    "use_double_wide_mlp": False,
+    "attention_bias": False,
+}
+
+
+@dataclass(frozen=True)
+class RotaryAngles:
+    """Rotation of one kind of layers: of each head, the first `rotated` pairs turn, slowed by `factor`."""
+
+    theta: float
+    rotated: int
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Gemma4Config:
+    """The shape of a dense Gemma 4. Lengths are in elements; `context_length` is in tokens."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    kv_layers: tuple[KvLayer, ...]
+    keys_are_values: bool
+    """Whether layers without a window make their values of the keys' matrix."""
+    sliding: RotaryAngles
+    full: RotaryAngles
+    context_length: int
+    rms_norm_eps: float
+    logit_cap: float | None
+    tie_word_embeddings: bool
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "context_length"):
+            if getattr(self, name) < 1:
+                raise InvalidModelFile(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.kv_layers:
+            raise InvalidModelFile("the model has no layers")
+        for layer in self.kv_layers:
+            if layer.num_kv_heads < 1 or self.num_heads % layer.num_kv_heads:
+                raise InvalidModelFile(
+                    f"{self.num_heads} attention heads cannot share {layer.num_kv_heads} key-value heads evenly"
+                )
+            if layer.head_dim < 2 or layer.head_dim % 2:
+                raise InvalidModelFile(f"head_dim is {layer.head_dim}; rotary embedding needs an even number")
+            if layer.window is not None and layer.window < 1:
+                raise InvalidModelFile(f"sliding_window is {layer.window}; it must be at least 1")
+        if self.rms_norm_eps <= 0 or (self.logit_cap is not None and self.logit_cap <= 0):
+            raise InvalidModelFile(f"rms_norm_eps ({self.rms_norm_eps}) and final_logit_softcapping must be positive")
+
+    @classmethod
+    def of(cls, checkpoint: "Checkpoint") -> Self:
+        """Reads a `config.json`, of the whole model or of its text part alone. Raises InvalidModelFile."""
+        whole = checkpoint.config
+        text = whole.get("text_config", whole)
+        if not isinstance(text, Mapping):
+            raise InvalidModelFile(f"config.json has text_config {text!r:.80}; it must be an object")
+        _refuse(whole, text)
+        source = Settings(text, "config.json")
+        kinds = _layer_types(text, source.integer("num_hidden_layers"))
+        layers = tuple(_kv_layer(text, source, index, kind) for index, kind in enumerate(kinds))
+        cap = text.get("final_logit_softcapping")
+        return cls(
+            vocab_size=source.integer("vocab_size"),
+            hidden_size=source.integer("hidden_size"),
+            intermediate_size=source.integer("intermediate_size"),
+            num_heads=source.integer("num_attention_heads"),
+            kv_layers=layers,
+            keys_are_values=bool(text.get("attention_k_eq_v", False)),
+            sliding=_angles(text, SLIDING, layers, kinds),
+            full=_angles(text, FULL, layers, kinds),
+            context_length=source.integer("max_position_embeddings"),
+            rms_norm_eps=source.number("rms_norm_eps", 1e-6),
+            logit_cap=None if cap is None else source.number("final_logit_softcapping"),
+            tie_word_embeddings=bool(whole.get("tie_word_embeddings", text.get("tie_word_embeddings", True))),
+        )
+
+
+def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    for switch, default in _SWITCHES.items():
+        if text.get(switch, default):
+            raise InvalidModelFile(f"config.json switches on {switch}, which this version does not implement")
+    for part in ("audio_config", "quantization_config"):
+        if whole.get(part):
+            raise InvalidModelFile(f"config.json has a {part}, which this version does not implement")
+    if (activation := text.get("hidden_activation", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
+        raise InvalidModelFile(f"config.json has hidden_activation {activation!r}; this version implements 'gelu_pytorch_tanh'")
+    if (direction := text.get("use_bidirectional_attention")) not in (None, "vision"):
+        raise InvalidModelFile(
+            f"config.json has use_bidirectional_attention {direction!r}; this version implements null and 'vision'"
+        )
+
+
+def _layer_types(text: Mapping[str, Any], count: int) -> list[str]:
+    kinds = text.get("layer_types")
+    if kinds is None:
+        kinds = [FULL if index % _CYCLE == _CYCLE - 1 else SLIDING for index in range(count)]
+    if not isinstance(kinds, list) or len(kinds) != count:
+        raise InvalidModelFile(f"config.json has {count} layers and layer_types {kinds!r:.80}; it must be a list of as many")
+    for kind in kinds:
+        if kind not in (SLIDING, FULL):
+            raise InvalidModelFile(f"config.json has a layer of type {kind!r}, which this version does not implement")
+    # The makers' code sees to it that the last layer sees everything.
+    return [*kinds[:-1], FULL]
+
+
+def _kv_layer(text: Mapping[str, Any], source: Settings, index: int, kind: str) -> KvLayer:
+    """Newer files tell what single layers differ in, older ones tell it of all layers without a window."""
+    heads, width = source.integer("num_key_value_heads"), source.integer("head_dim", 256)
+    overrides = text.get("per_layer_config")
+    if isinstance(overrides, Mapping):
+        own = Settings(overrides.get(str(index)) or {}, f"per_layer_config of layer {index} in config.json")
+        heads, width = own.integer("num_key_value_heads", heads), own.integer("head_dim", width)
+    elif kind == FULL:
+        width = source.integer("global_head_dim", 512)
+        if text.get("attention_k_eq_v"):
+            heads = source.integer("num_global_key_value_heads", heads)
+    return KvLayer(heads, width, window=source.integer("sliding_window") if kind == SLIDING else None)
+
+
+def _angles(text: Mapping[str, Any], kind: str, layers: tuple[KvLayer, ...], kinds: list[str]) -> RotaryAngles:
+    told = text.get("rope_parameters") or {}
+    values = told.get(kind) if isinstance(told, Mapping) else None
+    if values is None:
+        proportional = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
+        values = {"rope_type": "default", "rope_theta": 1e4} if kind == SLIDING else proportional
+    source = Settings(values, f"rope_parameters of {kind} in config.json")
+    widths = {layer.head_dim for layer, own in zip(layers, kinds, strict=True) if own == kind}
+    if len(widths) > 1:
+        raise InvalidModelFile(f"config.json gives layers of type {kind} heads of different widths, which is not implemented")
+    pairs = max(widths, default=2) // 2
+    name = values.get("rope_type", "default")
+    if name == "default":
+        return RotaryAngles(source.number("rope_theta", 1e4), pairs)
+    if name != "proportional":
+        raise InvalidModelFile(f"{source.where} has rope_type {name!r}; this version implements 'default' and 'proportional'")
+    rotated = int(source.number("partial_rotary_factor", 1.0) * 2 * pairs // 2)
+    return RotaryAngles(source.number("rope_theta", 1e4), rotated, source.number("factor", 1.0))

@@ -1,0 +1,245 @@
+"""Tiny random checkpoints of each family as transformers itself writes them, and what transformers answers on them.
+
+No download: a few hundred kilobytes each, weights large enough that every part of a model matters.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tests.golden import tiny_templates, tiny_tokenizers
+from transformers import (
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+STEPS: Final = 24
+TOP: Final = 5
+# Below this gap in log-probability two right implementations may disagree on the winner.
+TIE: Final = 3e-4
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A checkpoint to make: `build` gives transformers' model for a tokenizer."""
+
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    template: str
+    build: Callable[[PreTrainedTokenizerFast], Any]
+    tools: bool = False
+    hub_form: bool = False
+    """config.json as the hub has it: rope_theta and rope_scaling at the top, torch_dtype."""
+    shard_size: str = "1GB"
+    seed: int = 0
+
+
+def llama3(tokenizer: PreTrainedTokenizerFast, *, tied: bool = False) -> Any:
+    """Scaled waves, an odd number of heads that share keys, a head wider than its share."""
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 5000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    return LlamaForCausalLM(
+        LlamaConfig(
+            **_shape(tokenizer, heads=9, kv_heads=3, hidden=72, head_dim=12),
+            rope_parameters=scaling,
+            tie_word_embeddings=tied,
+            rms_norm_eps=1e-5,
+        )
+    )
+
+
+def qwen2(tokenizer: PreTrainedTokenizerFast, *, tied: bool = False) -> Any:
+    """Biases, seven heads to a key, logits wider than the vocabulary."""
+    shape = _shape(tokenizer, heads=7, kv_heads=1, hidden=56, head_dim=8)
+    shape["vocab_size"] += 13
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            **{key: value for key, value in shape.items() if key != "head_dim"},
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            tie_word_embeddings=tied,
+            rms_norm_eps=1e-6,
+        )
+    )
+
+
+def gemma4_text(tokenizer: PreTrainedTokenizerFast, *, window: int = 70, k_eq_v: bool = True) -> Any:
+    """Three cycles of sliding and full layers of two shapes, a cap that bends, values that are keys."""
+    return Gemma4ForCausalLM(Gemma4TextConfig(**_gemma4_shape(tokenizer, window=window, k_eq_v=k_eq_v)))
+
+
+def _gemma4_shape(tokenizer: PreTrainedTokenizerFast, *, window: int, k_eq_v: bool) -> dict[str, Any]:
+    return _shape(tokenizer, heads=6, kv_heads=3, hidden=60, head_dim=12) | {
+        "num_hidden_layers": 9,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 3,
+        "global_head_dim": 16,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": k_eq_v,
+        "sliding_window": window,
+        "hidden_size_per_layer_input": 0,
+        "final_logit_softcapping": 3.0,
+        "use_bidirectional_attention": "vision",
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 1e4},
+        },
+        "rms_norm_eps": 1e-3,
+    }
+
+
+MODELS: Final[dict[str, TinyModel]] = {
+    "llama3 sharded, hub": TinyModel(
+        tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, llama3, tools=True, hub_form=True, shard_size="100KB"
+    ),
+    "llama3 tied": TinyModel(
+        tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, lambda tokenizer: llama3(tokenizer, tied=True), tools=True
+    ),
+    "qwen2 sharded, hub": TinyModel(
+        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_TOOLS, qwen2, tools=True, hub_form=True, shard_size="100KB"
+    ),
+    "qwen2 tied": TinyModel(
+        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_TOOLS, lambda tokenizer: qwen2(tokenizer, tied=True), tools=True
+    ),
+    "gemma4 text sharded": TinyModel(tiny_tokenizers.gemma_tokenizer, tiny_templates.GEMMA, gemma4_text, shard_size="100KB"),
+    "gemma4 text with values, window of whole blocks": TinyModel(
+        tiny_tokenizers.gemma_tokenizer,
+        tiny_templates.GEMMA,
+        lambda tokenizer: gemma4_text(tokenizer, window=128, k_eq_v=False),
+        hub_form=True,
+        seed=1,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What transformers does with a conversation: its prompt, the tokens it likes best, the likeliest of each step."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    top: list[dict[int, float]]
+    margin: float
+
+
+class TinyCheckpoint:
+    """A model in its folder, and transformers' own copy of it in memory."""
+
+    def __init__(self, model: TinyModel, folder: Path) -> None:
+        self.folder = folder
+        self.tokenizer = model.tokenizer()
+        self.tokenizer.chat_template = model.template
+        self.tokenizer.save_pretrained(folder)
+        self.model = model.build(self.tokenizer).float().eval()
+        _randomize(self.model, model.seed)
+        # Added tokens have a meaning beyond text, and what is beyond the vocabulary has no text: neither is drawn.
+        added = self.tokenizer.get_added_vocab().values()
+        self.banned = sorted({*added, *range(len(self.tokenizer), self.model.get_output_embeddings().out_features)})
+        # Random answers should not end early.
+        self.model.generation_config.eos_token_id = None
+        self.model.save_pretrained(folder, max_shard_size=model.shard_size)
+        if model.hub_form:
+            _to_hub_form(folder / "config.json")
+
+    def answer(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Reference:
+        """Greedy decoding of `STEPS` tokens."""
+        ids = self.tokenizer.apply_chat_template(
+            _parsed(messages), tools=tools, add_generation_prompt=True, return_dict=False, tokenize=True
+        )
+        return self.continued([int(token) for token in ids], {})
+
+    @torch.no_grad()
+    def continued(self, prompt_ids: list[int], extras: dict[str, Any]) -> Reference:
+        """`extras`: what the first step sees beside the tokens."""
+        inputs, cache = {"input_ids": torch.tensor([prompt_ids]), **extras}, None
+        token_ids: list[int] = []
+        top: list[dict[int, float]] = []
+        margin = float("inf")
+        for step in range(STEPS):
+            if step:
+                position = torch.tensor([len(prompt_ids) + step - 1])
+                inputs = {"input_ids": torch.tensor([token_ids[-1:]]), "cache_position": position}
+            output = self.model(**inputs, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            logprobs = output.logits[0, -1].float().log_softmax(-1)
+            best = logprobs.topk(TOP)
+            top.append(dict(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+            logprobs[self.banned] = float("-inf")
+            best = logprobs.topk(2)
+            token_ids.append(int(best.indices[0]))
+            margin = min(margin, float(best.values[0] - best.values[1]))
+        return Reference(prompt_ids, token_ids, top, margin)
+
+
+def _shape(tokenizer: PreTrainedTokenizerFast, *, heads: int, kv_heads: int, hidden: int, head_dim: int) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 3,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": 2048,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+def _randomize(model: Any, seed: int) -> None:
+    """Weights that keep a stream's size, and norms, biases and scalars that are not what they are by default."""
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if name.endswith("bias"):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+            elif tensor.ndim < 2 or "norm" in name:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            elif "embed_tokens" in name:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+            else:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel() ** 0.5))
+    model.tie_weights()
+
+
+def _to_hub_form(path: Path) -> None:
+    config = json.loads(path.read_text("utf-8"))
+    config["torch_dtype"] = config.pop("dtype")
+    if overrides := config.pop("per_layer_config", None):
+        # Newer than the hub: there, what full layers differ in is told once.
+        (full,) = {tuple(layer.items()) for layer in overrides.values()}
+        config |= {f"global_{key}" if key == "head_dim" else f"num_global_{key[4:]}": value for key, value in full}
+    if "layer_types" in config and "sliding_attention" in config["layer_types"]:
+        path.write_text(json.dumps(config), "utf-8")
+        return
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope if rope.get("rope_type") != "default" else None
+    path.write_text(json.dumps(config), "utf-8")
+
+
+def _parsed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Arguments as objects, as templates want them."""
+    parsed = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = [
+                {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+                for call in message["tool_calls"]
+            ]
+            message = {**message, "tool_calls": calls}  # noqa: PLW2901
+        parsed.append(message)
+    return parsed

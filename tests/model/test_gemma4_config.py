@@ -1,0 +1,91 @@
+"""What Gemma 4's files say, in both spellings, and what is refused by its name."""
+
+from typing import Any
+
+import pytest
+from tests.model.checkpoints import MemoryCheckpoint
+
+from ecocore.errors import InvalidModelFile
+from ecocore.model.config import KvLayer
+from ecocore.model.gemma4_config import Gemma4Config, RotaryAngles
+
+# The published file of the largest dense model, without what is not read.
+HUB: dict[str, Any] = {
+    "hidden_size": 5376,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 16,
+    "num_global_key_value_heads": 4,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "intermediate_size": 21504,
+    "vocab_size": 262144,
+    "max_position_embeddings": 262144,
+    "final_logit_softcapping": 30.0,
+    "attention_k_eq_v": True,
+    "sliding_window": 1024,
+    "hidden_size_per_layer_input": 0,
+    "rms_norm_eps": 1e-6,
+    "use_bidirectional_attention": "vision",
+}
+
+
+def read(text: dict[str, Any], **whole: Any) -> Gemma4Config:
+    return Gemma4Config.of(MemoryCheckpoint({}, {"text_config": text, **whole}))
+
+
+def test_the_hub_form_tells_of_full_layers_once() -> None:
+    config = read(HUB)
+    sliding, full = KvLayer(16, 256, window=1024), KvLayer(4, 512)
+    assert config.kv_layers == ((sliding,) * 5 + (full,)) * 2
+    assert config.sliding == RotaryAngles(1e4, 128)
+    assert config.full == RotaryAngles(1e6, 64)
+    assert config.tie_word_embeddings
+    assert config.logit_cap == 30.0
+
+
+def test_the_newer_form_tells_of_single_layers() -> None:
+    plain = {key: value for key, value in HUB.items() if "global" not in key}
+    own = {"head_dim": 512, "num_key_value_heads": 4}
+    assert read(plain | {"per_layer_config": {"5": own, "11": own}}) == read(HUB)
+
+
+def test_a_file_of_the_text_part_alone_is_read() -> None:
+    assert Gemma4Config.of(MemoryCheckpoint({}, HUB)) == read(HUB)
+
+
+def test_the_last_layer_sees_everything() -> None:
+    config = read(HUB | {"layer_types": ["sliding_attention"] * 12})
+    assert [layer.window for layer in config.kv_layers] == [1024] * 11 + [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"enable_moe_block": True}, "switches on enable_moe_block"),
+        ({"hidden_size_per_layer_input": 256}, "switches on hidden_size_per_layer_input"),
+        ({"hidden_size_per_layer_input": None}, "switches on hidden_size_per_layer_input"),
+        ({"num_kv_shared_layers": 4}, "switches on num_kv_shared_layers"),
+        ({"use_double_wide_mlp": True}, "switches on use_double_wide_mlp"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention 'all'"),
+        ({"hidden_activation": "silu"}, "hidden_activation 'silu'"),
+        ({"layer_types": ["linear_attention"] * 12}, "type 'linear_attention'"),
+        ({"layer_types": ["full_attention"]}, "12 layers and layer_types"),
+        ({"num_global_key_value_heads": 5}, "cannot share 5 key-value heads"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"sliding_window": None}, "lacks sliding_window"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1.0}}}, "rope_type 'yarn'"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(change: dict[str, Any], said: str) -> None:
+    if change == {"hidden_size_per_layer_input": None}:
+        text = {key: value for key, value in HUB.items() if key not in change}
+    else:
+        text = HUB | change
+    with pytest.raises(InvalidModelFile, match=said):
+        read(text)
+
+
+def test_sound_is_refused() -> None:
+    with pytest.raises(InvalidModelFile, match="audio_config"):
+        read(HUB, audio_config={"hidden_size": 8})

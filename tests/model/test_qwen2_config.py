@@ -1,0 +1,30 @@
+"""Qwen2 is read as a Llama with biases; windows are refused."""
+
+from typing import Any
+
+import pytest
+from tests.model.checkpoints import TINY, MemoryCheckpoint, as_gguf, tiny_tensors
+
+from ecocore.errors import InvalidModelFile
+from ecocore.model.llama_config import LlamaConfig
+from ecocore.model.qwen2_config import Qwen2Config
+
+
+def test_queries_keys_and_values_have_a_bias() -> None:
+    checkpoint = MemoryCheckpoint({}, TINY | {"use_sliding_window": False, "sliding_window": 4096})
+    config = Qwen2Config.of(checkpoint)
+    assert config.qkv_bias
+    assert config == LlamaConfig.from_hf(TINY, qkv_bias=True)
+
+
+def test_gguf_metadata_have_the_name_of_the_family() -> None:
+    checkpoint = as_gguf(tiny_tensors())
+    metadata: dict[str, Any] = {key.replace("llama.", "qwen2."): value for key, value in checkpoint.config.items()}
+    renamed = MemoryCheckpoint(checkpoint.tensors, metadata, format="gguf")
+    expected = LlamaConfig.from_gguf(checkpoint.config, vocab_size=130, tied=False, qkv_bias=True)
+    assert Qwen2Config.of(renamed) == expected
+
+
+def test_windows_are_refused_by_name() -> None:
+    with pytest.raises(InvalidModelFile, match="use_sliding_window"):
+        Qwen2Config.of(MemoryCheckpoint({}, TINY | {"use_sliding_window": True}))
