@@ -37,6 +37,7 @@ __all__ = [
     "mock_logits",
     "read_gguf",
     "read_safetensors_header",
+    "resize_rgb",
     "sample_rows",
 ]
 
@@ -122,6 +123,14 @@ class TextStream:
 
     def finish(self, handle: int) -> str:
         """Ends a stream, forgets its handle and gives what was held (empty after a stop string)."""
+
+# --- images ---------------------------------------------------------------------------------------------
+
+def resize_rgb(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """`pixels` (height, width, 3) at another size: bit for bit torch's bicubic interpolation of bytes with antialiasing.
+
+    Raises InvalidParameter for a side of 0 and for pixels that are not contiguous.
+    """
 
 # --- choice ---------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ class Family:
     """How it writes tool calls, unless its template shows another way."""
     thinks: bool = False
     """Whether its models may think aloud before they answer."""
+    viewer: str | None = None
+    """How its models look at images; None if they see none."""
 
     def model_class(self) -> Any:
         """The class that computes this family; imports torch."""
@@ -44,6 +46,10 @@ class Family:
     def configure(self, checkpoint: DescribedCheckpoint) -> Any:
         """The config of a checkpoint of this family. Raises InvalidModelFile."""
         return _named(self.config).of(checkpoint)
+
+    def look(self, checkpoint: DescribedCheckpoint) -> Any:
+        """How a checkpoint of this family looks at images, or None. Raises InvalidModelFile."""
+        return None if self.viewer is None else _named(self.viewer).of(checkpoint)
 
 
 FAMILIES = (
@@ -62,6 +68,15 @@ FAMILIES = (
         model="ecocore.model.llama:Llama",
         config="ecocore.model.qwen2_config:Qwen2Config",
         tool_syntax="hermes",
+    ),
+    Family(
+        name="qwen2.5-vl",
+        hf_architectures=("Qwen2_5_VLForConditionalGeneration",),
+        gguf_architectures=(),
+        model="ecocore.model.qwen2_5_vl:Qwen25Vl",
+        config="ecocore.model.qwen2_5_vl_config:Qwen25VlConfig",
+        tool_syntax="hermes",
+        viewer="ecocore.prompt.images.qwen2_5_vl:Qwen25VlViewer",
     ),
     Family(
         name="gemma4",

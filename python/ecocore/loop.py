@@ -74,6 +74,18 @@ class Submission:
     grammar: Grammar | None = None
     output: Mapping[str, Any] = field(default_factory=dict)
     scores: bool = False
+    views: Sequence[Any] = ()
+    """Images that the prompt shows; the model's own business."""
+
+
+class Eyes(Protocol):
+    """The part of a model that wants to know what prompts show."""
+
+    def show(self, sequence_id: int, views: Sequence[Any], prompt_length: int) -> None:
+        """Before the first step of a sequence that shows something."""
+
+    def hide(self, sequence_id: int) -> None:
+        """After its last; also of sequences that showed nothing."""
 
 
 class StepLoop:
@@ -87,8 +99,10 @@ class StepLoop:
         outputs: OutputStreams,
         *,
         capacity: Capacity,
+        eyes: Eyes | None = None,
     ) -> None:
-        """`capacity`: beyond it `submit` raises at once."""
+        """`capacity`: beyond it `submit` raises at once. `eyes`: None where no prompt shows anything."""
+        self._eyes = eyes
         self._scheduler = scheduler
         self._executor = executor
         self._sampler = sampler
@@ -300,6 +314,8 @@ class StepLoop:
                 end_ids=submission.end_ids,
                 min_tokens=submission.min_tokens,
             )
+            if submission.views and self._eyes is not None:
+                self._eyes.show(sequence_id, submission.views, len(submission.token_ids))
             self._scheduler.submit(
                 sequence_id,
                 submission.token_ids,
@@ -348,6 +364,8 @@ class StepLoop:
     def _close_samplers(self, sequence_ids: list[int]) -> None:
         for sequence_id in sequence_ids:
             self._sampler.close(sequence_id)
+            if self._eyes is not None:
+                self._eyes.hide(sequence_id)
 
     def _deliver(self, events: EventBatch) -> None:
         if not len(events):

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack, cast
 
 from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
@@ -25,10 +25,11 @@ from ecocore.completion import Completion, Told, gathered
 from ecocore.errors import InvalidParameter, failure
 from ecocore.events import Event, Failed, Finished
 from ecocore.executor import Executor, Model
-from ecocore.loop import StepLoop, Submission
+from ecocore.loop import Eyes, StepLoop, Submission
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
+from ecocore.prompt.images.view import Viewer
 from ecocore.prompt.plain import PlainPrompts
 from ecocore.prompt.prompt import AnswerForm, Prompt
 from ecocore.prompt.template import ChatTemplate
@@ -70,6 +71,7 @@ class _Parts:
     tool_syntax: str = "hermes"
     thinks: bool = False
     image_text: str | None = None
+    viewer: Viewer | None = None
 
 
 class Runtime:
@@ -92,6 +94,7 @@ class Runtime:
             context_length=parts.context_length,
             vocab_size=parts.vocab_size,
             image_text=parts.image_text,
+            viewer=parts.viewer,
         )
         self.plain: Final = PlainPrompts(
             parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size
@@ -115,6 +118,7 @@ class Runtime:
             sampler,
             OutputStreams(parts.tokenizer),
             capacity=capacity,
+            eyes=None if parts.viewer is None else cast("Eyes", parts.model),
         )
         self._request_ids = itertools.count(1)
         self._mailboxes: dict[int, Callable[[Event], None]] = {}
@@ -154,6 +158,7 @@ class Runtime:
         family = family_of(checkpoint)
         if checkpoint.chat_template is None:
             raise InvalidParameter("model", f"{Path(model).name} brings no chat template, so it cannot take messages")
+        viewer = family.look(checkpoint)
         name = model_id or Path(model).name.removesuffix(".gguf")
         with loading_bar(f"loading {name}", show=progress) as advance:
             runner = ModelRunner.load(
@@ -193,6 +198,8 @@ class Runtime:
                 start_ids=checkpoint.start_ids,
                 tool_syntax=family.tool_syntax,
                 thinks=family.thinks,
+                image_text=None if viewer is None else viewer.image_text,
+                viewer=viewer,
             )
         )
 
@@ -400,6 +407,7 @@ class Runtime:
                     grammar=form.grammar,
                     output=output,
                     scores=prompt.scores,
+                    views=prompt.views,
                     key=key,
                     priority=priority,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),

@@ -22,6 +22,7 @@ pub mod output;
 pub mod penalties;
 mod pipeline;
 pub mod quant;
+pub mod resize;
 pub mod rng;
 pub mod safetensors_header;
 pub mod sampled;

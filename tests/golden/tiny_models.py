@@ -17,6 +17,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -39,6 +41,8 @@ class TinyModel:
     """config.json as the hub has it: rope_theta and rope_scaling at the top, torch_dtype."""
     shard_size: str = "1GB"
     seed: int = 0
+    images: dict[str, Any] | None = None
+    """Contents of preprocessor_config.json, for models that see."""
 
 
 def llama3(tokenizer: PreTrainedTokenizerFast, *, tied: bool = False) -> Any:
@@ -99,6 +103,46 @@ def _gemma4_shape(tokenizer: PreTrainedTokenizerFast, *, window: int, k_eq_v: bo
     }
 
 
+def qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A text part that turns three ways, a tower of layers with windows and one without."""
+    text = _shape(tokenizer, heads=4, kv_heads=2, hidden=64, head_dim=16) | {
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 500.0},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
+    del text["head_dim"]
+    vision = {
+        "depth": 4,
+        "hidden_size": 48,
+        "intermediate_size": 84,
+        "num_heads": 3,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+        "window_size": 112,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start")}
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        tie_word_embeddings=False,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+QWEN_IMAGES: Final = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 3136, "max_pixels": 28 * 28 * 90}
+SEEING: Final[dict[str, TinyModel]] = {
+    "qwen2.5-vl": TinyModel(
+        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_VISION, qwen2_5_vl, images=QWEN_IMAGES, shard_size="100KB"
+    ),
+    "qwen2.5-vl, hub": TinyModel(
+        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_VISION, qwen2_5_vl, images=QWEN_IMAGES, hub_form=True, seed=1
+    ),
+}
 MODELS: Final[dict[str, TinyModel]] = {
     "llama3 sharded, hub": TinyModel(
         tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, llama3, tools=True, hub_form=True, shard_size="100KB"
@@ -149,6 +193,8 @@ class TinyCheckpoint:
         # Random answers should not end early.
         self.model.generation_config.eos_token_id = None
         self.model.save_pretrained(folder, max_shard_size=model.shard_size)
+        if model.images is not None:
+            (folder / "preprocessor_config.json").write_text(json.dumps(model.images), "utf-8")
         if model.hub_form:
             _to_hub_form(folder / "config.json")
 
@@ -222,6 +268,17 @@ def _to_hub_form(path: Path) -> None:
         # Newer than the hub: there, what full layers differ in is told once.
         (full,) = {tuple(layer.items()) for layer in overrides.values()}
         config |= {f"global_{key}" if key == "head_dim" else f"num_global_{key[4:]}": value for key, value in full}
+    if "vision_config" in config:
+        # There, what the text is like stands at the top.
+        text = config.pop("text_config")
+        rope = text.pop("rope_parameters")
+        config = {**text, **config, "rope_theta": rope["rope_theta"]}
+        config["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+        vision = config["vision_config"]
+        vision["in_chans"] = vision.pop("in_channels", 3)
+        vision.pop("rope_parameters", None)
+        path.write_text(json.dumps(config), "utf-8")
+        return
     if "layer_types" in config and "sliding_attention" in config["layer_types"]:
         path.write_text(json.dumps(config), "utf-8")
         return

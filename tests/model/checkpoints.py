@@ -12,6 +12,7 @@ class MemoryCheckpoint:
     """A checkpoint whose tensors are given."""
 
     chat_template = None
+    image_settings: Mapping[str, Any] = {}
     special_tokens: Mapping[str, str] = {}
     start_ids: tuple[int, ...] = ()
     end_ids: frozenset[int] = frozenset()

@@ -122,7 +122,7 @@ def test_a_step_without_samples_gives_no_rows(runner: ModelRunner) -> None:
 def test_dependent_rows_are_cured_by_slower_ways(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     product = Linear._product
     monkeypatch.setattr(Linear, "_product", lambda self, rows: product(self, rows) * (1 + len(rows) * 1e-4))
-    monkeypatch.setattr(runner_module, "decodes_stand_alone", lambda **geometry: False)
+    monkeypatch.setattr(runner_module, "decodes_stand_alone", lambda *_, **geometry: False)
     runner = runner_of(tiny())
     assert [record.message.split(":")[0] for record in caplog.records if record.levelname == "WARNING"] == [
         "rows of matrix products depend on each other on this machine",

@@ -1,7 +1,7 @@
 """What the model reads of a step: the part of `_core.Batch` that it needs, and steps made up for rehearsal."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -16,6 +16,10 @@ class ComputedBatch(Protocol):
     @property
     def block_size(self) -> int:
         """Positions per block."""
+
+    @property
+    def sequence_ids(self) -> NDArray[np.uint64]:
+        """(rows,)."""
 
     @property
     def token_ids(self) -> Integers:
@@ -63,6 +67,7 @@ class Rehearsal:
     lengths: Integers
     prompt_lengths: Integers
     sample_indices: Integers
+    sequence_ids: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, int, int]], *, block_size: int, num_blocks: int) -> Self:

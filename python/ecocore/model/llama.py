@@ -77,9 +77,14 @@ DERIVED: Final = ("rotary_emb.inv_freq", "attn_rot_embd.weight")
 class Llama:
     """A Llama with its weights. Keeps no state between steps: keys and values are the caller's."""
 
-    def __init__(self, config: LlamaConfig, tensors: TensorLoader, *, num_positions: int) -> None:
-        """Takes its tensors from `tensors`; positions 0 to `num_positions` - 1 can be computed. Raises InvalidModelFile."""
-        names = NAMES[tensors.format]
+    def __init__(
+        self, config: LlamaConfig, tensors: TensorLoader, *, num_positions: int, names: TensorNames | None = None
+    ) -> None:
+        """Takes its tensors from `tensors`; positions 0 to `num_positions` - 1 can be computed. Raises InvalidModelFile.
+
+        `names`: what they are called, if not as the format usually calls them.
+        """
+        names = names or NAMES[tensors.format]
         self._embedding = tensors.tensor(names.embedding, config.vocab_size, config.hidden_size)
         self._layers = [_Layer(config, tensors, names, index) for index in range(config.num_layers)]
         self._final_norm = RmsNorm(tensors.tensor(names.final_norm, config.hidden_size), config.rms_norm_eps)
@@ -89,12 +94,18 @@ class Llama:
         else:
             self._head = tensors.linear(tensors.tensor(names.head, config.vocab_size, config.hidden_size))
         tensors.ignore(*DERIVED)
-        self._rotary = RotaryTable(_frequencies(config, tensors), num_positions, dtype=tensors.dtype, device=tensors.device)
+        self.rotary: Final = RotaryTable(_frequencies(config, tensors), num_positions, dtype=tensors.dtype, device=tensors.device)
 
     def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: AttentionPlan) -> Tensor:
         """`token_ids`, `positions`: (rows,) int64, a padded number. Gives (rows, hidden_size), before the last norm."""
-        turn = self._rotary.at(positions)
-        hidden = self._embedding[token_ids]
+        return self.run(self.embedded(token_ids), self.rotary.at(positions), attention)
+
+    def embedded(self, token_ids: Tensor) -> Tensor:
+        """What the layers begin with: (rows, hidden_size), in memory of its own."""
+        return self._embedding[token_ids]
+
+    def run(self, hidden: Tensor, turn: tuple[Tensor, Tensor], attention: AttentionPlan) -> Tensor:
+        """The layers over rows that were embedded; `turn` as `RotaryTable` gives it."""
         for index, layer in enumerate(self._layers):
             hidden = layer(index, hidden, turn, attention)
         return hidden

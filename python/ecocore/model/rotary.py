@@ -43,6 +43,14 @@ class RotaryTable:
         """Cosines and signed sines of `positions` (rows,): two tensors (rows, 1, head_dim) for `rotate_`."""
         return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
 
+    def at_coordinates(self, coordinates: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+        """As `at`, where pair i turns by `coordinates` (any, rows) number `axes` (head_dim // 2,) i."""
+        half = len(axes)
+        rows, pairs = coordinates[axes].T, torch.arange(half, device=axes.device)
+        cos = self._cos[rows, pairs]
+        sin = self._sin[rows, pairs + half]
+        return torch.cat((cos, cos), dim=1).unsqueeze(1), torch.cat((-sin, sin), dim=1).unsqueeze(1)
+
 
 def rotate_(heads: Tensor, turn: tuple[Tensor, Tensor]) -> None:
     """Turns `heads` (rows, heads, head_dim) in place, dimension i together with i + head_dim // 2."""

@@ -6,21 +6,22 @@ Leaves to others which sequence runs when, and what is made of the logits.
 import hashlib
 import logging
 import platform
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ecocore import __version__
-from ecocore.errors import InvalidConfiguration
+from ecocore.errors import InternalError, InvalidConfiguration
 from ecocore.model.attention import AttentionPlan, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
 from ecocore.model.invariance import decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.layers import Linear, padded
+from ecocore.model.sight import SeeingModel, Sight, Sights, View
 from ecocore.model.tensors import TensorLoader
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class Model(Protocol):
         """(rows, vocab_size) of rows of `hidden_states`."""
 
 
+class ModelThatSees(Model, SeeingModel, Protocol):
+    """A family's class whose models see images."""
+
+    def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: AttentionPlan, sight: Sight | None = None) -> Tensor:
+        """`sight`: what the step sees of images."""
+
+
 class ModelRunner:
     """A model on its device, ready to compute batches. `forward` belongs to one thread at a time."""
 
@@ -59,6 +67,7 @@ class ModelRunner:
         self._cache = cache
         self._masks = masks_for(cache, dtype=dtype, device=device)
         self._decode_alone = False
+        self._sights = Sights(cast("ModelThatSees", model), device=device) if hasattr(model, "see") else None
 
     @classmethod
     def load(
@@ -106,12 +115,28 @@ class ModelRunner:
         or recomputation changes a bit.
         """
         attention = AttentionPlan(batch, self._cache, self._masks, device=self.device, alone=self._decode_alone)
-        hidden = self._model.hidden_states(self._padded(batch.token_ids), self._padded(batch.positions), attention)
+        inputs = self._padded(batch.token_ids), self._padded(batch.positions), attention
+        sight = self._sights.of(batch) if self._sights else None
+        if sight is None:
+            hidden = self._model.hidden_states(*inputs)
+        else:
+            hidden = cast("ModelThatSees", self._model).hidden_states(*inputs, sight)
         count = len(batch.sample_indices)
         if not count:
             return torch.empty((0, self.vocab_size))
         logits = self._model.logits(hidden[self._padded(batch.sample_indices)])
         return logits[:count].float().cpu()
+
+    def show(self, sequence_id: int, views: Sequence[View], prompt_length: int) -> None:
+        """Says what a sequence's prompt shows, before its first step. For models that see; any thread."""
+        if self._sights is None:
+            raise InternalError("images were shown to a model that sees none")
+        self._sights.open(sequence_id, views, prompt_length)
+
+    def hide(self, sequence_id: int) -> None:
+        """Forgets what a sequence showed, if anything; any thread."""
+        if self._sights is not None:
+            self._sights.close(sequence_id)
 
     def _watch_rows(self, config: ModelConfig, linears: list[Linear]) -> None:
         """Takes slower ways where this machine's kernels would let a row depend on others."""

@@ -1,11 +1,13 @@
 """From a request to a prompt: template, token ids, and how much of the context the answer may use."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from ecocore._core import Tokenizer
 from ecocore.errors import UnsupportedParameter
 from ecocore.prompt.bounds import Bounds
 from ecocore.prompt.continuation import marked, up_to_mark
+from ecocore.prompt.images.view import Viewer
 from ecocore.prompt.prompt import Prompt
 from ecocore.prompt.template import ChatTemplate
 from ecocore.prompt.traits import TemplateTraits
@@ -27,8 +29,14 @@ class PromptBuilder:
         context_length: int,
         vocab_size: int,
         image_text: str | None = None,
+        viewer: Viewer | None = None,
     ) -> None:
-        """`image_text`: what stands for an image where the template takes strings; None for a model that sees none."""
+        """`image_text`: what stands for an image where the template takes strings; None for a model that sees none.
+
+        `viewer`: how the model looks at images, if it really does.
+        """
+        self._viewer = viewer
+        self._context_length = context_length
         self._tokenizer = tokenizer
         self._template = template
         self._bounds = Bounds(context_length, vocab_size)
@@ -41,7 +49,8 @@ class PromptBuilder:
         Raises InvalidParameter where the template refuses the messages, and as `Bounds.check`; ContextLengthExceeded.
         """
         self._bounds.check(request)
-        return self._bounds.fitted(self._tokenizer.encode(self.text(request)), request, field="messages")
+        prompt = self._bounds.fitted(self._tokenizer.encode(self.text(request)), request, field="messages")
+        return replace(prompt, viewer=self._viewer, context_length=self._context_length) if request.images else prompt
 
     def tool_syntax(self, usual: str) -> str:
         """How the model is told to write calls: as its template shows them, or in the text of `hermes`."""

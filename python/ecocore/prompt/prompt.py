@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecocore._core import Grammar
+from ecocore.errors import ContextLengthExceeded
 from ecocore.prompt.images.image import Image
+from ecocore.prompt.images.view import View, Viewer, laid_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,28 @@ class Prompt:
     scores: bool = False
     """Whether the log-probabilities of the prompt's own tokens are wanted."""
     form: AnswerForm = AnswerForm()
+    viewer: Viewer | None = None
+    """How the model looks at images; None where nobody does."""
+    views: tuple[View, ...] = ()
+    """What it looks at."""
+    context_length: int | None = None
+    """What prompt and answer must fit in, should images make the prompt longer."""
 
     def showing(self, images: Sequence[Image]) -> Self:
-        """The same prompt with the images that its text names, in order: all that a prompt lacks until they are loaded."""
+        """The same prompt with the images that its text names, in order: all that a prompt lacks until they are loaded.
+
+        Costs CPU time with their areas. Raises InvalidParameter("messages"), ContextLengthExceeded.
+        """
         digests = b"".join(image.digest for image in images)
-        return replace(self, image_digest=hashlib.blake2b(digests, digest_size=32).digest())
+        shown = replace(self, image_digest=hashlib.blake2b(digests, digest_size=32).digest())
+        if self.viewer is None:
+            return shown
+        token_ids, views = laid_out(self.token_ids, images, self.viewer)
+        remaining = self.max_tokens if self.context_length is None else self.context_length - len(token_ids)
+        if remaining < 1:
+            raise ContextLengthExceeded(
+                "messages",
+                f"{len(token_ids)} tokens, those of its images included, are too many: the context here is "
+                f"{self.context_length} and the answer needs at least one; send fewer or smaller images",
+            )
+        return replace(shown, token_ids=token_ids, views=views, max_tokens=min(self.max_tokens, remaining))

@@ -84,7 +84,7 @@ class LocalRegion:
         if not request.images:
             return prompt
         async with self._images.load(request.images) as images:
-            return prompt.showing(images)
+            return await self._work(prompt.showing, images)
 
     async def _work(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         # A future in a local variable, and a failure whose traceback holds that variable, would keep each other, and the

@@ -36,6 +36,10 @@ class Checkpoint(Protocol):
         """Source of the template for plain conversations, or None if the model brings none."""
 
     @property
+    def image_settings(self) -> Mapping[str, Any]:
+        """How images are prepared, as the files say it; empty where they say nothing."""
+
+    @property
     def special_tokens(self) -> Mapping[str, str]:
         """Texts of special tokens by the name templates use, such as "bos_token"."""
 

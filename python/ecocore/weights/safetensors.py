@@ -41,6 +41,7 @@ class SafetensorsCheckpoint:
         """Reads and checks settings and headers. Raises InvalidModelFile."""
         self.path = path
         self.config: Mapping[str, Any] = _required_json(path / "config.json")
+        self.image_settings: Mapping[str, Any] = _image_settings(path)
         self._places = dict(_places(path))
         self.stored_dtype = _stored_dtype(self.config, self._places.values())
         self.tokenizer_path = path / "tokenizer.json"
@@ -185,6 +186,11 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
             if isinstance(entry, dict) and entry.get("name") == "default" and isinstance(entry.get("template"), str):
                 return str(entry["template"])
     return None
+
+
+def _image_settings(folder: Path) -> dict[str, Any]:
+    """The processor's part for images, or the older file of its own."""
+    return _object(_json(folder / "processor_config.json"), "image_processor") or _json(folder / "preprocessor_config.json")
 
 
 def _special_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ mod json_scan;
 mod meter;
 mod mock;
 mod output;
+mod resize;
 mod sampler;
 mod scheduler;
 mod sse;
@@ -31,6 +32,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     json_scan::register(module)?;
     mock::register(module)?;
     output::register(module)?;
+    resize::register(module)?;
     sampler::register(module)?;
     scheduler::register(module)?;
     sse::register(module)?;

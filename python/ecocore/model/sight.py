@@ -1,0 +1,139 @@
+"""What a step sees of images: which rows they are, what stands there instead of tokens, and where on the page they lie.
+
+Takes the views of open sequences, gives a `Sight` for each batch. How an image becomes rows is the model's own.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecocore.model.batch import ComputedBatch, Integers
+from ecocore.model.layers import padded
+
+# Of images that were seen lately: the same picture comes again with each turn of a conversation.
+KEPT_BYTES: Final = 128 * 2**20
+
+
+class View(Protocol):
+    """An image and its place in the prompt."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(height, width, 3), at the size that the model looks at."""
+
+    @property
+    def start(self) -> int:
+        """Position of its first token."""
+
+    @property
+    def rows(self) -> int:
+        """Tokens from top to bottom."""
+
+    @property
+    def columns(self) -> int:
+        """Tokens from left to right."""
+
+    @property
+    def digest(self) -> bytes:
+        """Differs between images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """`embeddings` (n, hidden) take the place of the tokens at `rows` (n,) of the step.
+
+    `coordinates` (3, step's rows, padded): time, height and width of each row, for models that turn by them.
+    """
+
+    rows: Tensor
+    embeddings: Tensor
+    coordinates: Tensor | None
+
+
+class SeeingModel(Protocol):
+    """What a model that sees images has besides."""
+
+    def see(self, view: View) -> Tensor:
+        """(rows * columns, hidden_size) of an image, which depend on nothing else."""
+
+    def coordinates(self, views: Sequence[View], length: int) -> Integers | None:
+        """(3, length + 1): where the positions of a prompt lie, and its next one; None where it is their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    views: tuple[View, ...]
+    prompt_length: int
+    coordinates: Integers | None
+
+
+class Sights:
+    """The images of open sequences. `open` and `close` may be called while another thread is in `of`."""
+
+    def __init__(self, model: SeeingModel, *, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._open: dict[int, _Seen] = {}
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept_bytes = 0
+
+    def open(self, sequence_id: int, views: Sequence[View], prompt_length: int) -> None:
+        """Starts a sequence that has images."""
+        coordinates = self._model.coordinates(views, prompt_length)
+        self._open[sequence_id] = _Seen(tuple(views), prompt_length, coordinates)
+
+    def close(self, sequence_id: int) -> None:
+        """Forgets a sequence; unknown ones are ignored."""
+        self._open.pop(sequence_id, None)
+
+    def of(self, batch: ComputedBatch) -> Sight | None:
+        """What this step sees; None if none of its sequences has images."""
+        seen = [self._open.get(sequence_id) for sequence_id in batch.sequence_ids.tolist()] if self._open else []
+        if not any(seen):
+            return None
+        coordinates = np.zeros((3, padded(len(batch.positions))), np.int64)
+        coordinates[:, : len(batch.positions)] = batch.positions
+        rows: list[Integers] = []
+        parts: list[Tensor] = []
+        offset = 0
+        for one, start, length in zip(seen, batch.starts.tolist(), batch.lengths.tolist(), strict=True):
+            if one is not None:
+                if one.coordinates is not None:
+                    coordinates[:, offset : offset + length] = _coordinates(one, one.coordinates, start, length)
+                for view in one.views:
+                    first = max(start, view.start)
+                    last = min(start + length, view.start + view.rows * view.columns)
+                    if first < last:
+                        rows.append(np.arange(first, last) - start + offset)
+                        parts.append(self._embedding(view)[first - view.start : last - view.start])
+            offset += length
+        turned = any(one is not None and one.coordinates is not None for one in seen)
+        return Sight(
+            rows=torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *rows])).to(self._device),
+            embeddings=torch.cat(parts) if parts else torch.empty((0, 0), device=self._device),
+            coordinates=torch.from_numpy(coordinates).to(self._device) if turned else None,
+        )
+
+    def _embedding(self, view: View) -> Tensor:
+        kept = self._kept.get(view.digest)
+        if kept is None:
+            kept = self._model.see(view)
+            self._kept_bytes += kept.nbytes
+            self._kept[view.digest] = kept
+        self._kept.move_to_end(view.digest)
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return kept
+
+
+def _coordinates(seen: _Seen, told: Integers, start: int, length: int) -> Integers:
+    """Those of the prompt as they were told, and from there on one after the other."""
+    positions = np.arange(start, start + length)
+    beyond = np.maximum(positions - seen.prompt_length, 0)
+    return told[:, np.minimum(positions, seen.prompt_length)] + beyond

@@ -1,0 +1,72 @@
+"""How Qwen2.5-VL looks at images: near their own size, in cells of two patches each way."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+
+from ecocore.errors import InvalidModelFile
+
+_MAX_RATIO: Final = 200
+
+
+class ImageSettings(Protocol):
+    """The part of a checkpoint that tells how images are prepared."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Contents of config.json."""
+
+    @property
+    def image_settings(self) -> Mapping[str, Any]:
+        """What the folder says about preparing images; empty if it says nothing."""
+
+
+@dataclass(frozen=True)
+class Qwen25VlViewer:
+    """See `Viewer`. `min_pixels` and `max_pixels`: areas between which images are looked at."""
+
+    placeholder: int
+    cell: int
+    min_pixels: int
+    max_pixels: int
+    image_text: str = "<|vision_start|><|image_pad|><|vision_end|>"
+    around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @classmethod
+    def of(cls, checkpoint: ImageSettings) -> Self:
+        """Reads a folder's settings. Raises InvalidModelFile."""
+        settings = checkpoint.image_settings
+        size = settings.get("size")
+        size = size if isinstance(size, Mapping) else {}
+        numbers = {
+            "placeholder": checkpoint.config.get("image_token_id", 151655),
+            "patch_size": settings.get("patch_size", 14),
+            "merge_size": settings.get("merge_size", 2),
+            "min_pixels": settings.get("min_pixels", size.get("shortest_edge", 56 * 56)),
+            "max_pixels": settings.get("max_pixels", size.get("longest_edge", 28 * 28 * 1280)),
+        }
+        for name, value in numbers.items():
+            if type(value) is not int or value < 1:
+                raise InvalidModelFile(f"the settings of images have {name} {value!r:.80}; it must be a positive integer")
+        return cls(
+            numbers["placeholder"], numbers["patch_size"] * numbers["merge_size"], numbers["min_pixels"], numbers["max_pixels"]
+        )
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """See `Viewer`."""
+        if max(height, width) > _MAX_RATIO * min(height, width):
+            raise ValueError(f"one side is more than {_MAX_RATIO} times the other")
+        # Python rounds halves to even, and so must everybody who wants the same tokens.
+        sides = (round(height / self.cell) * self.cell, round(width / self.cell) * self.cell)
+        area = sides[0] * sides[1]
+        if area > self.max_pixels:
+            shrink = math.sqrt(height * width / self.max_pixels)
+            return (self._multiple(height / shrink, math.floor), self._multiple(width / shrink, math.floor))
+        if area < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (height * width))
+            return (self._multiple(height * grow, math.ceil), self._multiple(width * grow, math.ceil))
+        return sides
+
+    def _multiple(self, side: float, rounded: Callable[[float], int]) -> int:
+        return max(self.cell, rounded(side / self.cell) * self.cell)

@@ -1,0 +1,90 @@
+"""Images as a model looks at them, and their places among the tokens of a prompt.
+
+Takes images and token ids with one placeholder for each, gives the ids that the model reads and a view for each image.
+Sizes and tokens are the family's own, in a file named for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecocore._core import resize_rgb
+from ecocore.errors import InvalidParameter
+from ecocore.prompt.images.image import Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """An image at the size that the model looks at it, uint8 (height, width, 3).
+
+    Its tokens begin at `start` of the prompt: `rows` times `columns` of them, row by row. `digest` is the image's.
+    """
+
+    pixels: NDArray[np.uint8]
+    start: int
+    rows: int
+    columns: int
+    digest: bytes
+
+
+class Viewer(Protocol):
+    """How a family's models look at images."""
+
+    @property
+    def image_text(self) -> str:
+        """What stands for an image where a template takes strings."""
+
+    @property
+    def placeholder(self) -> int:
+        """The token that stands for an image in a rendered prompt, and for each part of it in what the model reads."""
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens before and after those of an image, which the template does not write."""
+
+    @property
+    def cell(self) -> int:
+        """Pixels of a token, each way."""
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to look at, multiples of `cell`. Raises ValueError with what is wrong with the shape."""
+
+
+def laid_out(
+    token_ids: NDArray[np.uint32], images: Sequence[Image], viewer: Viewer
+) -> tuple[NDArray[np.uint32], tuple[View, ...]]:
+    """The prompt as the model reads it. Raises InvalidParameter("messages").
+
+    Costs CPU time with the areas of the images, without the GIL.
+    """
+    (places,) = np.nonzero(token_ids == viewer.placeholder)
+    if len(places) != len(images):
+        raise InvalidParameter(
+            "messages",
+            f"has {len(images)} images, but its text spells the token of an image {len(places) - len(images)} times more",
+            "invalid_value",
+        )
+    before, after = (np.array(ids, np.uint32) for ids in viewer.around)
+    pieces: list[NDArray[np.uint32]] = []
+    views = []
+    length = written = 0
+    for number, (place, image) in enumerate(zip(places.tolist(), images, strict=True), 1):
+        height, width = _fitted(number, image, viewer)
+        rows, columns = height // viewer.cell, width // viewer.cell
+        start = length + place - written + len(before)
+        pixels = image.pixels if image.pixels.shape[:2] == (height, width) else resize_rgb(image.pixels, height, width)
+        views.append(View(pixels, start, rows, columns, image.digest))
+        pieces += [token_ids[written:place], before, np.full(rows * columns, viewer.placeholder, np.uint32), after]
+        length = start + rows * columns + len(after)
+        written = place + 1
+    return np.concatenate([*pieces, token_ids[written:]]), tuple(views)
+
+
+def _fitted(number: int, image: Image, viewer: Viewer) -> tuple[int, int]:
+    try:
+        return viewer.fitted(*image.pixels.shape[:2])
+    except ValueError as error:
+        raise InvalidParameter("messages", f"image {number} cannot be used: {error}", "invalid_image_url") from None

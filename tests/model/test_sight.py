@@ -1,0 +1,103 @@
+"""What a step sees: rows of images wherever a step begins, coordinates before and behind them, pictures computed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecocore.model import sight
+from ecocore.model.batch import Integers, Rehearsal
+from ecocore.model.qwen2_5_vl import Qwen25Vl
+from ecocore.model.sight import Sights, View
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Square:
+    start: int
+    rows: int
+    columns: int
+    digest: bytes
+    pixels: NDArray[np.uint8]
+
+
+def square(start: int, rows: int, columns: int, name: bytes) -> Square:
+    return Square(start, rows, columns, name, np.zeros((rows, columns, 3), np.uint8))
+
+
+class Model:
+    """Sees in each image the numbers of its cells and its name."""
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def see(self, view: View) -> Tensor:
+        self.seen.append(view.digest)
+        return torch.stack((torch.arange(view.rows * view.columns), torch.full((view.rows * view.columns,), view.digest[0])), 1)
+
+    def coordinates(self, views: Sequence[View], length: int) -> Integers | None:
+        return Qwen25Vl.coordinates(self, views, length)  # type: ignore[arg-type]
+
+
+def batch(*rows: tuple[int, int, int]) -> Rehearsal:
+    made = Rehearsal.of(rows, block_size=4, num_blocks=8)
+    return replace(made, sequence_ids=np.arange(1, len(rows) + 1).astype(np.uint64))
+
+
+def test_a_step_without_images_sees_nothing() -> None:
+    sights = Sights(Model(), device=CPU)
+    assert sights.of(batch((0, 8, 8))) is None
+    sights.open(5, [square(1, 1, 2, b"a")], 4)
+    assert sights.of(batch((0, 8, 8))) is None
+    sights.close(5)
+    sights.close(5)
+
+
+def test_rows_of_an_image_are_found_in_every_part_of_it() -> None:
+    model = Model()
+    sights = Sights(model, device=CPU)
+    sights.open(2, [square(2, 2, 3, b"a"), square(10, 1, 1, b"b")], 12)
+    whole = sights.of(batch((0, 4, 4), (0, 12, 12)))
+    assert whole is not None
+    assert whole.rows.tolist() == [6, 7, 8, 9, 10, 11, 14]
+    assert whole.embeddings.tolist() == [[0, 97], [1, 97], [2, 97], [3, 97], [4, 97], [5, 97], [0, 98]]
+    part = sights.of(batch((0, 4, 4), (4, 4, 12)))
+    assert part is not None
+    assert part.rows.tolist() == [4, 5, 6, 7]
+    assert part.embeddings[:, 0].tolist() == [2, 3, 4, 5]
+    assert model.seen == [b"a", b"b"]
+
+
+def test_coordinates_go_over_the_page_and_on_from_its_longer_side() -> None:
+    sights = Sights(Model(), device=CPU)
+    sights.open(1, [square(2, 2, 3, b"a")], 10)
+    seen = sights.of(batch((0, 10, 10), (3, 1, 2)))
+    assert seen is not None
+    assert seen.coordinates is not None
+    assert seen.coordinates.tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 3, 0],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 3, 0],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 3, 0],
+    ]
+    drawn = sights.of(batch((12, 1, 10)))
+    assert drawn is not None
+    assert drawn.coordinates is not None
+    assert drawn.coordinates[:, 0].tolist() == [9, 9, 9]
+    assert not len(drawn.rows)
+
+
+def test_pictures_that_find_no_room_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight, "KEPT_BYTES", 100)
+    model = Model()
+    sights = Sights(model, device=CPU)
+    sights.open(1, [square(0, 2, 2, b"a"), square(4, 2, 2, b"b")], 8)
+    for _ in range(2):
+        seen = sights.of(batch((0, 8, 8)))
+        assert seen is not None
+        assert len(seen.rows) == 8
+    assert model.seen == [b"a", b"b", b"a", b"b"]
