@@ -86,6 +86,7 @@ FAMILIES = (
         config="ecocore.model.gemma4_config:Gemma4Config",
         tool_syntax="gemma",
         thinks=True,
+        viewer="ecocore.prompt.images.gemma4:Gemma4Viewer",
     ),
 )
 

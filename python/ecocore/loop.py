@@ -55,7 +55,8 @@ class Submission:
     """A sequence on its way to the engine thread.
 
     `params` is the sampler's own business, `output` the output's: keywords of `OutputStreams.open`. `end_ids` end the
-    sequence, not before `min_tokens` tokens; `grammar` says what may be drawn. Those of one `key` share its turns; a lower
+    sequence, not before `min_tokens` tokens; `whole`
+    are spans that no step computes in part; `grammar` says what may be drawn. Those of one `key` share its turns; a lower
     `priority` goes first.
     """
 
@@ -76,6 +77,7 @@ class Submission:
     scores: bool = False
     views: Sequence[Any] = ()
     """Images that the prompt shows; the model's own business."""
+    whole: Sequence[tuple[int, int]] = ()
 
 
 class Eyes(Protocol):
@@ -324,6 +326,7 @@ class StepLoop:
                 submission.scores,
                 key=submission.key,
                 priority=submission.priority,
+                whole=submission.whole,
             )
             self._prompt_tokens += len(submission.token_ids)
         except Exception:

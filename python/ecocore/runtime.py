@@ -408,6 +408,7 @@ class Runtime:
                     output=output,
                     scores=prompt.scores,
                     views=prompt.views,
+                    whole=prompt.whole,
                     key=key,
                     priority=priority,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),

@@ -17,15 +17,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.golden.test_families import ASKED, TOLERANCE, check
-from tests.golden.tiny_models import QWEN_IMAGES, SEEING, TIE, Reference, TinyCheckpoint
+from tests.golden.tiny_models import GEMMA_IMAGES, IMAGE_TOKENS, QWEN_IMAGES, SEEING, TIE, Reference, TinyCheckpoint
 from tests.golden.tiny_templates import TEXT
 from tests.live_server import serving
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil, get_aspect_ratio_preserving_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from ecocore.completion import Completion
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.prompt.prompt import AnswerForm
-from ecocore.runtime import Runtime
+from ecocore.request import ChatRequest
+from ecocore.runtime import PROMPT_TOKENS, Runtime
 
 # (height, width): smaller and larger than is looked at, halves that round to even, windows that are whole and cut.
 SIZES = {"small": (40, 33), "wide": (70, 301), "large": (420, 330), "whole": (112, 224)}
@@ -59,11 +61,14 @@ def words(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
+WORDS = "".join(f"On day {day} the keeper saw {day * 7 % 11} ships. " for day in range(1, 25))
 # What is said, and the images that it shows.
 CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
     "none": (TEXT["turns"], []),
     "one": ([{"role": "user", "content": [words("What is this? "), part(picture("wide")), words(" Say.")]}], ["wide"]),
     "small": ([{"role": "user", "content": [part(picture("small"))]}], ["small"]),
+    # The first step would end within the image.
+    "late": ([{"role": "user", "content": [words(WORDS), part(picture("large"))]}], ["large"]),
     "two": (
         [
             {"role": "user", "content": [part(picture("large")), words("One."), part(picture("whole"))]},
@@ -112,6 +117,36 @@ class QwenOracle:
         return checkpoint.continued(prompt, extras)
 
 
+class GemmaOracle:
+    """As `QwenOracle`."""
+
+    def __init__(self, checkpoint: TinyCheckpoint) -> None:
+        self.checkpoint = checkpoint
+        self.processor = Gemma4ImageProcessorPil(**GEMMA_IMAGES)
+
+    def answer(self, messages: list[dict[str, Any]], names: list[str]) -> Reference:
+        checkpoint = self.checkpoint
+        if not names:
+            return checkpoint.answer(messages)
+        plain = [{**message, "content": _bare(message["content"])} for message in messages]
+        ids = checkpoint.tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False, tokenize=True)
+        patches = GEMMA_IMAGES["max_soft_tokens"] * 9
+        images = []
+        for name in names:
+            height, width = get_aspect_ratio_preserving_size(*SIZES[name], 16, patches, 3)
+            images.append(resized(picture(name), height, width).permute(1, 2, 0).numpy())
+        seen = self.processor(images=images, do_resize=False, return_tensors="pt")
+        begin, pad, end = checkpoint.tokenizer.convert_tokens_to_ids(list(IMAGE_TOKENS))
+        counts = iter([int(count) for count in seen["num_soft_tokens_per_image"]])
+        prompt = [one for token in ids for one in ([begin, *[token] * next(counts), end] if token == pad else [token])]
+        extras = {
+            "pixel_values": seen["pixel_values"].float(),
+            "image_position_ids": seen["image_position_ids"],
+            "mm_token_type_ids": torch.tensor([[int(token == pad) for token in prompt]]),
+        }
+        return checkpoint.continued(prompt, extras)
+
+
 def _bare(content: Any) -> Any:
     if isinstance(content, str):
         return content
@@ -132,7 +167,7 @@ class Pair:
 @pytest.fixture(scope="module", params=list(SEEING))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     checkpoint = TinyCheckpoint(SEEING[request.param], tmp_path_factory.mktemp("tiny"))
-    oracle = QwenOracle(checkpoint)
+    oracle = QwenOracle(checkpoint) if SEEING[request.param].images is QWEN_IMAGES else GemmaOracle(checkpoint)
     references = {name: oracle.answer(*asked) for name, asked in CONVERSATIONS.items()}
     with pytest.MonkeyPatch.context() as patch, Runtime.load(checkpoint.folder, kv_cache_mb=16, progress=False) as runtime:
         patch.setattr(runtime, "_form", lambda _: AnswerForm())
@@ -158,6 +193,13 @@ def test_answers_are_those_of_transformers_alone_in_company_and_from_the_cache(p
     for name, crowded in zip(names, asyncio.run(together()), strict=True):
         assert crowded.logprobs == alone[name].logprobs, name
     assert pair.runtime.stats()["prefix_hits"] > before
+
+
+def test_a_step_that_would_cut_an_image_is_among_the_cases(pair: Pair) -> None:
+    request = ChatRequest.parse({"model": "tiny", **pair.ask("late")})
+    (view,) = pair.runtime._prepare_whole(request).views
+    if pair.runtime.tokenizer.token_to_id("<|image|>") is not None:
+        assert view.start < PROMPT_TOKENS < view.start + view.rows * view.columns
 
 
 def test_an_image_is_never_taken_for_another_of_the_same_size(pair: Pair) -> None:

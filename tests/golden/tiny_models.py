@@ -12,7 +12,9 @@ from typing import Any, Final
 import torch
 from tests.golden import tiny_templates, tiny_tokenizers
 from transformers import (
+    Gemma4Config,
     Gemma4ForCausalLM,
+    Gemma4ForConditionalGeneration,
     Gemma4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -93,7 +95,7 @@ def _gemma4_shape(tokenizer: PreTrainedTokenizerFast, *, window: int, k_eq_v: bo
         "attention_k_eq_v": k_eq_v,
         "sliding_window": window,
         "hidden_size_per_layer_input": 0,
-        "final_logit_softcapping": 3.0,
+        "final_logit_softcapping": 6.0,
         "use_bidirectional_attention": "vision",
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
@@ -134,6 +136,35 @@ def qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
+def gemma4(tokenizer: PreTrainedTokenizerFast, *, bidirectional: str | None = "vision", window: int = 40) -> Any:
+    """The text part with a window smaller than an image, and a tower that looks at three by three patches."""
+    vision = {
+        "hidden_size": 36,
+        "intermediate_size": 50,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 12,
+        "patch_size": 16,
+        "pooling_kernel_size": 3,
+        "position_embedding_size": 256,
+        "standardize": True,
+    }
+    ids = {name: tokenizer.convert_tokens_to_ids(text) for name, text in zip(("boi", "image", "eoi"), IMAGE_TOKENS, strict=True)}
+    own = {"use_bidirectional_attention": bidirectional, "pad_token_id": 0}
+    text = _gemma4_shape(tokenizer, window=window, k_eq_v=True) | own
+    return Gemma4ForConditionalGeneration(
+        Gemma4Config(
+            text_config=text,
+            vision_config=vision,
+            audio_config=None,
+            **{f"{name}_token_id": token_id for name, token_id in ids.items()},
+        )
+    )
+
+
+IMAGE_TOKENS: Final = ("<|image>", "<|image|>", "<image|>")
+GEMMA_IMAGES: Final = {"patch_size": 16, "pooling_kernel_size": 3, "max_soft_tokens": 70}
 QWEN_IMAGES: Final = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 3136, "max_pixels": 28 * 28 * 90}
 SEEING: Final[dict[str, TinyModel]] = {
     "qwen2.5-vl": TinyModel(
@@ -141,6 +172,17 @@ SEEING: Final[dict[str, TinyModel]] = {
     ),
     "qwen2.5-vl, hub": TinyModel(
         tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_VISION, qwen2_5_vl, images=QWEN_IMAGES, hub_form=True, seed=1
+    ),
+    "gemma4": TinyModel(
+        tiny_tokenizers.gemma_tokenizer, tiny_templates.GEMMA, gemma4, images=GEMMA_IMAGES, shard_size="100KB", seed=2
+    ),
+    "gemma4 that looks back alone, hub": TinyModel(
+        tiny_tokenizers.gemma_tokenizer,
+        tiny_templates.GEMMA,
+        lambda tokenizer: gemma4(tokenizer, bidirectional=None, window=90),
+        images=GEMMA_IMAGES,
+        hub_form=True,
+        seed=2,
     ),
 }
 MODELS: Final[dict[str, TinyModel]] = {
@@ -162,7 +204,7 @@ MODELS: Final[dict[str, TinyModel]] = {
         tiny_templates.GEMMA,
         lambda tokenizer: gemma4_text(tokenizer, window=128, k_eq_v=False),
         hub_form=True,
-        seed=1,
+        seed=4,
     ),
 }
 
@@ -254,7 +296,7 @@ def _randomize(model: Any, seed: int) -> None:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
             elif tensor.ndim < 2 or "norm" in name:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-            elif "embed_tokens" in name:
+            elif "embed_tokens" in name or name.endswith("table"):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
             else:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel() ** 0.5))
@@ -264,11 +306,12 @@ def _randomize(model: Any, seed: int) -> None:
 def _to_hub_form(path: Path) -> None:
     config = json.loads(path.read_text("utf-8"))
     config["torch_dtype"] = config.pop("dtype")
-    if overrides := config.pop("per_layer_config", None):
+    told = config.get("text_config", config)
+    if overrides := told.pop("per_layer_config", None):
         # Newer than the hub: there, what full layers differ in is told once.
         (full,) = {tuple(layer.items()) for layer in overrides.values()}
-        config |= {f"global_{key}" if key == "head_dim" else f"num_global_{key[4:]}": value for key, value in full}
-    if "vision_config" in config:
+        told |= {f"global_{key}" if key == "head_dim" else f"num_global_{key[4:]}": value for key, value in full}
+    if "vision_config" in config and "sliding_attention" not in told.get("layer_types", ()):
         # There, what the text is like stands at the top.
         text = config.pop("text_config")
         rope = text.pop("rope_parameters")
@@ -279,7 +322,7 @@ def _to_hub_form(path: Path) -> None:
         vision.pop("rope_parameters", None)
         path.write_text(json.dumps(config), "utf-8")
         return
-    if "layer_types" in config and "sliding_attention" in config["layer_types"]:
+    if "sliding_attention" in told.get("layer_types", ()):
         path.write_text(json.dumps(config), "utf-8")
         return
     rope = config.pop("rope_parameters")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ecocore.errors import InternalError
 from ecocore.model import attention
-from ecocore.model.attention import AttentionPlan, CausalMask, masks_for
+from ecocore.model.attention import AttentionPlan, CausalMask, Spans, masks_for
 from ecocore.model.batch import Rehearsal
 from ecocore.model.config import KvLayer
 from ecocore.model.kv_cache import KvCache
@@ -30,12 +30,15 @@ class Paged:
         self.prompt_length = prompt_length
         self.blocks = np.array(blocks)
 
-    def expected(self, window: int | None = None) -> Tensor:
+    def expected(self, window: int | None = None, spans: Spans = ()) -> Tensor:
         queries, (keys, values) = self.queries.double(), self.keys_values.double().chunk(2, dim=1)
         keys, values = (some.repeat_interleave(HEADS // KV_HEADS, dim=1) for some in (keys, values))
         scores = torch.einsum("qhd,khd->hqk", queries, keys) / DIM**0.5
         steps = torch.arange(len(keys))[None] - torch.arange(len(keys))[:, None]
-        hidden = (steps > 0) | (steps <= -(window or len(keys)))
+        hidden = steps > 0
+        for start, end in spans:
+            hidden[start:end, start:end] = False
+        hidden |= steps <= -(window or len(keys))
         return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, float("-inf")).softmax(-1), values)
 
 
@@ -49,7 +52,7 @@ class Pool:
         self.cache.store(0, every_slot, torch.full((len(every_slot), 2 * KV_HEADS, DIM), float("nan")))
         self.masks = masks_for(self.cache, dtype=torch.float32, device=CPU)
 
-    def attend(self, *parts: Part, alone: bool = False) -> list[Tensor]:
+    def attend(self, *parts: Part, alone: bool = False, spans: Sequence[Spans] = ()) -> list[Tensor]:
         """One step over the given positions of each sequence."""
         positions = [np.arange(start, end) for _, start, end in parts]
         widest = max(len(paged.blocks) for paged, _, _ in parts)
@@ -69,7 +72,7 @@ class Pool:
         queries = torch.cat([paged.queries[start:end] for paged, start, end in parts])
         keys_values = torch.cat([paged.keys_values[start:end] for paged, start, end in parts])
         out = torch.zeros_like(queries)
-        AttentionPlan(batch, self.cache, self.masks, device=CPU, alone=alone).attend(0, queries, keys_values, out)
+        AttentionPlan(batch, self.cache, self.masks, device=CPU, alone=alone, spans=spans).attend(0, queries, keys_values, out)
         return list(out.split([end - start for _, start, end in parts]))
 
 
@@ -93,6 +96,28 @@ def test_a_window_counts_the_position_itself(length: int, prompt: int, window: i
     torch.testing.assert_close(whole.double(), paged.expected(window), rtol=1e-5, atol=1e-5)
     edges = [0, *range(SIZE, prompt, SIZE), prompt, *range(prompt + 1, length + 1)]
     assert torch.equal(computed(Pool(window), paged, *edges), whole)
+
+
+@pytest.mark.parametrize("window", [3, 16, 40])
+@pytest.mark.parametrize("spans", [[(0, 5)], [(10, 40)], [(3, 16), (16, 20), (45, 50)]])
+def test_positions_of_a_span_see_each_other_where_there_is_a_window(window: int, spans: Spans) -> None:
+    paged = Paged(64, 50, [9, 2, 7, 0], seed=3)
+    whole = Pool(window).attend((paged, 0, 64), spans=[spans])[0]
+    torch.testing.assert_close(whole.double(), paged.expected(window, spans), rtol=1e-5, atol=1e-5)
+    unbounded = Pool().attend((paged, 0, 64), spans=[spans])[0]
+    torch.testing.assert_close(unbounded.double(), paged.expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_chunk_changes_no_bit_of_a_span_and_must_not_end_within_one() -> None:
+    spans, paged = [(5, 30), (34, 37)], Paged(50, 50, [9, 2, 7, 0], seed=4)
+    whole = Pool(20).attend((paged, 0, 50), spans=[spans])[0]
+    pool = Pool(20)
+    parts = [pool.attend((paged, start, end), spans=[spans])[0] for start, end in ((0, 32), (32, 50))]
+    assert torch.equal(torch.cat(parts), whole)
+    # A prefix that was found may end within one: what it lacks is computed with all of it in sight.
+    assert torch.equal(pool.attend((paged, 16, 50), spans=[spans])[0], whole[16:])
+    with pytest.raises(InternalError, match="ends within an image"):
+        Pool(20).attend((paged, 0, 16), spans=[spans])
 
 
 def test_chunks_prefix_hits_and_recomputation_change_no_bit() -> None:

@@ -89,3 +89,31 @@ def test_what_is_not_computed_is_refused_by_name(change: dict[str, Any], said: s
 def test_sound_is_refused() -> None:
     with pytest.raises(InvalidModelFile, match="audio_config"):
         read(HUB, audio_config={"hidden_size": 8})
+
+
+TOWER = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "head_dim": 72, "standardize": True}
+
+
+def test_the_tower_is_read_where_there_is_one() -> None:
+    config = read(HUB, vision_config=TOWER | {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}})
+    assert config.tower is not None
+    assert (config.tower.num_layers, config.tower.head_dim, config.tower.num_kv_heads) == (27, 72, 16)
+    assert (config.tower.patch, config.tower.pool, config.tower.theta, config.tower.standardized) == (16, 3, 100.0, True)
+    assert config.looks_around
+    assert read(HUB).tower is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"use_clipped_linears": True}, "switches on use_clipped_linears"),
+        ({"attention_bias": True}, "switches on attention_bias"),
+        ({"hidden_activation": "silu"}, "hidden_activation 'silu'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
+        ({"head_dim": 70}, "16 heads of 70 dimensions"),
+        ({"pooling_kernel_size": 0}, "pool of vision_config is 0"),
+    ],
+)
+def test_towers_that_are_not_computed_are_refused_by_name(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidModelFile, match=said):
+        read(HUB, vision_config=TOWER | change)

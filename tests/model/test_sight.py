@@ -33,6 +33,8 @@ def square(start: int, rows: int, columns: int, name: bytes) -> Square:
 class Model:
     """Sees in each image the numbers of its cells and its name."""
 
+    looks_around = True
+
     def __init__(self) -> None:
         self.seen: list[bytes] = []
 
@@ -89,6 +91,16 @@ def test_coordinates_go_over_the_page_and_on_from_its_longer_side() -> None:
     assert drawn.coordinates is not None
     assert drawn.coordinates[:, 0].tolist() == [9, 9, 9]
     assert not len(drawn.rows)
+
+
+def test_spans_of_images_are_told_where_they_look_around() -> None:
+    model = Model()
+    sights = Sights(model, device=CPU)
+    assert sights.spans(batch((0, 4, 4))) == []
+    sights.open(2, [square(2, 2, 3, b"a"), square(10, 1, 1, b"b")], 12)
+    assert sights.spans(batch((0, 4, 4), (0, 12, 12))) == [[], [(2, 8), (10, 11)]]
+    model.looks_around = False
+    assert sights.spans(batch((0, 4, 4), (0, 12, 12))) == []
 
 
 def test_pictures_that_find_no_room_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:

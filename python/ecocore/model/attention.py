@@ -4,7 +4,7 @@ Takes a batch, gives a plan of the step that all layers share; the plan turns qu
 arithmetic of a position is a function of (position, prompt length) alone; docs/determinism.md says why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -23,6 +23,10 @@ from ecocore.model.layers import padded
 GATHER_BYTES = 8 * 2**20
 
 
+Spans = Sequence[tuple[int, int]]
+"""Beginnings and ends of parts of a prompt, in order and apart."""
+
+
 class CausalMask:
     """What the rows of one block may see, for any number of blocks before it.
 
@@ -33,6 +37,7 @@ class CausalMask:
     def __init__(self, block_size: int, *, dtype: torch.dtype, device: torch.device, window: int | None = None) -> None:
         """`window`: how many positions a row sees, itself included; None for all before it."""
         self._block_size = block_size
+        self._window = window
         self.reach: Final = None if window is None else -(-(window - 1) // block_size)
         """How many blocks before its own a row may see; None for all."""
         width = (1 + (self.reach or 0)) * block_size
@@ -47,6 +52,17 @@ class CausalMask:
             # Doubling keeps a growing conversation from rebuilding the mask at each new block.
             self._mask = pad(self._mask, (max(missing, self._mask.shape[1]), 0))
         return self._mask[:, self._mask.shape[1] - num_keys :]
+
+    def seeing(self, rows: range, keys: range, spans: Spans) -> Tensor:
+        """The mask of `rows` over `keys`, where positions of one of `spans` see all of each other that the window shows."""
+        row, key = np.arange(rows.start, rows.stop)[:, None], np.arange(keys.start, keys.stop)[None]
+        visible = key <= row
+        for start, end in spans:
+            visible |= (start <= row) & (row < end) & (start <= key) & (key < end)
+        if self._window is not None:
+            visible &= key > row - self._window
+        mask = torch.zeros(visible.shape, dtype=self._mask.dtype).masked_fill_(torch.from_numpy(~visible), float("-inf"))
+        return mask.to(self._mask.device)
 
     def first_block(self, block: int) -> int:
         """The first block that the rows of `block` may see."""
@@ -86,11 +102,20 @@ class AttentionPlan:
     """What one step stores and attends to, worked out once for all layers that keep alike."""
 
     def __init__(
-        self, batch: ComputedBatch, cache: KvCache, masks: Mapping[int | None, CausalMask], *, device: torch.device, alone: bool
+        self,
+        batch: ComputedBatch,
+        cache: KvCache,
+        masks: Mapping[int | None, CausalMask],
+        *,
+        device: torch.device,
+        alone: bool,
+        spans: Sequence[Spans] = (),
     ) -> None:
         """`masks`: one for each window of `cache.layers`.
 
-        `alone`: one decode row per call, for a machine where rows in one call are not independent.
+        `alone`: one decode row per call, for a machine where rows in one call are not independent. `spans`: none, or of each
+        row of the batch those of its prompt whose positions see all of each other in layers with a window; they are in one
+        step.
         """
         self._cache = cache
         self._device = device
@@ -99,7 +124,9 @@ class AttentionPlan:
         # another sequence left there would still be NaN.
         begun = batch.slots[batch.slots % batch.block_size == 0] // batch.block_size
         self._begun = torch.from_numpy(begun).to(device) if begun.size else None
-        self._prefills = {window: self._plan_prefills(batch, mask) for window, mask in masks.items()}
+        self._prefills = {
+            window: self._plan_prefills(batch, mask, spans if window is not None else ()) for window, mask in masks.items()
+        }
         self._decodes = {
             kind: self._plan_decodes(batch, masks[kind.window], cache.block_bytes(layer), alone=alone)
             for kind, layer in {kind: layer for layer, kind in enumerate(cache.layers)}.items()
@@ -155,12 +182,12 @@ class AttentionPlan:
         )
         out.index_copy_(0, decode.rows, attended[:, :, :group].flatten(1, 2))
 
-    def _plan_prefills(self, batch: ComputedBatch, mask: CausalMask) -> list[_Prefill]:
+    def _plan_prefills(self, batch: ComputedBatch, mask: CausalMask, spans: Sequence[Spans]) -> list[_Prefill]:
         prefills = []
         size = batch.block_size
         offset = 0
         rows = zip(batch.starts.tolist(), batch.lengths.tolist(), batch.prompt_lengths.tolist(), batch.block_tables, strict=True)
-        for start, length, prompt_length, table in rows:
+        for index, (start, length, prompt_length, table) in enumerate(rows):
             end = min(start + length, prompt_length)
             if start < end:
                 if start % size or (end % size and end != prompt_length):
@@ -169,9 +196,18 @@ class AttentionPlan:
                 behind = mask.first_block(start // size)
                 cells = []
                 for a, b in pairwise(edges):
-                    first, last = mask.first_block(a // size) - behind, a // size + 1 - behind
-                    seen = mask.over((last - first) * size)[: padded(b - a)]
-                    cells.append(_Cell(offset + a - start, offset + b - start, slice(first * size, last * size), seen))
+                    first, last = mask.first_block(a // size), a // size + 1
+                    around = [(begin, stop) for begin, stop in spans[index] if begin < b and a < stop] if spans else []
+                    if around:
+                        if around[-1][1] > end:
+                            raise InternalError(f"prefill of positions {start} to {end} ends within an image")
+                        last = max(last, -(-around[-1][1] // size))
+                        keys = range(first * size, last * size)
+                        seen = mask.seeing(range(a, a + padded(b - a)), keys, around)
+                    else:
+                        seen = mask.over((last - first) * size)[: padded(b - a)]
+                    keys_of = slice((first - behind) * size, (last - behind) * size)
+                    cells.append(_Cell(offset + a - start, offset + b - start, keys_of, seen))
                 blocks = table[behind : -(-end // size)]
                 prefills.append(_Prefill(self._tensor(blocks), _first_of_run(blocks), cells))
             offset += length

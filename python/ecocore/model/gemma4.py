@@ -3,22 +3,24 @@
 Only what is Gemma's own stands here: how a layer is wired, what its tensors are called, which layers make values of keys.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from ecocore.errors import InternalError
 from ecocore.model.attention import AttentionPlan
 from ecocore.model.config import KvLayer
 from ecocore.model.gemma4_config import Gemma4Config, RotaryAngles
+from ecocore.model.gemma4_vision import Tower
 from ecocore.model.layers import GatedMlp, WideRmsNorm
 from ecocore.model.rotary import RotaryTable, rotary_frequencies, rotate_
+from ecocore.model.sight import Sight, View
 from ecocore.model.tensors import TensorLoader
 
 # The whole model keeps its text part under the first; a file of the text part alone has the second.
 PREFIXES: Final = ("model.language_model.", "model.")
-# What belongs to seeing.
-SIGHT: Final = ("model.vision_tower.", "model.embed_vision.")
 
 
 class Gemma4:
@@ -38,16 +40,20 @@ class Gemma4:
             self._head = tensors.linear(self._embedding)
         else:
             self._head = tensors.linear(tensors.tensor("lm_head.weight", config.vocab_size, config.hidden_size))
-        tensors.ignore_within(*SIGHT)
+        self.looks_around: Final = config.looks_around
+        self._tower = None if config.tower is None else Tower(config.tower, tensors, out_size=config.hidden_size)
         self._rotary = {
             kind.window: RotaryTable(_frequencies(kind, config), num_positions, dtype=tensors.dtype, device=tensors.device)
             for kind in dict.fromkeys(config.kv_layers)
         }
 
-    def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: AttentionPlan) -> Tensor:
+    def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: AttentionPlan, sight: Sight | None = None) -> Tensor:
         """`token_ids`, `positions`: (rows,) int64, a padded number. Gives (rows, hidden_size), before the last norm."""
         turns = {window: table.at(positions) for window, table in self._rotary.items()}
         hidden = self._embedding[token_ids].mul_(self._embedding_scale)
+        if sight is not None and len(sight.rows):
+            # What was seen is not scaled as tokens are.
+            hidden.index_copy_(0, sight.rows, sight.embeddings)
         for index, layer in enumerate(self._layers):
             hidden = layer(index, hidden, turns[layer.window], attention)
         return hidden
@@ -58,6 +64,15 @@ class Gemma4:
         if self._cap is not None:
             logits.div_(self._cap).tanh_().mul_(self._cap)
         return logits
+
+    def see(self, view: View) -> Tensor:
+        """See `SeeingModel`."""
+        if self._tower is None:
+            raise InternalError("an image was shown to a model without a vision tower")
+        return self._tower(view.pixels)
+
+    def coordinates(self, views: Sequence[View], length: int) -> None:
+        """See `SeeingModel`: positions are numbers here, whatever they show."""
 
 
 class _Layer:

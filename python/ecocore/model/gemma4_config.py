@@ -37,6 +37,33 @@ class RotaryAngles:
 
 
 @dataclass(frozen=True)
+class TowerConfig:
+    """The shape of the vision tower. `pool`: patches of a token, each way; `places`: rows and columns that have a place."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    patch: int
+    pool: int
+    places: int
+    eps: float
+    theta: float
+    standardized: bool
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "patch", "pool", "places"):
+            if getattr(self, name) < 1:
+                raise InvalidModelFile(f"{name} of vision_config is {getattr(self, name)}; it must be at least 1")
+        if self.num_heads % self.num_kv_heads or self.head_dim % 4:
+            raise InvalidModelFile(
+                f"a vision tower cannot have {self.num_heads} heads of {self.head_dim} dimensions over {self.num_kv_heads} keys"
+            )
+
+
+@dataclass(frozen=True)
 class Gemma4Config:
     """The shape of a dense Gemma 4. Lengths are in elements; `context_length` is in tokens."""
 
@@ -53,6 +80,10 @@ class Gemma4Config:
     rms_norm_eps: float
     logit_cap: float | None
     tie_word_embeddings: bool
+    tower: TowerConfig | None
+    """None for a file of the text part alone."""
+    looks_around: bool
+    """Whether the tokens of an image see all of each other in layers with a window."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_heads", "context_length"):
@@ -97,7 +128,39 @@ class Gemma4Config:
             rms_norm_eps=source.number("rms_norm_eps", 1e-6),
             logit_cap=None if cap is None else source.number("final_logit_softcapping"),
             tie_word_embeddings=bool(whole.get("tie_word_embeddings", text.get("tie_word_embeddings", True))),
+            tower=_tower(whole.get("vision_config")),
+            looks_around=text.get("use_bidirectional_attention") == "vision",
         )
+
+
+def _tower(values: Any) -> TowerConfig | None:
+    if not isinstance(values, Mapping):
+        return None
+    for switch in ("use_clipped_linears", "attention_bias"):
+        if values.get(switch):
+            raise InvalidModelFile(f"vision_config switches on {switch}, which this version does not implement")
+    if (activation := values.get("hidden_activation", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
+        raise InvalidModelFile(f"vision_config has hidden_activation {activation!r}; this version implements 'gelu_pytorch_tanh'")
+    rope = values.get("rope_parameters")
+    rope = Settings(rope if isinstance(rope, Mapping) else {}, "rope_parameters of vision_config")
+    if (kind := rope.values.get("rope_type", "axial")) not in ("axial", "default"):
+        raise InvalidModelFile(f"vision_config has rope_type {kind!r}; this version implements 'axial'")
+    source = Settings(values, "vision_config of config.json")
+    heads = source.integer("num_attention_heads", 12)
+    return TowerConfig(
+        num_layers=source.integer("num_hidden_layers", 16),
+        hidden_size=source.integer("hidden_size", 768),
+        intermediate_size=source.integer("intermediate_size", 3072),
+        num_heads=heads,
+        num_kv_heads=source.integer("num_key_value_heads", heads),
+        head_dim=source.integer("head_dim", 64),
+        patch=source.integer("patch_size", 16),
+        pool=source.integer("pooling_kernel_size", 3),
+        places=source.integer("position_embedding_size", 10240),
+        eps=source.number("rms_norm_eps", 1e-6),
+        theta=rope.number("rope_theta", 100.0),
+        standardized=bool(values.get("standardize", False)),
+    )
 
 
 def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:

@@ -27,6 +27,8 @@ _NEWER_TEXT: Final = "model.language_model."
 class Qwen25Vl:
     """A Qwen2.5-VL with its weights. Keeps no state between steps: keys and values are the caller's."""
 
+    looks_around: Final = False
+
     def __init__(self, config: Qwen25VlConfig, tensors: TensorLoader, *, num_positions: int) -> None:
         """Takes its tensors from `tensors`; positions 0 to `num_positions` - 1 can be computed. Raises InvalidModelFile."""
         names = NAMES["safetensors"]

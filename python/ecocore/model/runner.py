@@ -114,7 +114,8 @@ class ModelRunner:
         A row's logits are a function of its sequence alone: no other row, chunk boundary on the grid, prefix hit
         or recomputation changes a bit.
         """
-        attention = AttentionPlan(batch, self._cache, self._masks, device=self.device, alone=self._decode_alone)
+        spans = self._sights.spans(batch) if self._sights else []
+        attention = AttentionPlan(batch, self._cache, self._masks, device=self.device, alone=self._decode_alone, spans=spans)
         inputs = self._padded(batch.token_ids), self._padded(batch.positions), attention
         sight = self._sights.of(batch) if self._sights else None
         if sight is None:

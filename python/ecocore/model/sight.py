@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecocore.model.attention import Spans
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.layers import padded
 
@@ -59,6 +60,10 @@ class Sight:
 class SeeingModel(Protocol):
     """What a model that sees images has besides."""
 
+    @property
+    def looks_around(self) -> bool:
+        """Whether the tokens of an image see all of each other in layers with a window."""
+
     def see(self, view: View) -> Tensor:
         """(rows * columns, hidden_size) of an image, which depend on nothing else."""
 
@@ -91,6 +96,15 @@ class Sights:
     def close(self, sequence_id: int) -> None:
         """Forgets a sequence; unknown ones are ignored."""
         self._open.pop(sequence_id, None)
+
+    def spans(self, batch: ComputedBatch) -> list[Spans]:
+        """Of each row of the batch, the spans of its prompt whose positions see each other."""
+        if not self._open or not self._model.looks_around:
+            return []
+        seen = [self._open.get(sequence_id) for sequence_id in batch.sequence_ids.tolist()]
+        return [
+            [] if one is None else [(view.start, view.start + view.rows * view.columns) for view in one.views] for one in seen
+        ]
 
     def of(self, batch: ComputedBatch) -> Sight | None:
         """What this step sees; None if none of its sequences has images."""

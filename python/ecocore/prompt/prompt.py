@@ -52,6 +52,13 @@ class Prompt:
     context_length: int | None = None
     """What prompt and answer must fit in, should images make the prompt longer."""
 
+    @property
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """Spans of tokens that are computed in one step."""
+        if self.viewer is None or not self.viewer.looks_around:
+            return ()
+        return tuple((view.start, view.start + view.rows * view.columns) for view in self.views)
+
     def showing(self, images: Sequence[Image]) -> Self:
         """The same prompt with the images that its text names, in order: all that a prompt lacks until they are loaded.
 

@@ -53,8 +53,8 @@ impl PyScheduler {
     }
 
     #[pyo3(
-        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false, *, key=0, priority=0),
-        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False, *, key=0, priority=0)"
+        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false, *, key=0, priority=0, whole=vec![]),
+        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False, *, key=0, priority=0, whole=())"
     )]
     #[expect(clippy::too_many_arguments, reason = "each is a parameter in Python")]
     fn submit(
@@ -67,6 +67,7 @@ impl PyScheduler {
         scores: bool,
         key: u64,
         priority: u32,
+        whole: Vec<(u32, u32)>,
     ) -> PyResult<()> {
         let prompt = prompt.as_array().to_vec();
         let owner = Owner { salt, key, priority };
@@ -77,6 +78,7 @@ impl PyScheduler {
         if scores {
             self.0.score_prompt(sequence_id);
         }
+        self.0.keep_whole(sequence_id, whole.into_iter().map(|(start, end)| start..end).collect());
         Ok(())
     }
 

@@ -92,6 +92,8 @@ pub struct Sequence {
     pub cached: Option<u32>,
     /// Whether its prompt's tokens are scored; such a prompt takes nothing from the prefix cache.
     pub scored: bool,
+    /// Spans of the prompt, in order, that no chunk ends within.
+    pub whole: Vec<Range<u32>>,
     /// Whether it is left out of the step that is being put together.
     pub held: bool,
     /// The empty prefix of its tenant.
@@ -121,6 +123,7 @@ impl Sequence {
             cached: None,
             scored: false,
             held: false,
+            whole: Vec::new(),
             root: PrefixKey::root(owner.salt),
             keys: Vec::new(),
         }
@@ -158,7 +161,8 @@ impl Sequence {
 
     /// What it may compute from `start` in one step with `budget` tokens; empty if that is too little.
     ///
-    /// A range never crosses the end of the prompt. Within the prompt it ends on a multiple of the block size
+    /// A range never crosses the end of the prompt, and goes beyond the budget where it would end within a span of
+    /// `whole`. Within the prompt it ends on a multiple of the block size
     /// or at the prompt's end, wherever the budget would have cut: load moves no boundary of the arithmetic.
     /// After the prompt each position is a row of its own, so any cut is as good.
     pub fn range(&self, start: u32, budget: u32, block_size: u32) -> Range<u32> {
@@ -170,7 +174,18 @@ impl Sequence {
         } else {
             reach - reach % block_size
         };
-        start..end.max(start)
+        if end <= start {
+            return start..start;
+        }
+        start..self.past_whole(end, block_size)
+    }
+
+    /// `end`, or the next multiple of the block size behind the spans that it would cut.
+    fn past_whole(&self, end: u32, block_size: u32) -> u32 {
+        self.whole.iter().fold(end, |end, span| {
+            let cuts = span.start < end && end < span.end;
+            if cuts { span.end.next_multiple_of(block_size).min(self.prompt_length) } else { end }
+        })
     }
 
     /// Whether the step that ends before `end` draws a token: its last position is the newest there is.
@@ -293,6 +308,19 @@ mod tests {
         ] {
             assert_eq!(sequence.range(start, budget, 4), expected, "start {start}, budget {budget}");
         }
+    }
+
+    #[test]
+    fn no_range_ends_within_a_span_that_is_whole() {
+        let mut sequence = Sequence::new(1, 0, vec![0; 30], 5, b"".into());
+        sequence.whole = vec![5..11, 13..14, 15..18];
+        let expected =
+            [(0, 3, 0..0), (0, 4, 0..4), (0, 8, 0..12), (4, 4, 4..12), (12, 4, 12..20), (8, 5, 8..12)];
+        for (start, budget, range) in expected {
+            assert_eq!(sequence.range(start, budget, 4), range, "start {start}, budget {budget}");
+        }
+        sequence.whole = vec![21..30];
+        assert_eq!(sequence.range(20, 5, 4), 20..30);
     }
 
     #[test]

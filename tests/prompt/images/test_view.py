@@ -18,6 +18,7 @@ class Halves:
     placeholder: int = 9
     around: tuple[tuple[int, ...], tuple[int, ...]] = ((7,), (8, 8))
     cell: int = 2
+    looks_around: bool = False
 
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         if height == 1:

@@ -3,23 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 from ecocore.errors import InvalidModelFile
+from ecocore.prompt.images.view import ImageSettings
 
 _MAX_RATIO: Final = 200
-
-
-class ImageSettings(Protocol):
-    """The part of a checkpoint that tells how images are prepared."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Contents of config.json."""
-
-    @property
-    def image_settings(self) -> Mapping[str, Any]:
-        """What the folder says about preparing images; empty if it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +21,7 @@ class Qwen25VlViewer:
     max_pixels: int
     image_text: str = "<|vision_start|><|image_pad|><|vision_end|>"
     around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    looks_around: bool = False
 
     @classmethod
     def of(cls, checkpoint: ImageSettings) -> Self:

@@ -4,9 +4,9 @@ Takes images and token ids with one placeholder for each, gives the ids that the
 Sizes and tokens are the family's own, in a file named for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,18 @@ class View:
     digest: bytes
 
 
+class ImageSettings(Protocol):
+    """The part of a checkpoint that tells how images are prepared."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Contents of config.json."""
+
+    @property
+    def image_settings(self) -> Mapping[str, Any]:
+        """What the folder says about preparing images; empty if it says nothing."""
+
+
 class Viewer(Protocol):
     """How a family's models look at images."""
 
@@ -48,6 +60,10 @@ class Viewer(Protocol):
     @property
     def cell(self) -> int:
         """Pixels of a token, each way."""
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether the tokens of an image see each other, so that no step may compute a part of them."""
 
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to look at, multiples of `cell`. Raises ValueError with what is wrong with the shape."""

@@ -15,6 +15,14 @@ impl Scheduler {
             self.sequences[handle].scored = true;
         }
     }
+    /// Sees to it that no chunk of a waiting sequence's prompt ends within one of `spans`, which are in order and apart:
+    /// their positions look at each other. Unknown ids are ignored. Not for schedulers with a window, which give out blocks
+    /// by what a step may have.
+    pub fn keep_whole(&mut self, id: u64, spans: Vec<Range<u32>>) {
+        if let Some(handle) = self.sequences.find(id) {
+            self.sequences[handle].whole = spans;
+        }
+    }
 }
 
 impl Step {

@@ -132,7 +132,7 @@ impl Scheduler {
         // Blocks end on the grid, so a chunk that they cut does too.
         let end = wanted.end.min(sequence.blocks.len() as u32 * size);
         if wanted.start < end {
-            *budget -= end - wanted.start;
+            *budget = budget.saturating_sub(end - wanted.start);
             self.turns.charge_prompt(sequence.key, end - wanted.start);
             step.push(handle, sequence, wanted.start..end, size);
         }

@@ -1,0 +1,112 @@
+"""The vision tower of Gemma 4: pixels in, one row for each block of patches out.
+
+An image is computed on its own, so its rows depend on nothing else: what is said of rows in layers.py is no matter here.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ecocore.model.gemma4_config import TowerConfig
+from ecocore.model.layers import GatedMlp, Linear, WideRmsNorm
+from ecocore.model.rotary import rotary_frequencies, rotate_
+from ecocore.model.tensors import TensorLoader
+
+_TOWER = "model.vision_tower."
+_PROJECTION = "model.embed_vision.embedding_projection.weight"
+
+
+class Tower:
+    """The tower with its weights, and the matrix that leads from it into the text."""
+
+    def __init__(self, config: TowerConfig, tensors: TensorLoader, *, out_size: int) -> None:
+        """Takes its tensors. Raises InvalidModelFile."""
+        self._config = config
+        self._dtype, self._device = tensors.dtype, tensors.device
+        hidden = config.hidden_size
+        self._embed = Linear(tensors.tensor(f"{_TOWER}patch_embedder.input_proj.weight", hidden, 3 * config.patch**2))
+        self._places = tensors.tensor(f"{_TOWER}patch_embedder.position_embedding_table", 2, config.places, hidden)
+        self._layers = [_Layer(config, tensors, f"{_TOWER}encoder.layers.{index}.") for index in range(config.num_layers)]
+        self._standard = None
+        if config.standardized:
+            bias, scale = (tensors.tensor(f"{_TOWER}{name}", hidden) for name in ("std_bias", "std_scale"))
+            self._standard = bias.float(), scale.float()
+        self._norm = WideRmsNorm(config.eps)
+        self._out = Linear(tensors.tensor(_PROJECTION, out_size, hidden))
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """`pixels`: (height, width, 3), multiples of a token each way. Gives (tokens, out_size), row by row."""
+        config = self._config
+        high, wide = pixels.shape[0] // config.patch, pixels.shape[1] // config.patch
+        rows, columns = (torch.from_numpy(axis.ravel()).to(self._device) for axis in np.indices((high, wide)))
+        hidden = self._embed(self._patches(pixels, high, wide)) + (self._places[0][columns] + self._places[1][rows])
+        turn = self._turn(columns, rows)
+        for layer in self._layers:
+            hidden = layer(hidden, turn)
+        pool = config.pool
+        pooled = hidden.float().view(high // pool, pool, wide // pool, pool, -1).sum((1, 3)).div_(pool**2).flatten(0, 1)
+        # Rounded between the mean and what follows, as it was in training.
+        pooled = pooled.to(self._dtype).float() * config.hidden_size**0.5
+        if self._standard is not None:
+            pooled = (pooled - self._standard[0]) * self._standard[1]
+        return self._out(self._norm(pooled.to(self._dtype)))
+
+    def _patches(self, pixels: NDArray[np.uint8], high: int, wide: int) -> Tensor:
+        """(patches, patch * patch * 3), the colours of a pixel side by side, between -1 and 1."""
+        patch = self._config.patch
+        values = torch.tensor(pixels, device=self._device).float() * (1 / 255)
+        values = values.view(high, patch, wide, patch, 3).transpose(1, 2).reshape(high * wide, -1)
+        return (2 * (values - 0.5)).to(self._dtype)
+
+    def _turn(self, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines (patches, 1, 2, head_dim // 2): half of a head turns by its column, half by its row."""
+        frequencies = rotary_frequencies(self._config.head_dim // 2, self._config.theta).to(self._device)
+        angles = torch.stack((columns, rows), dim=1).float()[:, :, None] * frequencies
+        cos, sin = angles.cos(), angles.sin()
+        turn = torch.cat((cos, cos), dim=2), torch.cat((-sin, sin), dim=2)
+        return turn[0].unsqueeze(1).to(self._dtype), turn[1].unsqueeze(1).to(self._dtype)
+
+
+class _Layer:
+    """One layer of the tower."""
+
+    def __init__(self, config: TowerConfig, tensors: TensorLoader, prefix: str) -> None:
+        hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+        self._num_heads, self._num_kv_heads, self._head_dim = config.num_heads, config.num_kv_heads, dim
+
+        def matrix(name: str, out_features: int, in_features: int) -> Tensor:
+            return tensors.tensor(f"{prefix}{name}.linear.weight", out_features, in_features)
+
+        def norm(name: str, width: int = hidden) -> WideRmsNorm:
+            return WideRmsNorm(config.eps, tensors.tensor(f"{prefix}{name}.weight", width))
+
+        heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
+        self._qkv = Linear(torch.cat([matrix(f"self_attn.{name}_proj", count * dim, hidden) for name, count in heads.items()]))
+        self._output = Linear(matrix("self_attn.o_proj", hidden, config.num_heads * dim))
+        self._query_norm, self._key_norm = norm("self_attn.q_norm", dim), norm("self_attn.k_norm", dim)
+        self._value_norm = WideRmsNorm(config.eps)
+        self._mlp = GatedMlp(
+            Linear(matrix("mlp.gate_proj", inner, hidden)),
+            Linear(matrix("mlp.up_proj", inner, hidden)),
+            Linear(matrix("mlp.down_proj", hidden, inner)),
+            "gelu_tanh",
+        )
+        self._before_attention, self._after_attention = norm("input_layernorm"), norm("post_attention_layernorm")
+        self._before_mlp, self._after_mlp = norm("pre_feedforward_layernorm"), norm("post_feedforward_layernorm")
+
+    def __call__(self, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        hidden = hidden + self._after_attention(self._attended(self._before_attention(hidden), turn))
+        return hidden.add_(self._after_mlp(self._mlp(self._before_mlp(hidden))))
+
+    def _attended(self, rows: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        heads, kv_heads = self._num_heads, self._num_kv_heads
+        queries, keys, values = self._qkv(rows).view(len(rows), -1, self._head_dim).split((heads, kv_heads, kv_heads), dim=1)
+        queries, keys, values = self._query_norm(queries), self._key_norm(keys), self._value_norm(values)
+        for part in (queries, keys):
+            rotate_(part.view(len(rows), -1, 2, self._head_dim // 2), turn)
+        parts = (queries, keys.repeat_interleave(heads // kv_heads, 1), values.repeat_interleave(heads // kv_heads, 1))
+        query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in parts)
+        attended = scaled_dot_product_attention(query, key, value, scale=1.0)
+        return self._output(attended.squeeze(0).transpose(0, 1).flatten(1))

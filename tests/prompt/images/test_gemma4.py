@@ -1,0 +1,56 @@
+"""Sizes at which Gemma 4 looks at images, against transformers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
+
+from ecocore.errors import InvalidModelFile
+from ecocore.prompt.images.gemma4 import Gemma4Viewer
+
+
+@dataclass
+class Folder:
+    image_settings: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=lambda: {"vision_config": {}})
+
+
+def viewer(**settings: Any) -> Gemma4Viewer:
+    made = Gemma4Viewer.of(Folder(settings))
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("budget", [70, 280, 1120])
+def test_sizes_are_those_of_transformers(budget: int) -> None:
+    looks = viewer(max_soft_tokens=budget)
+    sizes = np.random.default_rng(budget).integers(1, 2000, (3000, 2)).tolist()
+    sizes += [[1, 9000], [9000, 1], [3, 16000], [16000, 2], [2, 2], [48, 48 * budget], [1, 50], [10, 3000]]
+    for height, width in sizes:
+        try:
+            expected = get_aspect_ratio_preserving_size(height, width, 16, budget * 9, 3)
+        except ValueError:
+            with pytest.raises(ValueError, match="too small"):
+                looks.fitted(height, width)
+        else:
+            assert looks.fitted(height, width) == expected, (height, width)
+
+
+def test_the_text_part_alone_looks_at_nothing() -> None:
+    assert Gemma4Viewer.of(Folder(config={})) is None
+
+
+def test_tokens_around_an_image_come_from_the_config() -> None:
+    config = {"vision_config": {}, "image_token_id": 7, "boi_token_id": 5, "eoi_token_id": 6}
+    made = Gemma4Viewer.of(Folder(config=config | {"text_config": {"use_bidirectional_attention": "vision"}}))
+    assert made is not None
+    assert (made.placeholder, made.around, made.cell, made.looks_around) == (7, ((5,), (6,)), 48, True)
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"max_soft_tokens": 100}, "one of"), ({"patch_size": 0}, "patch_size 0")])
+def test_settings_that_make_no_sense_are_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidModelFile, match=said):
+        viewer(**settings)
