@@ -72,6 +72,7 @@ class _Parts:
     thinks: bool = False
     image_text: str | None = None
     viewer: Viewer | None = None
+    tool_template: ChatTemplate | None = None
 
 
 class Runtime:
@@ -95,6 +96,7 @@ class Runtime:
             vocab_size=parts.vocab_size,
             image_text=parts.image_text,
             viewer=parts.viewer,
+            tool_template=parts.tool_template,
         )
         self.plain: Final = PlainPrompts(
             parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size
@@ -190,7 +192,9 @@ class Runtime:
                 num_blocks=runner.num_blocks,
                 block_size=runner.block_size,
                 end_ids=tuple(sorted(checkpoint.end_ids)),
-                fingerprint=_fingerprint(runner.fingerprint, checkpoint.chat_template, checkpoint.tokenizer_path),
+                fingerprint=_fingerprint(
+                    runner.fingerprint, checkpoint.chat_template + (checkpoint.tool_template or ""), checkpoint.tokenizer_path
+                ),
                 # A device has cores of its own.
                 cores=_CORES if runner.device.type == "cpu" else nullcontext(),
                 capacity=capacity or Capacity(),
@@ -200,6 +204,9 @@ class Runtime:
                 thinks=family.thinks,
                 image_text=None if viewer is None else viewer.image_text,
                 viewer=viewer,
+                tool_template=ChatTemplate(checkpoint.tool_template, checkpoint.special_tokens)
+                if checkpoint.tool_template
+                else None,
             )
         )
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.golden.test_families import ASKED, TOLERANCE, check
-from tests.golden.tiny_models import GEMMA_IMAGES, IMAGE_TOKENS, QWEN_IMAGES, SEEING, TIE, Reference, TinyCheckpoint
-from tests.golden.tiny_templates import TEXT
+from tests.golden.tiny_models import GEMMA_IMAGES, IMAGE_TOKENS, QWEN_IMAGES, SEEING, TIE, Reference, TinyCheckpoint, parsed
+from tests.golden.tiny_templates import TEXT, TOOLS, WEATHER
 from tests.live_server import serving
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil, get_aspect_ratio_preserving_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
@@ -156,6 +156,8 @@ def _bare(content: Any) -> Any:
 @dataclass
 class Pair:
     runtime: Runtime
+    checkpoint: TinyCheckpoint
+    tool_template: str | None
     references: dict[str, Reference]
     banned: list[int]
 
@@ -171,7 +173,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     references = {name: oracle.answer(*asked) for name, asked in CONVERSATIONS.items()}
     with pytest.MonkeyPatch.context() as patch, Runtime.load(checkpoint.folder, kv_cache_mb=16, progress=False) as runtime:
         patch.setattr(runtime, "_form", lambda _: AnswerForm())
-        yield Pair(runtime, references, checkpoint.banned)
+        yield Pair(runtime, checkpoint, SEEING[request.param].tool_template, references, checkpoint.banned)
 
 
 def test_no_reference_is_a_tie(pair: Pair) -> None:
@@ -200,6 +202,25 @@ def test_a_step_that_would_cut_an_image_is_among_the_cases(pair: Pair) -> None:
     (view,) = pair.runtime._prepare_whole(request).views
     if pair.runtime.tokenizer.token_to_id("<|image|>") is not None:
         assert view.start < PROMPT_TOKENS < view.start + view.rows * view.columns
+
+
+def test_conversations_with_tools_are_told_in_the_template_for_them(pair: Pair) -> None:
+    if pair.tool_template is None:
+        pytest.skip("this model has one template")
+    for messages in TOOLS.values():
+        request = ChatRequest.parse({"model": "tiny", "messages": messages, "tools": [WEATHER]})
+        expected = pair.checkpoint.tokenizer.apply_chat_template(
+            parsed(messages),
+            tools=[WEATHER],
+            chat_template=pair.tool_template,
+            add_generation_prompt=True,
+            return_dict=False,
+            tokenize=True,
+        )
+        assert pair.runtime.prepare(request).token_ids.tolist() == expected
+    shown = [{"role": "user", "content": [words("What is this?"), part(picture("small"))]}]
+    (view,) = pair.runtime._prepare_whole(ChatRequest.parse({"model": "tiny", "messages": shown, "tools": [WEATHER]})).views
+    assert view.rows * view.columns > 0
 
 
 def test_an_image_is_never_taken_for_another_of_the_same_size(pair: Pair) -> None:

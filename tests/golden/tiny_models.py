@@ -43,6 +43,8 @@ class TinyModel:
     """config.json as the hub has it: rope_theta and rope_scaling at the top, torch_dtype."""
     shard_size: str = "1GB"
     seed: int = 0
+    tool_template: str | None = None
+    """Of the tokenizer, where `template` is the processor's: in the places of the hub."""
     images: dict[str, Any] | None = None
     """Contents of preprocessor_config.json, for models that see."""
 
@@ -171,7 +173,13 @@ SEEING: Final[dict[str, TinyModel]] = {
         tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_VISION, qwen2_5_vl, images=QWEN_IMAGES, shard_size="100KB"
     ),
     "qwen2.5-vl, hub": TinyModel(
-        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_VISION, qwen2_5_vl, images=QWEN_IMAGES, hub_form=True, seed=1
+        tiny_tokenizers.qwen_tokenizer,
+        tiny_templates.QWEN_VISION,
+        qwen2_5_vl,
+        tool_template=tiny_templates.QWEN_TOOLS,
+        images=QWEN_IMAGES,
+        hub_form=True,
+        seed=1,
     ),
     "gemma4": TinyModel(
         tiny_tokenizers.gemma_tokenizer, tiny_templates.GEMMA, gemma4, images=GEMMA_IMAGES, shard_size="100KB", seed=2
@@ -227,6 +235,11 @@ class TinyCheckpoint:
         self.tokenizer = model.tokenizer()
         self.tokenizer.chat_template = model.template
         self.tokenizer.save_pretrained(folder)
+        if model.tool_template is not None:
+            (folder / "chat_template.jinja").unlink()
+            (folder / "chat_template.json").write_text(json.dumps({"chat_template": model.template}), "utf-8")
+            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+            (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": model.tool_template}), "utf-8")
         self.model = model.build(self.tokenizer).float().eval()
         _randomize(self.model, model.seed)
         # Added tokens have a meaning beyond text, and what is beyond the vocabulary has no text: neither is drawn.
@@ -243,7 +256,7 @@ class TinyCheckpoint:
     def answer(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Reference:
         """Greedy decoding of `STEPS` tokens."""
         ids = self.tokenizer.apply_chat_template(
-            _parsed(messages), tools=tools, add_generation_prompt=True, return_dict=False, tokenize=True
+            parsed(messages), tools=tools, add_generation_prompt=True, return_dict=False, tokenize=True
         )
         return self.continued([int(token) for token in ids], {})
 
@@ -331,7 +344,7 @@ def _to_hub_form(path: Path) -> None:
     path.write_text(json.dumps(config), "utf-8")
 
 
-def _parsed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def parsed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Arguments as objects, as templates want them."""
     parsed = []
     for message in messages:

@@ -11,7 +11,7 @@ from torch import Tensor
 class MemoryCheckpoint:
     """A checkpoint whose tensors are given."""
 
-    chat_template = None
+    chat_template = tool_template = None
     image_settings: Mapping[str, Any] = {}
     special_tokens: Mapping[str, str] = {}
     start_ids: tuple[int, ...] = ()

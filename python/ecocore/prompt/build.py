@@ -30,11 +30,15 @@ class PromptBuilder:
         vocab_size: int,
         image_text: str | None = None,
         viewer: Viewer | None = None,
+        tool_template: ChatTemplate | None = None,
     ) -> None:
         """`image_text`: what stands for an image where the template takes strings; None for a model that sees none.
 
-        `viewer`: how the model looks at images, if it really does.
+        `viewer`: how the model looks at images, if it really does. `tool_template`: for conversations with tools, where the
+        model has another one for them.
         """
+        self._tool_template = tool_template
+        self._tool_traits = None if tool_template is None else TemplateTraits.of(tool_template)
         self._viewer = viewer
         self._context_length = context_length
         self._tokenizer = tokenizer
@@ -54,7 +58,7 @@ class PromptBuilder:
 
     def tool_syntax(self, usual: str) -> str:
         """How the model is told to write calls: as its template shows them, or in the text of `hermes`."""
-        calls = self.traits.calls
+        calls = (self._tool_traits or self.traits).calls
         return "hermes" if calls is None or calls.tagged else usual
 
     def text(self, request: ChatRequest) -> str:
@@ -63,15 +67,22 @@ class PromptBuilder:
             raise UnsupportedParameter("messages", "this model reads text only; send no images")
         # Without a choice to call, a model that sees no tools calls none. `allowed_tools` leaves the prompt as it is.
         tools = () if request.tool_choice.mode == "none" else tuple(tool.as_sent() for tool in request.tools)
-        turns = turns_of(request.messages, tools, self.traits, image_text=self._image_text or "")
+        template, traits = self._template, self.traits
+        if self._tool_template is not None and self._tool_traits is not None and (tools or _has_calls(request)):
+            template, traits = self._tool_template, self._tool_traits
+        turns = turns_of(request.messages, tools, traits, image_text=self._image_text or "")
         generation = request.add_generation_prompt
-        text = self._template.render(
+        text = template.render(
             marked(turns) if request.continue_final_message else turns,
-            tools=tools if self.traits.calls is not None else None,
+            tools=tools if traits.calls is not None else None,
             add_generation_prompt=not request.continue_final_message if generation is None else generation,
             switches=_switches(request),
         )
         return up_to_mark(text, request.messages[-1].text) if request.continue_final_message else text
+
+
+def _has_calls(request: ChatRequest) -> bool:
+    return any(message.role == "tool" or message.tool_calls for message in request.messages)
 
 
 def _switches(request: ChatRequest) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class Checkpoint(Protocol):
         """Source of the template for plain conversations, or None if the model brings none."""
 
     @property
+    def tool_template(self) -> str | None:
+        """Source of another template for conversations with tools, or None if the one serves them too."""
+
+    @property
     def image_settings(self) -> Mapping[str, Any]:
         """How images are prepared, as the files say it; empty where they say nothing."""
 

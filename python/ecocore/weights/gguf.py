@@ -51,6 +51,7 @@ class GgufCheckpoint:
         self.config: Mapping[str, Any] = self._file.metadata
         if self.config.get("split.count", 1) != 1:
             raise InvalidModelFile(f"{path} is one part of a split file; merge the parts with `gguf-split --merge`")
+        self.tool_template = None
         self.chat_template = self._text("tokenizer.chat_template")
         tokens = self._array("tokenizer.ggml.tokens", str)
         self.special_tokens: Mapping[str, str] = {

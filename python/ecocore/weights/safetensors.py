@@ -50,6 +50,7 @@ class SafetensorsCheckpoint:
         tokenizer_config = _json(path / "tokenizer_config.json")
         self.special_tokens: Mapping[str, str] = _special_tokens(path, tokenizer_config)
         self.chat_template = _chat_template(path, tokenizer_config)
+        self.tool_template = _tool_template(path, tokenizer_config)
         self.start_ids = tuple(_start_ids(self.tokenizer_path))
         self.end_ids = self._find_end_ids(tokenizer_config)
 
@@ -186,6 +187,18 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
             if isinstance(entry, dict) and entry.get("name") == "default" and isinstance(entry.get("template"), str):
                 return str(entry["template"])
     return None
+
+
+def _tool_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """The one named for tools; and where the processor has a template of its own, the tokenizer's is for them."""
+    if (folder / "chat_template.jinja").exists():
+        return None
+    template = tokenizer_config.get("chat_template")
+    for entry in template if isinstance(template, list) else ():
+        if isinstance(entry, dict) and entry.get("name") == "tool_use" and isinstance(entry.get("template"), str):
+            return str(entry["template"])
+    processor = _json(folder / "chat_template.json").get("chat_template")
+    return template if isinstance(template, str) and isinstance(processor, str) and template != processor else None
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:
