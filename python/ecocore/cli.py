@@ -44,6 +44,7 @@ Model = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="NAME=PATH, PATH or NAME=mock; may be given several times.")
 ]
 Precision = Annotated[str | None, typer.Option(metavar="exact|fast", help="exact computes in float32, fast in bfloat16.")]
+ModelPath = Annotated[Path, typer.Argument(help="A .gguf file, or a folder with config.json and safetensors.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
 
@@ -200,6 +201,54 @@ def show_config(*, as_json: Json = False, **flags: Any) -> None:
         print_table([("setting", "value", "source"), *((one.name, spelled(one.value), one.source) for one in told)])
     # Serving would fail for the key of a region that is not there.
     _ = ServerConfig.read(flags).secrets
+
+
+@app.command()
+def show(path: ModelPath, *, as_json: Json = False) -> None:
+    """Print what a model's files say of it. No weight is read."""
+    from dataclasses import asdict
+
+    from ecocore.describing import describe
+
+    card = asdict(describe(path))
+    if as_json:
+        print_json(card)
+        return
+    listed = {
+        name: ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value) for name, value in card.items()
+    }
+    print_table([(name.replace("_", " "), value) for name, value in listed.items()])
+
+
+@app.command()
+def fit(
+    path: ModelPath, *, precision: Precision = None, device: Device = None, kv_cache_mb: KvCache = None, as_json: Json = False
+) -> None:
+    """Print what memory a model needs, before it is loaded."""
+    from dataclasses import asdict
+
+    from ecocore.config import RuntimeConfig
+    from ecocore.describing import describe, need
+
+    config = RuntimeConfig.read({"precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
+    on_device = config.device.startswith("cuda")
+    told = need(describe(path), precision=config.precision, kv_cache_mb=config.kv_cache_mb, device="cuda" if on_device else "cpu")
+    if as_json:
+        print_json(asdict(told) | {"peak": told.peak})
+        return
+    print_table(
+        [
+            ("weights", _mebibytes(told.weights)),
+            ("beside them while loading", _mebibytes(told.loading)),
+            ("key-value cache", f"{_mebibytes(told.cache)}, which holds {told.cached_tokens} tokens"),
+            ("in all, at most", _mebibytes(told.peak)),
+            ("a cache for the whole context", _mebibytes(told.full_context)),
+        ]
+    )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{-(-count // 2**20):,} MiB"
 
 
 @app.command(hidden=True)

@@ -1,0 +1,110 @@
+"""What is known of a model before it is loaded: its card, and the memory that it will need.
+
+Takes a path, gives plain values. Reads headers and settings alone, no weight.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from ecocore.families import family_of
+from ecocore.weights.checkpoint import open_checkpoint
+
+ITEM_BYTES: Final = {"exact": 4, "fast": 2}
+"""Bytes of a number in each precision, of weights and of the key-value cache."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the files of a model say. `stored`: the dtype of the weights; `precision`: how it runs unless told otherwise."""
+
+    family: str
+    format: Literal["gguf", "safetensors"]
+    parameters: int
+    stored: str
+    precision: Literal["exact", "fast"]
+    file_bytes: int
+    context_length: int
+    vocabulary: int
+    layers: int
+    heads: int
+    windows: tuple[int, ...]
+    images: bool
+    reasoning: bool
+    tool_syntax: str
+    has_template: bool
+    end_ids: tuple[int, ...]
+    largest_tensor: int
+    """Numbers in the largest tensor."""
+    shared_numbers: int
+    """Numbers of an embedding that also is the head, which the processor keeps twice, each in the order it reads fastest."""
+    cached_numbers: int
+    """Numbers that the key-value cache keeps of one token."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a model takes. `loading`: what stands beside the weights while they are read."""
+
+    weights: int
+    loading: int
+    cache: int
+    per_token: int
+    full_context: int
+    """What a cache for all of the model's context would take."""
+    cached_tokens: int
+
+    @property
+    def peak(self) -> int:
+        """The most at a time; the cache is there before the weights."""
+        return self.weights + self.loading + self.cache
+
+
+def describe(path: Path) -> Card:
+    """Reads a `.gguf` file's or a folder's headers. Raises InvalidModelFile, also for what this version cannot run."""
+    checkpoint = open_checkpoint(path)
+    family = family_of(checkpoint)
+    config = family.configure(checkpoint)
+    sizes = {name: math.prod(checkpoint.shape(name)) for name in checkpoint.names()}
+    stored = str(checkpoint.stored_dtype).removeprefix("torch.")
+    text = getattr(config, "text", config)
+    windows = {layer.window for layer in config.kv_layers if layer.window is not None}
+    return Card(
+        family=family.name,
+        format=checkpoint.format,
+        parameters=sum(sizes.values()),
+        stored="quantised" if checkpoint.format == "gguf" else stored,
+        precision="fast" if checkpoint.format == "safetensors" and stored == "bfloat16" else "exact",
+        file_bytes=sum(checkpoint.nbytes(name) for name in checkpoint.names()),
+        context_length=config.context_length,
+        vocabulary=config.vocab_size,
+        layers=len(config.kv_layers),
+        heads=config.num_heads,
+        windows=tuple(sorted(windows)),
+        images=family.look(checkpoint) is not None,
+        reasoning=family.thinks,
+        tool_syntax=family.tool_syntax,
+        has_template=checkpoint.chat_template is not None,
+        end_ids=tuple(sorted(checkpoint.end_ids)),
+        largest_tensor=max(sizes.values(), default=0),
+        shared_numbers=text.vocab_size * text.hidden_size if text.tie_word_embeddings else 0,
+        cached_numbers=sum(2 * layer.num_kv_heads * layer.head_dim for layer in config.kv_layers),
+    )
+
+
+def need(card: Card, *, precision: Literal["exact", "fast"] | None, kv_cache_mb: int, device: Literal["cpu", "cuda"]) -> Need:
+    """What it takes on a processor, or on a device."""
+    size = ITEM_BYTES[precision or card.precision]
+    per_token = card.cached_numbers * size
+    cache = kv_cache_mb * 2**20
+    numbers = card.parameters + (card.shared_numbers if device == "cpu" else 0)
+    return Need(
+        weights=numbers * size,
+        # A tensor as it was stored, as it is computed with, and as it is put in order.
+        loading=card.largest_tensor * (4 + 2 * size),
+        cache=cache,
+        per_token=per_token,
+        full_context=per_token * card.context_length,
+        cached_tokens=min(cache // per_token, card.context_length),
+    )
