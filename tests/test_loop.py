@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from ecocore._core import Batch, EventBatch, OutputStreams, Scheduler, Tokenizer
 from ecocore.capacity import Capacity
-from ecocore.errors import KeyQueueFull, QueueFull, RuntimeClosed
+from ecocore.errors import KeyQueueFull, Overloaded, QueueFull, RuntimeClosed
 from ecocore.executor import Executor
 from ecocore.loop import StepLoop, Submission
 from ecocore.model.mock import MockModel
@@ -72,6 +73,20 @@ def test_a_full_line_of_one_key_refuses_that_key_alone() -> None:
     loop.submit(submission(5, key=8))
     with pytest.raises(QueueFull):
         loop.submit(submission(6))
+
+
+def test_images_beyond_what_may_be_held_are_refused_until_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecocore.loop.SHOWN_BYTES", 100)
+    loop = make_loop()
+    loop.submit(replace(submission(1), shown_bytes=150))  # more than may be held, but alone
+    with pytest.raises(Overloaded, match="images of many requests"):
+        loop.submit(replace(submission(2), shown_bytes=1))
+    loop.submit(submission(3))
+    loop.cancel([1])
+    drive(loop, 1)
+    loop.submit(replace(submission(2), shown_bytes=60))
+    loop.submit(replace(submission(4), shown_bytes=40))
+    loop.close()
 
 
 def test_what_ran_or_left_makes_room_in_the_line() -> None:

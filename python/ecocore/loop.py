@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from ecocore._core import Batch, EventBatch, Grammar, OutputStreams, Scheduler
 from ecocore.budget import PromptBudget
 from ecocore.capacity import Capacity
-from ecocore.errors import KeyQueueFull, QueueFull, RuntimeClosed
+from ecocore.errors import KeyQueueFull, Overloaded, QueueFull, RuntimeClosed
 from ecocore.executor import Computed, Drawing, Executor
 
 log = logging.getLogger("ecocore.engine")
+
+# Of all images that open sequences show, at the size that the model looks at.
+SHOWN_BYTES: Final = 256 * 2**20
 
 Subscriber = Callable[[EventBatch], None]
 
@@ -78,6 +81,8 @@ class Submission:
     views: Sequence[Any] = ()
     """Images that the prompt shows; the model's own business."""
     whole: Sequence[tuple[int, int]] = ()
+    shown_bytes: int = 0
+    """What `views` hold in memory until the sequence ends."""
 
 
 class Eyes(Protocol):
@@ -103,7 +108,10 @@ class StepLoop:
         capacity: Capacity,
         eyes: Eyes | None = None,
     ) -> None:
-        """`capacity`: beyond it `submit` raises at once. `eyes`: None where no prompt shows anything."""
+        """`capacity`: beyond it `submit` raises at once, as it does beyond `SHOWN_BYTES`.
+
+        `eyes`: None where no prompt shows anything.
+        """
         self._eyes = eyes
         self._scheduler = scheduler
         self._executor = executor
@@ -112,6 +120,7 @@ class StepLoop:
         self._capacity = capacity
         self._budget = PromptBudget()
         self._in_flight = 0
+        self._shown: dict[int, int] = {}
         self._subscribers: tuple[Subscriber, ...] = ()
         self._inbox: deque[Submission | int] = deque()
         self._arriving: Counter[int] = Counter()
@@ -142,12 +151,14 @@ class StepLoop:
         return unsubscribe
 
     def submit(self, *submissions: Submission) -> None:
-        """Hands sequences over, all of one key, and all or none. Raises QueueFull, KeyQueueFull, RuntimeClosed."""
+        """Hands sequences over, all of one key, and all or none. Raises Overloaded, QueueFull, KeyQueueFull, RuntimeClosed."""
         key = submissions[0].key
         with self._wake:
             if self._closing:
                 raise RuntimeClosed("this runtime was closed; load the model again")
             self._check_capacity(key, len(submissions))
+            self._check_shown(sum(one.shown_bytes for one in submissions))
+            self._shown.update({one.sequence_id: one.shown_bytes for one in submissions if one.shown_bytes})
             self._open.update({one.sequence_id: (one.request_id, one.choice) for one in submissions})
             self._inbox.extend(submissions)
             self._arriving[key] += len(submissions)
@@ -165,6 +176,12 @@ class StepLoop:
             raise KeyQueueFull(f"{limits.waiting_per_key} requests of this key wait, which is as many as may; retry in a moment")
         if waiting + count - free > limits.waiting:
             raise QueueFull(f"{limits.waiting} requests wait, which is as many as may; retry in a moment")
+
+    def _check_shown(self, more: int) -> None:
+        """Whether images of so many bytes may be held too. One request alone always may."""
+        held = sum(self._shown.values())
+        if held and more and held + more > SHOWN_BYTES:
+            raise Overloaded("the images of many requests are waiting to be looked at; retry in a moment")
 
     def cancel(self, sequence_ids: Iterable[int]) -> None:
         """Ends sequences without an event; unknown ones are ignored."""
@@ -363,6 +380,7 @@ class StepLoop:
         with self._wake:
             for sequence_id in sequence_ids:
                 self._open.pop(sequence_id, None)
+                self._shown.pop(sequence_id, None)
 
     def _close_samplers(self, sequence_ids: list[int]) -> None:
         for sequence_id in sequence_ids:

@@ -416,6 +416,8 @@ class Runtime:
                     scores=prompt.scores,
                     views=prompt.views,
                     whole=prompt.whole,
+                    # All choices look at the same pixels.
+                    shown_bytes=sum(view.pixels.nbytes for view in prompt.views) // n,
                     key=key,
                     priority=priority,
                     salt=b"\0".join((salt, prompt.cache_salt, prompt.image_digest)),

@@ -1,0 +1,201 @@
+"""The cases can tell right from wrong: each fact that is broken on purpose changes an answer by more than the tolerance."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.golden import test_seeing
+from tests.golden.test_families import ASKED, TOLERANCE, conversations
+from tests.golden.tiny_models import MODELS, QWEN_IMAGES, SEEING, Reference, TinyCheckpoint
+
+from ecocore.model import attention, gemma4, llama, sight
+from ecocore.model.batch import Integers
+from ecocore.model.gemma4_config import Gemma4Config
+from ecocore.model.layers import RmsNorm, WideRmsNorm
+from ecocore.model.qwen2_5_vl import Qwen25Vl
+from ecocore.model.qwen2_5_vl_config import Qwen25VlConfig
+from ecocore.model.rotary import rotary_frequencies
+from ecocore.prompt.images import qwen2_5_vl, view
+from ecocore.prompt.prompt import AnswerForm
+from ecocore.runtime import Runtime
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Known:
+    folder: Path
+    banned: list[int]
+    references: dict[str, Reference]
+    messages: dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("tiny")
+    known.cache_clear()
+
+
+@cache
+def known(name: str, root: Path) -> Known:
+    """A checkpoint with transformers' answers."""
+    sees = name in SEEING
+    checkpoint = TinyCheckpoint((SEEING if sees else MODELS)[name], root / name)
+    if not sees:
+        asked = conversations(tools=False)
+        references = {case: checkpoint.answer(*one) for case, one in asked.items()}
+        return Known(checkpoint.folder, checkpoint.banned, references, {case: one[0] for case, one in asked.items()})
+    qwen = SEEING[name].images is QWEN_IMAGES
+    oracle = test_seeing.QwenOracle(checkpoint) if qwen else test_seeing.GemmaOracle(checkpoint)
+    references = {case: oracle.answer(*one) for case, one in test_seeing.CONVERSATIONS.items()}
+    return Known(
+        checkpoint.folder, checkpoint.banned, references, {case: one[0] for case, one in test_seeing.CONVERSATIONS.items()}
+    )
+
+
+def furthest(name: str, root: Path) -> float:
+    """The largest difference of a log-probability over all cases; infinite where a prompt is another."""
+    model = known(name, root)
+    bias = {str(token_id): -100 for token_id in model.banned}
+    worst = 0.0
+    with pytest.MonkeyPatch.context() as patch, Runtime.load(model.folder, kv_cache_mb=16, progress=False) as runtime:
+        patch.setattr(runtime, "_form", lambda _: AnswerForm())
+        for case, reference in model.references.items():
+            asked: dict[str, Any] = {**ASKED, "max_tokens": 8, "logit_bias": bias}
+            answer = runtime.chat(model.messages[case], **asked)
+            if answer.usage.prompt_tokens != len(reference.prompt_ids):
+                return float("inf")
+            for token, expected, drawn in zip(answer.logprobs, reference.top, reference.token_ids, strict=False):
+                ours = {one.token_id: one.logprob for one in token.top}
+                shared = ours.keys() & expected.keys()
+                worst = max([worst, *(abs(ours[one] - expected[one]) for one in shared)])
+                if token.token_id != drawn:
+                    break
+    return worst
+
+
+def _of(config: type[Any], change: Callable[[Any], Any]) -> Break:
+    """What the files say is read otherwise."""
+    right = config.of.__func__
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(config, "of", classmethod(lambda cls, checkpoint: change(right(cls, checkpoint))))
+
+    return apply
+
+
+def _no_scaling(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(llama, "rotary_frequencies", lambda dim, theta, _: rotary_frequencies(dim, theta))
+
+
+def _one_dimension(patch: pytest.MonkeyPatch) -> None:
+    def counted(_: Any, views: Sequence[sight.View], length: int) -> Integers:
+        return np.broadcast_to(np.arange(length + 1), (3, length + 1))
+
+    patch.setattr(Qwen25Vl, "coordinates", counted)
+
+
+def _half_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(qwen2_5_vl, "round", lambda value: int(value + 0.5), raising=False)
+
+
+def _pillow(patch: pytest.MonkeyPatch) -> None:
+    def resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        return np.array(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BICUBIC))
+
+    patch.setattr(view, "resize_rgb", resized)
+
+
+def _wider_window(by: int) -> Break:
+    def change(config: Gemma4Config) -> Gemma4Config:
+        layers = (replace(layer, window=layer.window and layer.window + by) for layer in config.kv_layers)
+        return replace(config, kv_layers=tuple(layers))
+
+    return _of(Gemma4Config, change)
+
+
+def _eps(norm: type[Any], place: str, factor: float) -> Break:
+    right = norm.__call__
+
+    def changed(self: Any, rows: torch.Tensor) -> torch.Tensor:
+        eps = getattr(self, place)
+        setattr(self, place, eps * factor)
+        try:
+            out: torch.Tensor = right(self, rows)
+            return out
+        finally:
+            setattr(self, place, eps)
+
+    return lambda patch: patch.setattr(norm, "__call__", changed)
+
+
+def _no_layer_scalar(patch: pytest.MonkeyPatch) -> None:
+    right = gemma4._Layer.__init__
+
+    def changed(self: Any, *arguments: Any) -> None:
+        right(self, *arguments)
+        self._scalar = torch.ones_like(self._scalar)
+
+    patch.setattr(gemma4._Layer, "__init__", changed)
+
+
+def _scaled_images(patch: pytest.MonkeyPatch) -> None:
+    right = gemma4.Gemma4.see
+    patch.setattr(gemma4.Gemma4, "see", lambda self, image: right(self, image) * 60**0.5)
+
+
+def _images_in_full_layers(patch: pytest.MonkeyPatch) -> None:
+    right = attention.AttentionPlan._plan_prefills
+    spans: list[Any] = []
+
+    def changed(self: Any, batch: Any, mask: Any, told: Any) -> Any:
+        spans[:] = told or spans
+        return right(self, batch, mask, told or spans[: len(batch.lengths)])
+
+    patch.setattr(attention.AttentionPlan, "_plan_prefills", changed)
+
+
+def _angles(name: str, **change: Any) -> Break:
+    return _of(Gemma4Config, lambda config: replace(config, **{name: replace(getattr(config, name), **change)}))
+
+
+BROKEN: dict[str, tuple[str, Break]] = {
+    "no scaling of rotary waves": ("llama3 tied", _no_scaling),
+    "another epsilon": ("gemma4 text sharded", _eps(WideRmsNorm, "_eps", 1e-3)),
+    "another epsilon in text and tower": ("qwen2.5-vl", _eps(RmsNorm, "_eps", 1e4)),
+    "positions in one dimension": ("qwen2.5-vl", _one_dimension),
+    "no windows in the tower": (
+        "qwen2.5-vl",
+        _of(Qwen25VlConfig, lambda config: replace(config, tower=replace(config.tower, full_layers=frozenset(range(4))))),
+    ),
+    "halves rounded up": ("qwen2.5-vl", _half_up),
+    "resizing by Pillow": ("qwen2.5-vl", _pillow),
+    "a window of one more": ("gemma4 text sharded", _wider_window(1)),
+    "a window of one less": ("gemma4 text sharded", _wider_window(-1)),
+    "no cap": ("gemma4 text sharded", _of(Gemma4Config, lambda config: replace(config, logit_cap=None))),
+    "no scalar of a layer": ("gemma4 text sharded", _no_layer_scalar),
+    "all pairs of full layers turn": ("gemma4 text sharded", _angles("full", rotated=8)),
+    "tokens of an image that only look back": ("gemma4", _of(Gemma4Config, lambda config: replace(config, looks_around=False))),
+    "tokens of an image that look around everywhere": ("gemma4", _images_in_full_layers),
+    "images scaled as tokens are": ("gemma4", _scaled_images),
+}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in BROKEN.values()}))
+def test_what_is_whole_is_within_the_tolerance(name: str, root: Path) -> None:
+    assert furthest(name, root) < TOLERANCE
+
+
+@pytest.mark.parametrize("fact", list(BROKEN))
+def test_each_broken_fact_is_noticed(fact: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, broken = BROKEN[fact]
+    known(name, root)
+    broken(monkeypatch)
+    assert furthest(name, root) > TOLERANCE
