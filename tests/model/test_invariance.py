@@ -64,7 +64,7 @@ def test_sizes_from_one_tile_to_half_of_the_largest_step_are_asked() -> None:
         asked.append(len(some))
         return some
 
-    assert rows_stand_alone(noting, torch.zeros((invariance._LARGEST, 1)))
+    assert rows_stand_alone(noting, torch.zeros((invariance.LARGEST, 1)))
     assert asked == [576, 4, 8, 12, 24, 48, 96, 192, 288]
 
 

@@ -18,7 +18,9 @@ from ecocore.model.layers import ROW_MULTIPLE, Linear
 # Rows per call where rows are not independent: then every call has the same shape.
 TILE = 16
 # Kernels change with the number of rows, so the largest step that the scheduler makes is asked too.
-_LARGEST = 576
+LARGEST = 576
+# A step does not end within an image whose tokens see each other, of which one may have so many.
+LARGEST_WITH_IMAGES = LARGEST + 1152
 _DRAWN = 64
 
 
@@ -32,15 +34,17 @@ def rows_stand_alone(compute: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
     return all(torch.equal(compute(rows[-count:].clone()), together[-count:]) for count in counts)
 
 
-def settle(linears: list[Linear]) -> list[Linear]:
+def settle(linears: list[Linear], *, largest: int = LARGEST) -> list[Linear]:
     """Sets tiles on those layers whose rows are not independent on this machine, and gives them.
+
+    `largest`: rows of the largest step.
 
     Layers of one shape run the same kernels, so one of each is asked.
     """
     by_shape: dict[tuple[int, int], list[Linear]] = {}
     for linear in linears:
         by_shape.setdefault((linear.in_features, linear.out_features), []).append(linear)
-    dependent = [layer for alike in by_shape.values() if not _independent(alike[0]) for layer in alike]
+    dependent = [layer for alike in by_shape.values() if not _independent(alike[0], largest) for layer in alike]
     for linear in dependent:
         linear.tile = TILE
     return dependent
@@ -66,12 +70,12 @@ def decodes_stand_alone(kind: KvLayer, *, num_heads: int, dtype: torch.dtype, de
     return torch.equal(attended(alone=True), attended(alone=False))
 
 
-def _independent(linear: Linear) -> bool:
+def _independent(linear: Linear, largest: int) -> bool:
     # A wide layer is a model's head, which has no activation and sees one row for each token drawn.
     if linear.out_features > 8 * linear.in_features:
         return rows_stand_alone(linear, _random((_DRAWN, linear.in_features), linear.dtype, linear.device))
-    rows = _random((_LARGEST, linear.in_features), linear.dtype, linear.device)
-    factors = _random((_LARGEST, linear.out_features), linear.dtype, linear.device)
+    rows = _random((largest, linear.in_features), linear.dtype, linear.device)
+    factors = _random((largest, linear.out_features), linear.dtype, linear.device)
 
     def every_way(some: Tensor) -> Tensor:
         return torch.cat(

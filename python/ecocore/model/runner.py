@@ -18,7 +18,7 @@ from ecocore.errors import InternalError, InvalidConfiguration
 from ecocore.model.attention import AttentionPlan, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
-from ecocore.model.invariance import decodes_stand_alone, settle
+from ecocore.model.invariance import LARGEST, LARGEST_WITH_IMAGES, decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.layers import Linear, padded
 from ecocore.model.sight import SeeingModel, Sight, Sights, View
@@ -142,7 +142,8 @@ class ModelRunner:
     def _watch_rows(self, config: ModelConfig, linears: list[Linear]) -> None:
         """Takes slower ways where this machine's kernels would let a row depend on others."""
         dtype = linears[0].dtype
-        if dependent := settle(linears):
+        largest = LARGEST_WITH_IMAGES if getattr(self._model, "looks_around", False) else LARGEST
+        if dependent := settle(linears, largest=largest):
             logger.warning("rows of matrix products depend on each other on this machine: computing them in tiles")
             logger.info("%d of %d matrices are computed in tiles", len(dependent), len(linears))
         self._decode_alone = not all(

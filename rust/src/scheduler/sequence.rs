@@ -319,7 +319,7 @@ mod tests {
         for (start, budget, range) in expected {
             assert_eq!(sequence.range(start, budget, 4), range, "start {start}, budget {budget}");
         }
-        sequence.whole = vec![21..30];
+        sequence.whole = vec![1..2, 21..30];
         assert_eq!(sequence.range(20, 5, 4), 20..30);
     }
 
