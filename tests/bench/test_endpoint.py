@@ -12,6 +12,7 @@ from ecocore.errors import InvalidConfiguration
         ("http://127.0.0.1:8000", (False, "127.0.0.1", 8000, "/v1"), "127.0.0.1:8000"),
         ("http://127.0.0.1:8000/", (False, "127.0.0.1", 8000, "/v1"), "127.0.0.1:8000"),
         ("http://127.0.0.1:8000/v1/", (False, "127.0.0.1", 8000, "/v1"), "127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/v1/chat/completions", (False, "127.0.0.1", 8000, "/v1"), "127.0.0.1:8000"),
         ("http://models.internal", (False, "models.internal", 80, "/v1"), "models.internal"),
         ("https://models.internal/openai/v1", (True, "models.internal", 443, "/openai/v1"), "models.internal"),
         ("HTTPS://Models.Internal:8443", (True, "models.internal", 8443, "/v1"), "models.internal:8443"),

@@ -1,6 +1,7 @@
 """Getting to know a server: its model, what it refuses, what a prompt costs."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from tests.bench.fake_server import DONE, END, STREAM_HEAD, Asked, chunk, event,
 
 from ecocore.bench.endpoint import Endpoint
 from ecocore.bench.load import Client
-from ecocore.bench.probe import LONG_WORDS, NotMeasurable, Target, probe
+from ecocore.bench.probe import LONG_WORDS, PROBE_TOKENS, NotMeasurable, Target, probe
 
 Script = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
 
@@ -54,6 +55,21 @@ async def test_a_server_that_takes_everything_is_asked_for_everything() -> None:
     assert (target.counts, target.tokens_of_a_word, target.form_tokens) == (True, 1.0, 5.0)
     assert target.words_for(128) == 123
     assert target.words_for(1) == 1
+
+
+async def test_the_two_chats_tell_what_words_and_tokens_take() -> None:
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked.path.endswith("/completions"):
+            # As slow as its prompt is long. The clock is the test's subject: it cannot be waited for otherwise.
+            await asyncio.sleep(0.001 * len(asked.body["messages"][0]["content"].split()))
+        await whole(asked, writer)
+
+    begun = time.perf_counter()
+    target, _ = await probed(answer)
+    took = time.perf_counter() - begun
+    # However late this machine is, a sleep is never short, and the two chats took no longer than all.
+    assert 0 < target.seconds_of_a_word * LONG_WORDS + target.seconds_of_a_token * PROBE_TOKENS <= took
+    assert target.seconds_of_a_word * LONG_WORDS + target.seconds_of_a_token * PROBE_TOKENS >= 0.001 * LONG_WORDS
 
 
 async def test_a_model_that_is_named_is_not_asked_for() -> None:
@@ -131,12 +147,17 @@ def always(status: int, value: Any) -> Script:
         (
             always(401, {"error": {"message": "no key", "code": "invalid_api_key"}}),
             None,
-            r"/v1/models answers 401: no key .*--key",
+            r"/v1/models answers 401: no key; give a key with --key",
         ),
         (
             always(401, {"error": {"message": "no key"}}),
             "m",
             r"a short chat with 401: no key; give a key with --key or ECOCORE_API_KEY",
+        ),
+        (
+            always(404, {"error": {"message": "there is no such model", "param": "model", "code": "model_not_found"}}),
+            "m",
+            r"a short chat with 404: there is no such model; check the URL, and the model's name with --model$",
         ),
         (always(404, {"detail": "Not Found"}), None, r"answers 404: Not Found; check the URL"),
         (always(200, {"data": []}), None, "names no model; name it with --model"),

@@ -44,6 +44,7 @@ def test_one_server_is_measured_told_and_written(live: Live, tmp_path: Path) -> 
     small = ["--streams", "1,4", "--requests", "6", "--max-tokens", "9", "--prompt-tokens", "60"]
     told = bench(live.url, *small, "--json", str(figures), "--report", str(page), ECOCORE_API_KEY=live.key)
     assert told.returncode == 0, told.stderr
+    assert re.search(r"^this takes (about )?[0-9.]+ s", told.stderr, re.MULTILINE)
     rows = [line.split(" | ") for line in told.stdout.splitlines() if line.startswith("| ")]
     assert [row[0].strip("| ") for row in rows] == ["streams", "1", "4"]
     assert re.search(rf"A: {MODEL} at {live.url}/v1\.", told.stdout)

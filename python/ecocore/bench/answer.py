@@ -94,13 +94,21 @@ class ChatAnswer:
 
 
 def error_words(body: bytes) -> str:
-    """All that an error's answer says about its reason, on one line."""
+    """All that an error's answer says about its reason, on one line: for finding the field that it means."""
+    return " ".join(" ".join(_error_parts(body)).split())
+
+
+def error_reason(body: bytes) -> str:
+    """What an error's answer says to people, on one line."""
+    return " ".join("".join(_error_parts(body)[:1]).split())
+
+
+def _error_parts(body: bytes) -> list[str]:
     value = _parsed(body)
     error = value.get("error", value) if isinstance(value, dict) else None
     if isinstance(error, dict):
-        parts = [str(error[name]) for name in ("message", "detail", "param", "code") if error.get(name)]
-        return " ".join(" ".join(parts).split())
-    return " ".join(str(error if error is not None else body.decode("utf-8", "replace")).split())
+        return [str(error[name]) for name in ("message", "detail", "param", "code") if error.get(name)]
+    return [str(error if error is not None else body.decode("utf-8", "replace"))]
 
 
 def _parsed(data: bytes) -> Any:

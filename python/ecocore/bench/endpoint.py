@@ -11,6 +11,7 @@ from ecocore.bench.http1 import Pool
 from ecocore.errors import InvalidConfiguration
 
 DEFAULT_PATH: Final = "/v1"
+CHAT: Final = "/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str, key: str | None = None) -> Self:
-        """`http://127.0.0.1:8000`, with or without `/v1`; https too. Raises InvalidConfiguration."""
+        """`http://127.0.0.1:8000`, with or without `/v1` or the whole path of chats; https too. Raises InvalidConfiguration."""
         shown = url[:200]
         if not url.isascii() or not url.isprintable() or " " in url:
             raise InvalidConfiguration(f"url: {shown!r} holds signs that no URL may; write it as http://HOST:PORT")
@@ -43,7 +44,7 @@ class Endpoint:
         if key is not None and not re.fullmatch(r"[!-~]+", key):
             raise InvalidConfiguration("key: holds spaces, line ends or signs beyond ASCII, which no header can carry")
         tls = parts.scheme == "https"
-        path = parts.path.rstrip("/") or DEFAULT_PATH
+        path = parts.path.rstrip("/").removesuffix(CHAT) or DEFAULT_PATH
         return cls(tls, parts.hostname, port or (443 if tls else 80), path, key)
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from ecocore.bench.answer import ChatAnswer
-from ecocore.bench.endpoint import Endpoint
+from ecocore.bench.endpoint import CHAT, Endpoint
 from ecocore.bench.http1 import BrokenAnswer, ConnectionCut, Hears, reason_of
 from ecocore.bench.outcome import Outcome
 
@@ -22,7 +22,6 @@ REQUEST_SECONDS: Final = 600.0
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 
-CHAT: Final = "/chat/completions"
 
 Ask = Callable[[int], bytes]
 """The body of the request of a number; the same number gives the same body."""

@@ -34,6 +34,26 @@ class Plan:
         """What this server is asked."""
         return Prompts(self.seed, target.words_for(self.prompt_tokens), self.prompt)
 
+    def seconds_for(self, targets: Sequence[Target]) -> tuple[float, float]:
+        """About how long the whole takes, if all streams cost what one does, and if they are served one after another."""
+        at_once = in_turns = 0.0
+        for target in targets:
+            for streams in self.levels:
+                at_once += self._level_seconds(target, streams, 1)
+                in_turns += self._level_seconds(target, streams, streams)
+        return self.rounds * at_once, self.rounds * in_turns
+
+    def _level_seconds(self, target: Target, streams: int, slower: int) -> float:
+        """One level, in which each answer takes `slower` times as long as alone."""
+        words = target.words_for(self.prompt_tokens) if self.prompt is None else len(self.prompt.split())
+        reading = slower * words * target.seconds_of_a_word
+        answer = reading + slower * self.max_tokens * target.seconds_of_a_token
+        warming = reading + slower * WARM_TOKENS * target.seconds_of_a_token
+        if self.seconds is not None:
+            # What runs at the end of the time may end; it has run for half of its time, on the average.
+            return warming + max(self.seconds + answer / 2, answer)
+        return warming + answer * max(self.count or 0, streams) / streams
+
 
 @dataclass(slots=True)
 class Step:

@@ -4,13 +4,14 @@ Takes an endpoint, gives a `Target`. A server that cannot be measured is told so
 """
 
 import json
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from ecocore.bench.answer import ChatAnswer, error_words
-from ecocore.bench.endpoint import Endpoint
+from ecocore.bench.answer import ChatAnswer, error_reason, error_words
+from ecocore.bench.endpoint import CHAT, Endpoint
 from ecocore.bench.http1 import BrokenAnswer, ConnectionCut, Head, reason_of
-from ecocore.bench.load import CHAT, Client, chat_body
+from ecocore.bench.load import Client, chat_body
 from ecocore.bench.outcome import Outcome
 from ecocore.bench.prompts import Prompts
 from ecocore.errors import EcocoreError
@@ -70,6 +71,9 @@ class Target:
     form_tokens: float = 0.0
     counts: bool = False
     fingerprint: str | None = None
+    seconds_of_a_word: float = 0.0
+    seconds_of_a_token: float = 0.0
+    """How long reading a word and writing a token took for one stream alone; from two short chats, so a rough guess."""
 
     def words_for(self, prompt_tokens: int) -> int:
         """Of how many words a prompt of so many tokens is made."""
@@ -98,37 +102,46 @@ async def probe(client: Client, model: str | None, seed: int) -> Target:
     """Asks for the model unless it is given, and three short chats. Raises NotMeasurable."""
     model = model or await _first_model(client)
     prompts = (Prompts(seed, words).named("probe") for words in (SHORT_WORDS, LONG_WORDS))
-    fields, short = await _negotiate(client, model, next(prompts), Fields())
-    fields, long = await _negotiate(client, model, next(prompts), fields)
-    target = Target(client.endpoint, model, fields, fingerprint=long.fingerprint)
+    fields, short, short_took = await _negotiate(client, model, next(prompts), Fields())
+    fields, long, long_took = await _negotiate(client, model, next(prompts), fields)
+    a_word = max(0.0, long_took - short_took) / (LONG_WORDS - SHORT_WORDS)
+    target = Target(
+        client.endpoint,
+        model,
+        fields,
+        fingerprint=long.fingerprint,
+        seconds_of_a_word=a_word,
+        seconds_of_a_token=max(0.0, long_took - a_word * LONG_WORDS) / PROBE_TOKENS,
+    )
     if short.prompt_tokens is None or long.prompt_tokens is None or long.prompt_tokens <= short.prompt_tokens:
         return target
     each = (long.prompt_tokens - short.prompt_tokens) / (LONG_WORDS - SHORT_WORDS)
     form = short.prompt_tokens - each * SHORT_WORDS
-    return Target(client.endpoint, model, fields, each, form, counts=True, fingerprint=long.fingerprint)
+    return replace(target, tokens_of_a_word=each, form_tokens=form, counts=True)
 
 
 async def _first_model(client: Client) -> str:
     status, _, body = await _exchange(client, client.endpoint.request("GET", "/models"))
     if status != 200:
-        raise NotMeasurable(f"{client.endpoint.url}/models answers {status}: {_advice(status, error_words(body))}")
+        raise NotMeasurable(f"{client.endpoint.url}/models answers {status}: {_advice(status, body)}")
     try:
         return str(json.loads(body)["data"][0]["id"])
     except (ValueError, LookupError, TypeError):
         raise NotMeasurable(f"{client.endpoint.url}/models names no model; name it with --model") from None
 
 
-async def _negotiate(client: Client, model: str, prompt: str, fields: Fields) -> tuple[Fields, Outcome]:
-    """Asks, and leaves out what the server refuses, until it answers."""
+async def _negotiate(client: Client, model: str, prompt: str, fields: Fields) -> tuple[Fields, Outcome, float]:
+    """Asks, and leaves out what the server refuses, until it answers; tells the seconds of the answer as well."""
     while True:
+        begun = time.perf_counter()
         body = chat_body(model, prompt, **fields.of(PROBE_TOKENS))
         status, head, answer = await _exchange(client, client.endpoint.request("POST", CHAT, body))
         if status == 200:
-            return fields, _heard(client.endpoint, head, answer)
+            return fields, _heard(client.endpoint, head, answer), time.perf_counter() - begun
         words = error_words(answer)
         fewer = _fewer(fields, words) if status in REFUSED else None
         if fewer is None:
-            raise NotMeasurable(f"{client.endpoint.url} answers a short chat with {status}: {_advice(status, words)}")
+            raise NotMeasurable(f"{client.endpoint.url} answers a short chat with {status}: {_advice(status, answer)}")
         fields = fewer
 
 
@@ -170,6 +183,6 @@ async def _exchange(client: Client, request: bytes) -> tuple[int, Head, bytes]:
     return whole.head.status, whole.head, bytes(whole.body)
 
 
-def _advice(status: int, words: str) -> str:
-    told = words[:200] or "no reason given"
+def _advice(status: int, body: bytes) -> str:
+    told = error_reason(body)[:200] or "no reason given"
     return f"{told}; {_ADVICE[status]}" if status in _ADVICE else told

@@ -81,6 +81,7 @@ async def _measured(
             target = await probe(client, server.model, plan.seed)
             targets.append(target)
             view.say(f"{name}: {target.model} at {target.endpoint.url}")
+        view.say(_duration(*plan.seconds_for(targets)))
         run = Run(plan, targets)
         agreed = None
         # Ctrl-C cancels this task: from here on what was measured is kept and shown.
@@ -92,6 +93,22 @@ async def _measured(
             return run, agreed
         run.interrupted = True
         return run, agreed
+
+
+def _duration(at_once: float, in_turns: float) -> str:
+    """From two short chats, so as a person would say it."""
+    least, most = _spoken(at_once), _spoken(in_turns)
+    if least == most:
+        return f"this takes about {least}; Ctrl-C keeps what was measured"
+    return f"this takes {least} to {most}, the less the more streams the server computes at once; Ctrl-C keeps what was measured"
+
+
+def _spoken(seconds: float) -> str:
+    """To two digits: more would promise what nobody knows."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
+    return f"{max(1, float(f'{seconds:.2g}')):g} s"
 
 
 def _need_plots() -> None:
