@@ -86,7 +86,7 @@ def test_quiet_says_nothing_but_what_was_found(live: Live) -> None:
 def test_ctrl_c_keeps_what_was_measured(slow: Live, tmp_path: Path) -> None:
     """The second level takes seconds; it is broken off as soon as the first has been told."""
     figures, page = tmp_path / "figures.json", tmp_path / "page.html"
-    small = ["--streams", "1,200", "--requests", "1", "--max-tokens", "40", "--json", str(figures), "--report", str(page)]
+    small = ["--streams", "1,200", "--requests", "1", "--max-tokens", "200", "--json", str(figures), "--report", str(page)]
     asked = command(slow.url, "--key", slow.key, *small)
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

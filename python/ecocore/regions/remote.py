@@ -234,7 +234,8 @@ class RemoteRegion:
         except InternalError as error:
             self._peer.failed(f"is not understood: {error}")
         if not decoder.is_complete:
-            self._tell(decoder.fail(ENGINE_LOST, "the server that ran this request was lost before the answer ended; retry"))
+            words = "the server that ran this request was lost before the answer ended; retry"
+            self._tell(decoder.fail(ENGINE_LOST, words))
         # From here on there is nothing left to cancel.
         if (task := self._running.pop(request_id, None)) is not None:
             self._ending.add(task)
