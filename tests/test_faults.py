@@ -22,7 +22,8 @@ async def test_so_does_one_on_postgres(tmp_path: Path, postgres_url: str) -> Non
 
 
 async def test_a_locked_file_is_told_and_used_again(tmp_path: Path) -> None:
-    found = await faults.lock_sqlite(tmp_path, 7.0)
+    # Long enough for who has just been served to ask again: the end of an answer waits for the ledger first.
+    found = await faults.lock_sqlite(tmp_path, 12.0)
     assert found.statuses.keys() == {"200", "503 ledger_unavailable"}
     assert found.slowest_refusal < 2 * RECOVERY_SECONDS
     assert found.recovery < 2.0
