@@ -32,6 +32,9 @@ SSE_HEADERS: Final = (
 )
 MAX_ERROR_BYTES: Final = 4000
 FAREWELL_SECONDS: Final = 2.0
+# About what it costs to wake a connection and to send: the engine has as long for itself as the connections had.
+REST_SECONDS: Final = 100e-6
+LONGEST_REST_SECONDS: Final = 0.01
 
 
 def error_body(error: ApiError) -> bytes:
@@ -128,6 +131,7 @@ class Outbox:
         self._answers: dict[int, Answer] = {}
         self._arrived: deque[EventBatch] = deque()
         self._waking = False
+        self._rests_until = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -214,12 +218,20 @@ class Outbox:
                 answer.fail(ShuttingDown())
 
     def _deliver(self) -> None:
+        loop = asyncio.get_running_loop()
+        if (rest := self._rests_until - loop.time()) > 0:
+            # Many connections have just had their turn. What the engine tells meanwhile goes out with it, in one piece for each.
+            loop.call_later(rest, self._deliver)
+            return
         # A step that ends from here on asks for a wake-up of its own. It is not waited for: connections have their turn.
         self._waking = False
+        woken = 0
         for _ in range(len(self._arrived)):
             for request_id in self.writer.push(self._arrived.popleft()):
                 if answer := self._answers.get(request_id):
                     answer.wake()
+                    woken += 1
+        self._rests_until = loop.time() + min(woken * REST_SECONDS, LONGEST_REST_SECONDS)
         for answer in self.stalled:
             answer.bound_buffer()
 
