@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.servers import Postgres, Redis, has_redis, postgres_programs
+from tests.servers import Postgres, Redis, has_redis, postgres_programs, running
 
 from ecocore.runtime import Runtime
 
@@ -58,12 +58,8 @@ def smollm2() -> Iterator[Runtime]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL of our own. Every test leaves it running."""
-    server = Postgres()
-    try:
-        server.start()
+    with running(Postgres()) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -77,20 +73,12 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
 @pytest.fixture
 def lone_redis() -> Iterator[Redis]:
     """A Redis of one test, which may kill, freeze or fill it."""
-    server = Redis()
-    try:
-        server.start()
+    with running(Redis()) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Redis]:
     """A Redis of our own. Every test leaves it running."""
-    server = Redis()
-    try:
-        server.start()
+    with running(Redis()) as server:
         yield server
-    finally:
-        server.close()

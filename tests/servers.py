@@ -13,10 +13,10 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 START_SECONDS = 30.0
 # In URLs, so that tests see whether it gets anywhere it should not.
@@ -111,6 +111,19 @@ class Server:
             _signal(self._process.pid, number)
             self._process.wait(START_SECONDS)
             self._process = None
+
+
+Started = TypeVar("Started", bound=Server)
+
+
+@contextmanager
+def running(server: Started) -> Iterator[Started]:
+    """The server, started; gone afterwards, however it was left."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 class Postgres(Server):
