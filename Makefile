@@ -56,6 +56,9 @@ faults: install  ## most of an hour: 200 kills under load, databases that go awa
 schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
 	$(BIN)/python -m tests.schema $(ARGS)
 
+fuzz:  ## a million broken GGUF files and a million broken safetensors headers: some minutes, without Python
+	ECOCORE_FUZZ_RUNS=$(or $(RUNS),1000000) cargo test --release --test fuzz_headers -- --nocapture --test-threads=1
+
 docs: install  ## run every example and every command of the documentation
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_examples.py
 
@@ -101,4 +104,4 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench load guidellm soak faults schema docs requirements clean
+.PHONY: help install serve test lint bench load guidellm soak faults schema fuzz docs requirements clean

@@ -72,9 +72,34 @@ fn headers_that_disagree_with_themselves_or_the_file_are_refused() {
         4,
         "",
     );
-    check("[]", 0, "");
+    check(
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"dtype":"I32"}}"#,
+        4,
+        "duplicate field `dtype`",
+    );
+    check(r#"{"a":{"dtype":"F32","shape":[1]}}"#, 4, "missing field `data_offsets`");
+    check(
+        r#"{"__metadata__":{"format":7},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+        4,
+        "expected a string",
+    );
+    check("[]", 0, "expected an object of tensors");
     check("{", 0, "");
     check(&"[".repeat(100_000), 0, "");
+}
+
+#[test]
+fn a_tensor_that_is_listed_twice_is_refused_whichever_a_reader_would_take() {
+    let entry = |dtype: &str| format!(r#""a":{{"dtype":"{dtype}","shape":[1],"data_offsets":[0,4]}}"#);
+    for (first, second) in [("F32", "F32"), ("F32", "I32"), ("I32", "F32")] {
+        let header = format!("{{{},{}}}", entry(first), entry(second));
+        assert_eq!(refusal(&file(&header, 4)), "x.safetensors: header: lists tensor a twice");
+    }
+    // The same name in other letters, and a name that would run on.
+    let spelled = format!("{{{},{}}}", entry("F32"), entry("F32").replacen('a', "\\u0061", 1));
+    assert_eq!(refusal(&file(&spelled, 4)), "x.safetensors: header: lists tensor a twice");
+    let long = entry("F32").replacen('a', &"x".repeat(1000), 1);
+    assert!(refusal(&file(&format!("{{{long},{long}}}"), 4)).len() < 300);
 }
 
 #[test]

@@ -299,7 +299,12 @@ impl<'a, R: Read> Header<'a, R> {
         mut read: impl FnMut(&mut Self) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         self.need(count, bytes)?;
-        (0..count).map(|_| read(self)).collect()
+        // Once and exactly: a vector that grows has twice what it needs, and the half of that while it moves.
+        let mut elements = Vec::with_capacity(usize::try_from(count).expect("fits the file"));
+        for _ in 0..count {
+            elements.push(read(self)?);
+        }
+        Ok(elements)
     }
 
     fn alignment(&mut self, metadata: &Metadata) -> Result<u64, Error> {

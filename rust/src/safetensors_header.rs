@@ -1,12 +1,14 @@
 //! The header of a safetensors file: which tensor lies where. Takes any file; gives places that are checked
 //! against each other and the file's length, or [`Error::InvalidModelFile`], never a panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::error::Error;
 
@@ -27,6 +29,8 @@ pub struct Entry {
 const MAX_HEADER: u64 = 100_000_000;
 /// Bytes of the header's length at the start of the file.
 const PREFIX: u64 = 8;
+/// The one key that is no tensor: texts about the file, which nothing here needs.
+const NOTES: &str = "__metadata__";
 
 /// Reads the header of a file.
 pub fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>, Error> {
@@ -57,10 +61,16 @@ pub fn parse(name: &str, mut input: impl Read, length: u64) -> Result<BTreeMap<S
     let mut header = vec![0; usize::try_from(header_length).expect("at most 100 MB")];
     input.read_exact(&mut header).map_err(|_| cut_off())?;
 
+    let Listed(mut tensors) =
+        serde_json::from_slice(&header).map_err(|error| refuse(short(&error.to_string())))?;
+    tensors.sort_by(|(name, _), (other, _)| name.cmp(other));
+    if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(refuse(format!("lists tensor {} twice", short(&pair[0].0))));
+    }
     // The crate checks that shapes and types agree with the offsets, and that tensors follow each other
     // without overlaps or holes.
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|error| refuse(short(&error.to_string())))?;
+    tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
+    let metadata = Metadata::new(None, tensors).map_err(|error| refuse(short(&error.to_string())))?;
     if metadata.data_len() as u64 != data_length {
         return Err(refuse(format!(
             "lists {} bytes of tensors, the file holds {data_length}; is it cut off?",
@@ -78,6 +88,38 @@ pub fn parse(name: &str, mut input: impl Read, length: u64) -> Result<BTreeMap<S
         (name, entry)
     });
     Ok(entries.collect())
+}
+
+/// The tensors of a header in its order. The crate's own reader keeps the last of two entries with one name, another
+/// reader the first; and it builds a tree of the whole header before it looks at it.
+struct Listed(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Listed;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Listed, A::Error> {
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == NOTES {
+                map.next_value::<HashMap<String, String>>()?;
+            } else {
+                tensors.push((name, map.next_value()?));
+            }
+        }
+        Ok(Listed(tensors))
+    }
 }
 
 /// A parser's message without the file's own text running on for pages.

@@ -1,5 +1,7 @@
 """The loader: names, shapes, leftovers, progress and identity."""
 
+import math
+
 import pytest
 import torch
 from tests.model.checkpoints import MemoryCheckpoint
@@ -41,6 +43,25 @@ def test_a_tensor_that_nobody_knows_is_refused() -> None:
     tensors.ignore("arge")
     with pytest.raises(InvalidModelFile, match=r"does not know: b$"):
         tensors.finish()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_no_number_is_refused_by_its_tensor(bad: float, dtype: torch.dtype) -> None:
+    for place in (0, 4999, 9999):
+        weights = torch.linspace(-1, 1, 10_000)
+        weights[place] = bad
+        tensors = TensorLoader(MemoryCheckpoint({"w": weights.view(100, 100)}, {}), dtype=dtype, device=torch.device("cpu"))
+        with pytest.raises(InvalidModelFile, match="the tensor w holds a weight that is infinite or not a number"):
+            tensors.tensor("w", 100, 100)
+
+
+def test_a_number_that_the_dtype_cannot_hold_is_refused() -> None:
+    checkpoint = MemoryCheckpoint({"w": torch.tensor([1e300], dtype=torch.float64), "empty": torch.ones(0, 4)}, {})
+    tensors = TensorLoader(checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+    assert tensors.tensor("empty", 0, 4).shape == (0, 4)
+    with pytest.raises(InvalidModelFile, match="the tensor w holds"):
+        tensors.tensor("w", 1)
 
 
 def test_tensors_come_in_the_loaders_dtype() -> None:

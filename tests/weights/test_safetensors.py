@@ -1,6 +1,8 @@
 """Folders in the layout of the hub, written by the `safetensors` package."""
 
+import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,21 @@ def test_tensors_read_as_the_safetensors_package_reads_them(tmp_path: Path) -> N
             assert torch.equal(checkpoint.load(name, torch.bfloat16), tensor.to(torch.bfloat16)), name
 
 
+def test_a_tensor_of_several_pieces_is_turned_into_another_type_like_a_whole_one(tmp_path: Path) -> None:
+    whole = torch.randn(3, 200_003, generator=torch.Generator().manual_seed(3))
+    checkpoint = SafetensorsCheckpoint(folder(tmp_path, {"half": whole.half(), "single": whole, "brain": whole.bfloat16()}))
+    for name, dtype in itertools.product(("half", "single", "brain"), (torch.float32, torch.bfloat16, torch.float16)):
+        stored = {"half": whole.half(), "single": whole, "brain": whole.bfloat16()}[name]
+        assert torch.equal(checkpoint.load(name, dtype), stored.to(dtype)), (name, dtype)
+    # Cut within the last piece: what was read before does not count.
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    last = max(checkpoint.names(), key=lambda name: checkpoint._place(name).end)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(InvalidModelFile, match="the file was cut since it was opened"):
+            checkpoint.load(last, dtype)
+
+
 def test_a_loaded_tensor_shares_no_memory_with_the_file(tmp_path: Path) -> None:
     checkpoint = SafetensorsCheckpoint(folder(tmp_path))
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -89,6 +106,14 @@ def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
     [
         ({"a": "gone.safetensors"}, r"gone\.safetensors is missing"),
         ({"a": "../one.safetensors"}, "not the name of a shard"),
+        ({"a": "./one.safetensors"}, "not the name of a shard"),
+        ({"a": "..safetensors"}, "missing"),
+        ({"a": "model.safetensors.index.json"}, "not the name of a shard"),
+        ({"a": "loop.safetensors"}, r"loop\.safetensors is missing"),
+        ({"a": "folder.safetensors"}, r"folder\.safetensors: is not a file"),
+        ({"a": "pipe.safetensors"}, r"pipe\.safetensors: is not a file"),
+        ({"a": "empty.safetensors"}, r"empty\.safetensors: header: reaches past the end"),
+        ({"a": "index.safetensors"}, r"index\.safetensors: header: claims \d+ bytes; is this a safetensors file\?"),
         ({"a": "/etc/passwd"}, "not the name of a shard"),
         ({"a": "sub\\one.safetensors"}, "not the name of a shard"),
         ({"a": "one.bin"}, "not the name of a shard"),
@@ -105,9 +130,26 @@ def test_an_index_that_does_not_match_its_shards_is_refused(tmp_path: Path, weig
     folder(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "one.safetensors")
     save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
-    write_json(tmp_path / "model.safetensors.index.json", {"weight_map": weight_map})
+    index = tmp_path / "model.safetensors.index.json"
+    write_json(index, {"weight_map": weight_map})
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
+    (tmp_path / "index.safetensors").symlink_to(index)
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "empty.safetensors").touch()
+    os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(InvalidModelFile, match=message):
         SafetensorsCheckpoint(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_taken_from_the_one_that_the_index_names(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "one.safetensors")
+    save_file({"a": torch.zeros(2), "c": torch.zeros(1)}, tmp_path / "two.safetensors")
+    for shard, expected in (("one", [1, 1]), ("two", [0, 0])):
+        weight_map = {"b": "one.safetensors", "a": f"{shard}.safetensors", "c": "two.safetensors"}
+        write_json(tmp_path / "model.safetensors.index.json", {"weight_map": weight_map})
+        assert SafetensorsCheckpoint(tmp_path).load("a", torch.float32).tolist() == expected
 
 
 def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path) -> None:
@@ -333,6 +375,9 @@ def test_a_folder_without_a_required_file_is_refused(tmp_path: Path, name: str) 
         (b"{", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b'{"a":' * 100_000, "is not JSON"),
+        (b'{"a": [' + b"{}," * 4_000_000 + b"1]}", "holds 4000002 lists and objects; 4000000 are allowed"),
+        (b"", "is not JSON"),
         (b"[1]", "is not a JSON object"),
         (b'"\xff"', "is not UTF-8"),
     ],
@@ -342,6 +387,16 @@ def test_settings_that_cannot_be_read_are_refused_by_file(tmp_path: Path, name: 
     (folder(tmp_path) / name).write_bytes(contents)
     assert name in refusal(tmp_path)
     assert message in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_pipe_or_a_folder_in_the_place_of_settings_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    (folder(tmp_path) / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert name in refusal(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert name in refusal(tmp_path)
 
 
 def test_a_template_of_megabytes_is_refused(tmp_path: Path) -> None:

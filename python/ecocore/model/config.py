@@ -3,11 +3,17 @@
 Knows no family: each reads its own config in its own file.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ecocore.errors import InvalidModelFile
+
+# Far above any model. Every layer has a line in the config, so that a file of a few bytes could fill the memory.
+MAX_LAYERS: Final = 10_000
+# No length, count or token of a model reaches it; torch takes no more than 64 bits, Python any.
+_MAX_INTEGER: Final = 2**31 - 1
 
 
 class ModelConfig(Protocol):
@@ -64,14 +70,26 @@ class Settings:
         """The integer under `key`. Raises InvalidModelFile where it is missing without a default, or no integer."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {value!r}; it must be an integer")
+            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {value!r:.80}; it must be an integer")
+        if abs(value) > _MAX_INTEGER:
+            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {value!r:.80}; it must be at most {_MAX_INTEGER}")
         return value
+
+    def layers(self, key: str) -> int:
+        """How many layers there are, by the integer under `key`. Raises InvalidModelFile also where no model has so many."""
+        count = self.integer(key)
+        if not 1 <= count <= MAX_LAYERS:
+            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {count}; it must be between 1 and {MAX_LAYERS}")
+        return count
 
     def number(self, key: str, default: float | None = None) -> float:
         """The number under `key`. Raises InvalidModelFile where it is missing without a default, or no number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {value!r}; it must be a number")
+            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {value!r:.80}; it must be a number")
+        # JSON as Python reads it has NaN, Infinity and integers without end.
+        if not -sys.float_info.max <= value <= sys.float_info.max:
+            raise InvalidModelFile(f"{self.where} has {self.prefix}{key} {value!r:.80}; it must be finite")
         return float(value)
 
     def _get(self, key: str, default: float | None) -> Any:

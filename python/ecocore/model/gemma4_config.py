@@ -112,7 +112,7 @@ class Gemma4Config:
             raise InvalidModelFile(f"config.json has text_config {text!r:.80}; it must be an object")
         _refuse(whole, text)
         source = Settings(text, "config.json")
-        kinds = _layer_types(text, source.integer("num_hidden_layers"))
+        kinds = _layer_types(text, source.layers("num_hidden_layers"))
         layers = tuple(_kv_layer(text, source, index, kind) for index, kind in enumerate(kinds))
         cap = text.get("final_logit_softcapping")
         return cls(

@@ -48,13 +48,18 @@ class TensorLoader:
         return name in self._unused
 
     def tensor(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor `name`, in the loader's dtype unless told. Raises InvalidModelFile if missing or not of `shape`."""
+        """The tensor `name`, in the loader's dtype unless told.
+
+        Raises InvalidModelFile if it is missing, not of `shape`, or holds what is no number.
+        """
         if name not in self._unused:
             raise InvalidModelFile(f"the model file lacks the tensor {name} of shape {_spelled(shape)}")
         if (found := tuple(self._checkpoint.shape(name))) != shape:
             raise InvalidModelFile(f"the tensor {name} has shape {_spelled(found)}; this model needs {_spelled(shape)}")
         tensor = self._checkpoint.load(name, dtype or self.dtype)
         del self._unused[name]
+        if not _finite(tensor):
+            raise InvalidModelFile(f"the tensor {name} holds a weight that is infinite or not a number; fetch its file anew")
         self._identify(name, tensor)
         self._advance(name)
         return tensor.to(self.device)
@@ -101,6 +106,11 @@ class TensorLoader:
         self._done += self._checkpoint.nbytes(name)
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """One pass without a copy: what is no number is both the lowest and the highest."""
+    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _spelled(shape: tuple[int, ...]) -> str:

@@ -5,6 +5,7 @@ Pickled weights are never opened: they can run code.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,11 @@ _INDEX = "model.safetensors.index.json"
 # Far above any settings file; a tokenizer.json of 262,144 tokens has 33 MB.
 _MAX_JSON = 256 * 2**20
 _MAX_TEMPLATE = 2**20
+# Lists and objects of a settings file; a tokenizer.json of 262,144 tokens has half a million, one for each merge. An empty
+# one takes 3 bytes in the file and 72 in memory.
+_MAX_CONTAINERS = 4_000_000
+# Numbers that are read at a time where they are turned into another type: few enough to stay in a core's cache.
+_PIECE = 2**18
 
 
 class _Place(NamedTuple):
@@ -70,23 +76,24 @@ class SafetensorsCheckpoint:
     def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """See `Checkpoint`.
 
-        The file is read, not mapped: a mapped file that is cut meanwhile would kill the process.
+        The file is read, not mapped: a mapped file that is cut meanwhile would kill the process. What is stored in
+        another type is turned piece by piece, so that the tensor is never in memory twice.
         """
         place = self._place(name)
         if place.dtype not in _DTYPES:
             raise InvalidModelFile(
                 f"{place.shard.name}: tensor {name}: type {place.dtype} is not supported; choose a checkpoint in bfloat16"
             )
-        data = torch.empty(place.end - place.start, dtype=torch.uint8)
+        tensor = torch.empty(place.shape, dtype=dtype)
         try:
             with place.shard.open("rb") as file:
                 file.seek(place.start)
-                read = file.readinto(data.numpy().data)
+                complete = _fill(tensor.view(-1), file, _DTYPES[place.dtype])
         except OSError as error:
             raise InvalidModelFile(f"{place.shard.name}: tensor {name}: cannot be read: {error.strerror}") from error
-        if read != data.numel():
+        if not complete:
             raise InvalidModelFile(f"{place.shard.name}: tensor {name}: the file was cut since it was opened; fetch it anew")
-        return data.view(_DTYPES[place.dtype]).reshape(place.shape).to(dtype)
+        return tensor
 
     def _place(self, name: str) -> _Place:
         if name not in self._places:
@@ -159,6 +166,19 @@ def _shard_path(index: Path, shard: str) -> Path:
 def _shard(path: Path) -> Iterator[tuple[str, _Place]]:
     for name, (dtype, shape, start, end) in _core.read_safetensors_header(path).items():
         yield name, _Place(path, dtype, shape, start, end)
+
+
+def _fill(numbers: torch.Tensor, file: BufferedReader, stored: torch.dtype) -> bool:
+    """Reads as many numbers of type `stored`; False where the file has fewer."""
+    if numbers.dtype == stored:
+        return file.readinto(numbers.view(torch.uint8).numpy().data) == numbers.nbytes
+    piece = torch.empty(min(_PIECE, len(numbers)), dtype=stored)
+    for part in numbers.split(_PIECE):
+        read = piece[: len(part)]
+        if file.readinto(read.view(torch.uint8).numpy().data) != read.nbytes:
+            return False
+        part.copy_(read)
+    return True
 
 
 def _stored_dtype(config: Mapping[str, Any], places: Collection[_Place]) -> torch.dtype:
@@ -257,8 +277,12 @@ def _json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} if there is no such file."""
     if not path.exists():
         return {}
+    text = _text(path, _MAX_JSON)
+    _, containers, _ = _core.json_shape(text.encode())
+    if containers > _MAX_CONTAINERS:
+        raise InvalidModelFile(f"{path}: holds {containers} lists and objects; {_MAX_CONTAINERS} are allowed")
     try:
-        value = json.loads(_text(path, _MAX_JSON))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidModelFile(f"{path}: is not JSON ({error}); fetch the file anew") from error
     if not isinstance(value, dict):
@@ -267,6 +291,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path, limit: int) -> str:
+    # Asked before opening, which would wait for a writer if this is a pipe.
+    if not path.is_file():
+        raise InvalidModelFile(f"{path}: is not a file")
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
