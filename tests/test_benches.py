@@ -137,3 +137,14 @@ def test_the_cost_of_a_step_is_told_for_each_of_its_calls() -> None:
         "bytes to connections",
     ]
     assert all(microseconds > 0 for microseconds in taken.values())
+
+
+def test_loading_a_synthetic_folder_is_measured() -> None:
+    command = [sys.executable, "-m", "benches.load_time", "--shape", "tiny", "--kv-cache-mb", "8", "--tokens", "5", "--json"]
+    ran = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=600)
+    figures = json.loads(ran.stdout)
+    assert len(figures["shard_bytes"]) == 4
+    assert (figures["completion_tokens"], figures["precision"]) == (5, "fast")
+    assert figures["anon_before_bytes"] < figures["anon_loaded_bytes"] <= figures["anon_peak_bytes"] <= figures["hwm_bytes"]
+    assert 0 < figures["first_token_s"]
+    assert 0 < figures["load_s"]

@@ -3,6 +3,7 @@
 Takes a checkpoint, gives tensors and layers on the device. Knows no model: names and shapes are the caller's.
 """
 
+import ctypes
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # Elements of each tensor that enter the identity, evenly spread; a smaller tensor enters whole. Enough to tell two
 # fine-tunes apart, few enough to cost nothing beside reading the file.
 _SAMPLED = 65_536
+# Tensors that are put in another order leave holes in the C library's memory that nothing else fits into, nearly half of
+# a model. Every so many bytes what is free goes back to the system, where the library can do that; it takes milliseconds.
+_TIDY_BYTES = 2**25
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class TensorLoader:
@@ -41,7 +46,7 @@ class TensorLoader:
         self._unused = dict.fromkeys(checkpoint.names())
         self._progress = progress
         self._total = sum(checkpoint.nbytes(name) for name in self._unused)
-        self._done = 0
+        self._done = self._tidied = 0
         self._identity = hashlib.blake2b(digest_size=16)
 
     def __contains__(self, name: str) -> bool:
@@ -94,6 +99,7 @@ class TensorLoader:
             names = list(self._unused)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise InvalidModelFile(f"the model file has tensors that this model does not know: {', '.join(names[:3])}{more}")
+        self._tidy()
         return self._identity.hexdigest()
 
     def _identify(self, name: str, tensor: Tensor) -> None:
@@ -104,8 +110,15 @@ class TensorLoader:
 
     def _advance(self, name: str) -> None:
         self._done += self._checkpoint.nbytes(name)
+        if self._done - self._tidied > _TIDY_BYTES:
+            self._tidy()
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+    def _tidy(self) -> None:
+        self._tidied = self._done
+        if _TRIM is not None:
+            _TRIM(0)
 
 
 def _finite(tensor: Tensor) -> bool:
