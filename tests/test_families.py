@@ -90,7 +90,7 @@ def settings_of_a_model(request: pytest.FixtureRequest, tmp_path_factory: pytest
     return SettingsAlone("safetensors", dict(checkpoint.config), dict(checkpoint.image_settings))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(data=st.data())
 def test_settings_of_any_value_give_a_config_or_an_error(settings_of_a_model: SettingsAlone, data: st.DataObject) -> None:
     changed = copy.deepcopy(settings_of_a_model)

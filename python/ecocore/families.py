@@ -105,7 +105,7 @@ def family_of(checkpoint: DescribedCheckpoint) -> Family:
     for name in names:
         if isinstance(name, str) and name in known:
             return known[name]
-    found = ", ".join(repr(name) for name in names) or "an empty list"
+    found = ", ".join(f"{name!r:.80}" for name in names[:3]) or "an empty list"
     raise InvalidModelFile(f"{key} is {found}, which this version cannot run; it runs {', '.join(sorted(known))}")
 
 

@@ -63,6 +63,12 @@ def test_the_last_layer_sees_everything() -> None:
     ("change", "said"),
     [
         ({"enable_moe_block": True}, "switches on enable_moe_block"),
+        ({"attention_bias": True}, "switches on attention_bias"),
+        ({"per_layer_config": {"0": [8]}}, r"per_layer_config of layer 0 in config.json is \[8\]; it must be an object"),
+        ({"rope_parameters": {"full_attention": "default"}}, "full_attention 'default'; they must be an object"),
+        ({"rope_parameters": {"sliding_attention": {"rope_theta": 0}}}, "rotary angles of config.json make no sense"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 2}}}, "at most 1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000; it must be between 1 and 10000"),
         ({"hidden_size_per_layer_input": 256}, "switches on hidden_size_per_layer_input"),
         ({"hidden_size_per_layer_input": None}, "switches on hidden_size_per_layer_input"),
         ({"num_kv_shared_layers": 4}, "switches on num_kv_shared_layers"),
@@ -84,6 +90,11 @@ def test_what_is_not_computed_is_refused_by_name(change: dict[str, Any], said: s
         text = HUB | change
     with pytest.raises(InvalidModelFile, match=said):
         read(text)
+
+
+def test_quantised_folders_are_refused() -> None:
+    with pytest.raises(InvalidModelFile, match="quantization_config"):
+        read(HUB, quantization_config={"quant_method": "gptq"})
 
 
 def test_sound_is_refused() -> None:

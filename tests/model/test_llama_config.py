@@ -85,6 +85,8 @@ def test_what_may_be_absent_takes_the_known_default() -> None:
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope'"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_type 'linear'"),
         ({"rope_scaling": without(LLAMA3_ROPE, "factor")}, "lacks factor"),
         ({"rope_scaling": LLAMA3_ROPE | {"low_freq_factor": 4.0}}, "makes no sense"),

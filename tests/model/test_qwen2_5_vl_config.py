@@ -47,6 +47,12 @@ def test_the_flat_form_and_the_nested_one_say_the_same() -> None:
     ("change", "said"),
     [
         ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"text_config": HUB, "quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"vision_config": {"spatial_merge_size": 0}}, "spatial_merge_size 0; it must be at least 1"),
+        ({"vision_config": {"patch_size": 0}}, "patch_size 0; it must be at least 1"),
+        ({"vision_config": {"fullatt_block_indexes": [[7]]}}, "must be a list of integers"),
         ({"rope_scaling": {"type": "yarn", "mrope_section": [16, 24, 24]}}, "rope_type 'yarn'"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 23]}}, "add up to 64"),
         ({"rope_scaling": {"type": "mrope"}}, "mrope_section None"),
@@ -60,6 +66,12 @@ def test_the_flat_form_and_the_nested_one_say_the_same() -> None:
 def test_what_is_not_computed_is_refused_by_name(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidModelFile, match=said):
         read(HUB | change)
+
+
+@pytest.mark.parametrize("mean", ["abc", [0.5, "x", 0.5], [0.5, float("nan"), 0.5], 7, [0.5, 0.5]])
+def test_colours_that_are_no_numbers_are_refused(mean: Any) -> None:
+    with pytest.raises(InvalidModelFile, match="image_mean"):
+        read(HUB, {"image_mean": mean})
 
 
 def test_settings_of_images_that_contradict_the_config_are_refused() -> None:

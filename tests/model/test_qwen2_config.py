@@ -25,6 +25,20 @@ def test_gguf_metadata_have_the_name_of_the_family() -> None:
     assert Qwen2Config.of(renamed) == expected
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"mlp_bias": True}, "mlp_bias"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidModelFile, match=said):
+        Qwen2Config.of(MemoryCheckpoint({}, TINY | change))
+
+
 def test_windows_are_refused_by_name() -> None:
     with pytest.raises(InvalidModelFile, match="use_sliding_window"):
         Qwen2Config.of(MemoryCheckpoint({}, TINY | {"use_sliding_window": True}))

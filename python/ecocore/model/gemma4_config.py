@@ -35,6 +35,10 @@ class RotaryAngles:
     rotated: int
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.theta <= 0 or self.factor <= 0 or self.rotated < 0:
+            raise InvalidModelFile(f"the rotary angles of config.json make no sense: {self}")
+
 
 @dataclass(frozen=True)
 class TowerConfig:
@@ -140,11 +144,13 @@ def _tower(values: Any) -> TowerConfig | None:
         if values.get(switch):
             raise InvalidModelFile(f"vision_config switches on {switch}, which this version does not implement")
     if (activation := values.get("hidden_activation", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
-        raise InvalidModelFile(f"vision_config has hidden_activation {activation!r}; this version implements 'gelu_pytorch_tanh'")
+        raise InvalidModelFile(
+            f"vision_config has hidden_activation {activation!r:.80}; this version implements 'gelu_pytorch_tanh'"
+        )
     rope = values.get("rope_parameters")
     rope = Settings(rope if isinstance(rope, Mapping) else {}, "rope_parameters of vision_config")
     if (kind := rope.values.get("rope_type", "axial")) not in ("axial", "default"):
-        raise InvalidModelFile(f"vision_config has rope_type {kind!r}; this version implements 'axial'")
+        raise InvalidModelFile(f"vision_config has rope_type {kind!r:.80}; this version implements 'axial'")
     source = Settings(values, "vision_config of config.json")
     heads = source.integer("num_attention_heads", 12)
     return TowerConfig(
@@ -171,10 +177,12 @@ def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:
         if whole.get(part):
             raise InvalidModelFile(f"config.json has a {part}, which this version does not implement")
     if (activation := text.get("hidden_activation", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
-        raise InvalidModelFile(f"config.json has hidden_activation {activation!r}; this version implements 'gelu_pytorch_tanh'")
+        raise InvalidModelFile(
+            f"config.json has hidden_activation {activation!r:.80}; this version implements 'gelu_pytorch_tanh'"
+        )
     if (direction := text.get("use_bidirectional_attention")) not in (None, "vision"):
         raise InvalidModelFile(
-            f"config.json has use_bidirectional_attention {direction!r}; this version implements null and 'vision'"
+            f"config.json has use_bidirectional_attention {direction!r:.80}; this version implements null and 'vision'"
         )
 
 
@@ -186,7 +194,7 @@ def _layer_types(text: Mapping[str, Any], count: int) -> list[str]:
         raise InvalidModelFile(f"config.json has {count} layers and layer_types {kinds!r:.80}; it must be a list of as many")
     for kind in kinds:
         if kind not in (SLIDING, FULL):
-            raise InvalidModelFile(f"config.json has a layer of type {kind!r}, which this version does not implement")
+            raise InvalidModelFile(f"config.json has a layer of type {kind!r:.80}, which this version does not implement")
     # The makers' code sees to it that the last layer sees everything.
     return [*kinds[:-1], FULL]
 
@@ -196,7 +204,10 @@ def _kv_layer(text: Mapping[str, Any], source: Settings, index: int, kind: str) 
     heads, width = source.integer("num_key_value_heads"), source.integer("head_dim", 256)
     overrides = text.get("per_layer_config")
     if isinstance(overrides, Mapping):
-        own = Settings(overrides.get(str(index)) or {}, f"per_layer_config of layer {index} in config.json")
+        where, told = f"per_layer_config of layer {index} in config.json", overrides.get(str(index)) or {}
+        if not isinstance(told, Mapping):
+            raise InvalidModelFile(f"{where} is {told!r:.80}; it must be an object")
+        own = Settings(told, where)
         heads, width = own.integer("num_key_value_heads", heads), own.integer("head_dim", width)
     elif kind == FULL:
         width = source.integer("global_head_dim", 512)
@@ -211,6 +222,8 @@ def _angles(text: Mapping[str, Any], kind: str, layers: tuple[KvLayer, ...], kin
     if values is None:
         proportional = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
         values = {"rope_type": "default", "rope_theta": 1e4} if kind == SLIDING else proportional
+    if not isinstance(values, Mapping):
+        raise InvalidModelFile(f"config.json has rope_parameters of {kind} {values!r:.80}; they must be an object")
     source = Settings(values, f"rope_parameters of {kind} in config.json")
     widths = {layer.head_dim for layer, own in zip(layers, kinds, strict=True) if own == kind}
     if len(widths) > 1:
@@ -220,6 +233,9 @@ def _angles(text: Mapping[str, Any], kind: str, layers: tuple[KvLayer, ...], kin
     if name == "default":
         return RotaryAngles(source.number("rope_theta", 1e4), pairs)
     if name != "proportional":
-        raise InvalidModelFile(f"{source.where} has rope_type {name!r}; this version implements 'default' and 'proportional'")
-    rotated = int(source.number("partial_rotary_factor", 1.0) * 2 * pairs // 2)
+        raise InvalidModelFile(f"{source.where} has rope_type {name!r:.80}; this version implements 'default' and 'proportional'")
+    share = source.number("partial_rotary_factor", 1.0)
+    if share > 1:
+        raise InvalidModelFile(f"{source.where} has partial_rotary_factor {share}; it must be at most 1")
+    rotated = int(share * 2 * pairs // 2)
     return RotaryAngles(source.number("rope_theta", 1e4), rotated, source.number("factor", 1.0))

@@ -67,7 +67,7 @@ class LlamaConfig:
             if config.get(switch):
                 raise InvalidModelFile(f"config.json switches on {switch}, which this version does not implement")
         if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
-            raise InvalidModelFile(f"config.json has hidden_act {activation!r}; this version implements 'silu'")
+            raise InvalidModelFile(f"config.json has hidden_act {activation!r:.80}; this version implements 'silu'")
         if config.get("quantization_config"):
             raise InvalidModelFile("config.json has a quantization_config, which this version does not implement")
         source = Settings(config, "config.json")
@@ -108,7 +108,7 @@ class LlamaConfig:
         source = Settings(metadata, "GGUF metadata", prefix=f"{architecture}.")
         scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
         if scaling != "none":
-            raise InvalidModelFile(f"{architecture}.rope.scaling.type is {scaling!r}, which this version does not implement")
+            raise InvalidModelFile(f"{architecture}.rope.scaling.type is {scaling!r:.80}, which this version does not implement")
         if metadata.get(f"{architecture}.expert_count"):
             raise InvalidModelFile(f"{architecture}.expert_count is set; this version does not implement mixtures of experts")
         hidden_size = source.integer("embedding_length")
@@ -157,7 +157,7 @@ def _rope_of(config: Mapping[str, Any]) -> Settings:
         if value is None:
             continue
         if not isinstance(value, Mapping):
-            raise InvalidModelFile(f"config.json has {key} {value!r}; it must be an object")
+            raise InvalidModelFile(f"config.json has {key} {value!r:.80}; it must be an object")
         return Settings(value, f"{key} of config.json")
     return Settings({}, "config.json")
 
@@ -166,11 +166,11 @@ def _scaling_of(rope: Settings, config: Mapping[str, Any]) -> WavelengthScaling 
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
     partial = rope.values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1):
-        raise InvalidModelFile(f"config.json has partial_rotary_factor {partial!r}, which this version does not implement")
+        raise InvalidModelFile(f"config.json has partial_rotary_factor {partial!r:.80}, which this version does not implement")
     if kind == "default":
         return None
     if kind != "llama3":
-        raise InvalidModelFile(f"{rope.where} has rope_type {kind!r}; this version implements 'default' and 'llama3'")
+        raise InvalidModelFile(f"{rope.where} has rope_type {kind!r:.80}; this version implements 'default' and 'llama3'")
     scaling = WavelengthScaling(
         factor=rope.number("factor"),
         low_freq_factor=rope.number("low_freq_factor"),

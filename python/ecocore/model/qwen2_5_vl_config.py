@@ -88,12 +88,14 @@ class Qwen25VlConfig:
         """Reads the config of a folder. Raises InvalidModelFile."""
         config = checkpoint.config
         text = dict(_object(config, "text_config") or config)
+        if config.get("quantization_config"):
+            raise InvalidModelFile("config.json has a quantization_config, which this version does not implement")
         if text.get("use_sliding_window"):
             raise InvalidModelFile("config.json switches on use_sliding_window, which this version does not implement here")
         rope = dict(_object(text, "rope_parameters") or _object(text, "rope_scaling"))
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("mrope", "default"):
-            raise InvalidModelFile(f"config.json has rope_type {kind!r}; this version implements 'mrope' here")
+            raise InvalidModelFile(f"config.json has rope_type {kind!r:.80}; this version implements 'mrope' here")
         sections = rope.get("mrope_section")
         if not isinstance(sections, list) or any(type(section) is not int for section in sections):
             raise InvalidModelFile(f"config.json has mrope_section {sections!r:.80}; it must be a list of integers")
@@ -107,13 +109,16 @@ def _tower(config: Mapping[str, Any], images: Mapping[str, Any]) -> TowerConfig:
     values = _object(config, "vision_config")
     source = Settings(values, "vision_config of config.json")
     if (activation := values.get("hidden_act", "silu")) != "silu":
-        raise InvalidModelFile(f"vision_config has hidden_act {activation!r}; this version implements 'silu'")
+        raise InvalidModelFile(f"vision_config has hidden_act {activation!r:.80}; this version implements 'silu'")
     if values.get("in_channels", values.get("in_chans", 3)) != 3:
         raise InvalidModelFile("vision_config has other channels than red, green and blue, which is not implemented")
     patch, merge = source.integer("patch_size", 14), source.integer("spatial_merge_size", 2)
+    for name, size in (("patch_size", patch), ("spatial_merge_size", merge)):
+        if size < 1:
+            raise InvalidModelFile(f"vision_config has {name} {size}; it must be at least 1")
     full = values.get("fullatt_block_indexes", [7, 15, 23, 31])
-    if not isinstance(full, list):
-        raise InvalidModelFile(f"vision_config has fullatt_block_indexes {full!r:.80}; it must be a list")
+    if not isinstance(full, list) or any(type(index) is not int for index in full):
+        raise InvalidModelFile(f"vision_config has fullatt_block_indexes {full!r:.80}; it must be a list of integers")
     for name, own in (("patch_size", patch), ("merge_size", merge)):
         if images.get(name, own) != own:
             raise InvalidModelFile(f"the settings of images have {name} {images[name]!r:.80}, config.json has {own}")
@@ -128,9 +133,16 @@ def _tower(config: Mapping[str, Any], images: Mapping[str, Any]) -> TowerConfig:
         window=source.integer("window_size", 112) // merge // patch,
         full_layers=frozenset(full),
         out_size=source.integer("out_hidden_size", 3584),
-        mean=tuple(images.get("image_mean") or _MEAN),
-        deviation=tuple(images.get("image_std") or _DEVIATION),
+        mean=_colours(images, "image_mean", _MEAN),
+        deviation=_colours(images, "image_std", _DEVIATION),
     )
+
+
+def _colours(images: Mapping[str, Any], key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    values = images.get(key) or default
+    if not isinstance(values, list | tuple) or not all(type(value) in (int, float) and abs(value) <= 1e6 for value in values):
+        raise InvalidModelFile(f"the settings of images have {key} {values!r:.80}; it must be a list of numbers")
+    return tuple(values)
 
 
 def _object(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
