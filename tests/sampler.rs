@@ -2,7 +2,10 @@
 
 use ecocore::penalties::{History, Penalties};
 use ecocore::rng::{Purpose, random_bits};
-use ecocore::sampler::{Draw, Logits, Mask, Row, Sampled, SamplingParams, Scratch, sample_row, sample_rows};
+use ecocore::sampler::{
+    Draw, Logits, Mask, Row, Sampled, SamplingParams, Scratch, Vectors, sample_row, sample_row_with,
+    sample_rows,
+};
 use proptest::prelude::*;
 
 /// floor(2^31 e^x), step by step as the contract in rust/src/sampler/weights.rs has it.
@@ -76,7 +79,12 @@ fn count_until(weights: impl Iterator<Item = u64>, enough: impl Fn(u64) -> bool)
 fn sample(logits: &[f32], params: &SamplingParams, draw: Draw) -> Sampled {
     let history = History::default();
     let row = Row { logits: Logits::F32(logits), params, history: &history, mask: None, draw };
-    sample_row(&row, &mut Scratch::default())
+    let sampled = sample_row(&row, &mut Scratch::default());
+    for vectors in Vectors::available() {
+        let same = sample_row_with(vectors, &row, &mut Scratch::default());
+        assert_eq!(same, sampled, "{vectors:?} and the widest vectors draw differently");
+    }
+    sampled
 }
 
 /// Rows as models make them, and as they never should.

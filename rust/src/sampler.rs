@@ -13,6 +13,8 @@ mod candidates;
 mod logprobs;
 mod mask;
 mod nucleus;
+mod passes;
+mod vectors;
 mod weights;
 
 use std::cell::RefCell;
@@ -30,6 +32,7 @@ use candidates::{Candidates, part_of};
 use logprobs::RawDistribution;
 pub use mask::Mask;
 use nucleus::BlockMass;
+pub use vectors::Vectors;
 use weights::{ONE, Scale};
 
 /// Below this temperature the likeliest token is taken.
@@ -195,9 +198,10 @@ pub struct Sampled {
 /// The raw log-probabilities of token `id` and of the `count` likeliest, in one row of logits.
 #[must_use]
 pub fn score_row(logits: Logits<'_>, id: u32, count: u32, scratch: &mut Scratch) -> Logprobs {
-    let Scratch { wide, blocks, bounds, .. } = scratch;
+    let Scratch { wide, blocks, bounds, selection, .. } = scratch;
     let logits = logits.widen(wide);
-    RawDistribution::read(&Blocks::new(logits, blocks), count as usize, bounds).of(logits[id as usize])
+    let blocks = Blocks::new(Vectors::widest(), logits, blocks);
+    RawDistribution::read(&blocks, count as usize, &mut selection.mass, bounds).of(logits[id as usize])
 }
 
 /// Draws one token for each row, on several cores where that pays. A row's result depends on it alone.
@@ -230,10 +234,19 @@ pub struct Scratch {
 /// Draws one token.
 #[must_use]
 pub fn sample_row(row: &Row<'_>, scratch: &mut Scratch) -> Sampled {
+    sample_row_with(Vectors::widest(), row, scratch)
+}
+
+/// Draws one token by the given instructions. All give the same.
+#[must_use]
+pub fn sample_row_with(vectors: Vectors, row: &Row<'_>, scratch: &mut Scratch) -> Sampled {
     let Scratch { wide, blocks, patches, bounds, selection } = scratch;
     let logits = row.logits.widen(wide);
-    let mut blocks = Blocks::new(logits, blocks);
-    let raw = row.params.top_logprobs.map(|count| RawDistribution::read(&blocks, count as usize, bounds));
+    let mut blocks = Blocks::new(vectors, logits, blocks);
+    let raw = row
+        .params
+        .top_logprobs
+        .map(|count| RawDistribution::read(&blocks, count as usize, &mut selection.mass, bounds));
 
     row.params.penalties.patches(row.history, |id| blocks.logit(id), patches);
     blocks.patch(patches);
@@ -273,14 +286,13 @@ impl Selection {
         let scale = Scale::new(peak, params.temperature);
         let random = draw.bits();
         let top_k = Some(params.top_k as usize).filter(|&count| count > 0 && count < blocks.vocab_size());
-        if top_k.is_none() && params.min_p == 0.0 && params.typical_p == 1.0 {
-            if params.top_p == 1.0 {
-                self.mass.sum(blocks, scale);
-                return self.mass.pick(blocks, scale, random);
-            }
-            if self.is_wide(blocks, scale, params.top_p) {
-                return self.mass.pick_nucleus(blocks, scale, params.top_p, random);
-            }
+        let filters_little = top_k.is_none() && params.min_p == 0.0 && params.typical_p == 1.0;
+        if filters_little && params.top_p == 1.0 {
+            self.mass.sum(blocks, scale);
+            return self.mass.pick(blocks, scale, random);
+        }
+        if filters_little {
+            return self.choose_of_nucleus(blocks, scale, params.top_p, random);
         }
         self.gather(blocks, params, top_k, scale, bounds);
         if params.min_p > 0.0 {
@@ -292,11 +304,34 @@ impl Selection {
         self.candidates.pick(random)
     }
 
-    /// Whether a nucleus probably holds so much of the vocabulary that a list of it would cost more than
-    /// another pass. The likeliest token of each block is known; a nucleus made of them alone is small.
-    fn is_wide(&mut self, blocks: &Blocks<'_>, scale: Scale, part: f64) -> bool {
-        blocks.vocab_size() >= BlockMass::WORTH_GUESSING
-            && self.mass.estimate(blocks, scale) * part > self.candidates.mass_of_maxima(blocks, scale) as f64
+    /// The token of this draw among the fewest likeliest whose mass reaches the part `part` of the row's.
+    fn choose_of_nucleus(
+        &mut self,
+        blocks: &Blocks<'_>,
+        scale: Scale,
+        part: f64,
+        random: u64,
+    ) -> Option<u32> {
+        let mass = BlockMass::bounds(blocks, scale);
+        match self.candidates.nucleus_bound(blocks, scale, part_of(mass.1, part)) {
+            // A list of much of the vocabulary would cost more than another pass.
+            None if blocks.vocab_size() >= BlockMass::WORTH_GUESSING => {
+                self.mass.pick_nucleus(blocks, scale, part, random)
+            }
+            bound => {
+                self.gather_nucleus(blocks, scale, part, mass, bound.unwrap_or(f32::NEG_INFINITY));
+                self.candidates.pick(random)
+            }
+        }
+    }
+
+    /// Makes the list of the fewest likeliest whose mass reaches the part `part` of the row's, which lies between the two
+    /// of `mass`; those below `bound` are left out. The exact mass is a matter of one more pass, and seldom matters.
+    fn gather_nucleus(&mut self, blocks: &Blocks<'_>, scale: Scale, part: f64, mass: (u64, u64), bound: f32) {
+        self.candidates.gather(blocks, scale, bound);
+        if !self.candidates.keep_mass_within(part_of(mass.0, part), part_of(mass.1, part)) {
+            self.candidates.keep_mass(part_of(self.mass.sum(blocks, scale), part));
+        }
     }
 
     /// Makes the list of what top_k and top_p keep; what min_p drops may be missing already.
@@ -321,10 +356,10 @@ impl Selection {
         if params.top_p == 1.0 {
             return self.candidates.gather(blocks, scale, bound);
         }
-        let need = part_of(self.mass.sum(blocks, scale), params.top_p);
-        let reaching = self.candidates.nucleus_bound(blocks, scale, need).unwrap_or(f32::NEG_INFINITY);
-        self.candidates.gather(blocks, scale, reaching.max(bound));
-        self.candidates.keep_mass(need);
+        let mass = BlockMass::bounds(blocks, scale);
+        let most = part_of(mass.1, params.top_p);
+        let reaching = self.candidates.nucleus_bound(blocks, scale, most).unwrap_or(f32::NEG_INFINITY);
+        self.gather_nucleus(blocks, scale, params.top_p, mass, reaching.max(bound));
     }
 }
 

@@ -5,6 +5,8 @@
 //! search may skip. NaN never wins a comparison and so counts as impossible, as -inf does.
 
 use super::mask::Mask;
+use super::passes::Maxima;
+use super::vectors::{Pass, Vectors};
 
 /// What +inf counts as.
 const MAX_LOGIT: f32 = f32::MAX;
@@ -24,23 +26,23 @@ pub(super) struct BlockStore {
 /// The logits of one row, as they are now.
 #[derive(Debug)]
 pub(super) struct Blocks<'a> {
+    vectors: Vectors,
     row: &'a [f32],
     store: &'a mut BlockStore,
 }
 
 impl<'a> Blocks<'a> {
     /// Takes in a row as it is, but for +inf, which counts as the largest float.
-    pub fn new(row: &'a [f32], store: &'a mut BlockStore) -> Self {
+    pub fn new(vectors: Vectors, row: &'a [f32], store: &'a mut BlockStore) -> Self {
         store.copies.clear();
         store.moved.clear();
         store.moved.resize(row.len().div_ceil(BLOCK), 0);
         store.maxima.clear();
-        let mut blocks = Self { row, store };
-        if !row.len().is_multiple_of(BLOCK) {
-            blocks.own(row.len() / BLOCK);
-        }
-        for index in 0..blocks.len() {
-            let largest = maximum(blocks.get(index));
+        let (whole, rest) = row.as_chunks();
+        vectors.run(Maxima { blocks: whole, maxima: &mut store.maxima });
+        let mut blocks = Self { vectors, row, store };
+        if !rest.is_empty() {
+            let largest = maximum(blocks.own(whole.len()));
             blocks.store.maxima.push(largest);
         }
         if blocks.peak() == f32::INFINITY {
@@ -86,6 +88,11 @@ impl<'a> Blocks<'a> {
         }
     }
 
+    /// Makes a pass over the row with the vectors that it was given.
+    pub fn pass<P: Pass>(&self, pass: P) -> P::Output {
+        self.vectors.run(pass)
+    }
+
     /// Number of blocks.
     pub fn len(&self) -> usize {
         self.store.moved.len()
@@ -97,6 +104,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// The logits of a block; beyond the end of the row they are -inf.
+    #[inline(always)]
     pub fn get(&self, index: usize) -> &[f32; BLOCK] {
         match self.store.moved[index] {
             0 => whole(self.row, index),
@@ -105,6 +113,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// All blocks in order.
+    #[inline(always)]
     pub fn iter(&self) -> impl Iterator<Item = &[f32; BLOCK]> {
         (0..self.len()).map(|index| self.get(index))
     }
@@ -121,7 +130,7 @@ impl<'a> Blocks<'a> {
 
     /// The largest logit of the row; -inf if nothing is possible.
     pub fn peak(&self) -> f32 {
-        self.maxima().iter().fold(f32::NEG_INFINITY, |most, &logit| if logit > most { logit } else { most })
+        maximum(self.maxima())
     }
 
     /// The lowest id whose logit is `peak`, which the row holds.
@@ -178,16 +187,17 @@ fn bounded(logit: f32) -> f32 {
     if logit > MAX_LOGIT { MAX_LOGIT } else { logit }
 }
 
-/// The largest logit of a block, in eight lanes so that it vectorises; -inf if there is none.
-fn maximum(block: &[f32; BLOCK]) -> f32 {
+/// The largest of some logits, in eight lanes so that it vectorises; -inf if there is none.
+fn maximum(logits: &[f32]) -> f32 {
     let larger = |most: f32, logit: f32| if logit > most { logit } else { most };
     let mut lanes = [f32::NEG_INFINITY; 8];
-    for part in block.chunks_exact(8) {
-        for (lane, &logit) in lanes.iter_mut().zip(part) {
-            *lane = larger(*lane, logit);
+    let (parts, rest) = logits.as_chunks::<8>();
+    for part in parts {
+        for lane in 0..8 {
+            lanes[lane] = larger(lanes[lane], part[lane]);
         }
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
 }
 
 #[cfg(test)]
@@ -202,7 +212,7 @@ mod tests {
     fn a_row_reads_as_it_is_whatever_its_length() {
         for length in [1, 63, 64, 65, 200] {
             let (row, mut store) = (row(length), BlockStore::default());
-            let blocks = Blocks::new(&row, &mut store);
+            let blocks = Blocks::new(Vectors::widest(), &row, &mut store);
             assert!((0..length).all(|id| blocks.logit(id as u32) == row[id]), "length {length}");
             assert_eq!(blocks.peak(), row.iter().copied().fold(f32::MIN, f32::max));
             assert!(blocks.iter().flatten().skip(length).all(|&logit| logit == f32::NEG_INFINITY));
@@ -212,7 +222,7 @@ mod tests {
     #[test]
     fn patches_and_masks_change_the_view_and_its_maxima() {
         let (row, mut store) = (row(150), BlockStore::default());
-        let mut blocks = Blocks::new(&row, &mut store);
+        let mut blocks = Blocks::new(Vectors::widest(), &row, &mut store);
         blocks.patch(&[(3, 500.0), (70, f32::INFINITY), (149, 600.0)]);
         assert_eq!(blocks.maxima(), [500.0, MAX_LOGIT, 600.0]);
         let allowed: Vec<bool> = (0..150).map(|id| id == 5 || id == 149).collect();
@@ -225,16 +235,16 @@ mod tests {
     fn nan_loses_and_plus_infinity_is_the_largest_float() {
         let mut store = BlockStore::default();
         let row = [1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY];
-        let blocks = Blocks::new(&row, &mut store);
+        let blocks = Blocks::new(Vectors::widest(), &row, &mut store);
         assert_eq!((blocks.peak(), blocks.first(blocks.peak())), (MAX_LOGIT, 2));
-        let blocks = Blocks::new(&[f32::NAN; 70], &mut store);
+        let blocks = Blocks::new(Vectors::widest(), &[f32::NAN; 70], &mut store);
         assert_eq!(blocks.peak(), f32::NEG_INFINITY);
     }
 
     #[test]
     fn enough_logits_reach_the_bound() {
         let (row, mut store, mut work) = (row(1000), BlockStore::default(), Vec::new());
-        let blocks = Blocks::new(&row, &mut store);
+        let blocks = Blocks::new(Vectors::widest(), &row, &mut store);
         for count in 1..30 {
             let bound = blocks.reached_by(count, &mut work);
             assert!(row.iter().filter(|&&logit| logit >= bound).count() >= count);

@@ -7,6 +7,9 @@ use std::cmp::Reverse;
 use super::blocks::{BLOCK, Blocks};
 use super::weights::Scale;
 
+/// Nats below the peak above which most of a row's mass lies.
+const NEAR: f32 = 8.0;
+
 /// One token with its integer mass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
@@ -62,28 +65,6 @@ pub(super) fn target(random: u64, mass: u64) -> u64 {
     ((u128::from(random) * u128::from(mass)) >> 64) as u64
 }
 
-/// The places of a block whose logits lie between two bounds.
-pub(super) struct Places {
-    places: [u8; BLOCK],
-    count: usize,
-}
-
-impl Places {
-    /// Collects them without a branch, which nobody could predict.
-    pub fn within(block: &[f32; BLOCK], low: f32, high: f32) -> Self {
-        let (mut places, mut count) = ([0; BLOCK], 0);
-        for (place, &logit) in block.iter().enumerate() {
-            places[count] = place as u8;
-            count += usize::from(logit >= low && logit <= high);
-        }
-        Self { places, count }
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = usize> {
-        self.places[..self.count].iter().map(|&place| usize::from(place))
-    }
-}
-
 /// Candidates of one row in id order, with the buffer that selection works in.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
@@ -95,44 +76,32 @@ impl Candidates {
     /// Collects the tokens whose logit is at least `bound`.
     pub fn gather(&mut self, blocks: &Blocks<'_>, scale: Scale, bound: f32) {
         self.list.clear();
-        for (index, _) in blocks.maxima().iter().enumerate().filter(|(_, largest)| **largest >= bound) {
-            let block = blocks.get(index);
-            let weights = scale.weigh(block);
-            let places = Places::within(block, bound, f32::INFINITY);
-            self.list.extend(
-                places.iter().map(|place| {
-                    Candidate::new((index * BLOCK + place) as u32, block[place], weights[place])
-                }),
-            );
+        for (index, &largest) in blocks.maxima().iter().enumerate() {
+            if largest >= bound {
+                extend(&mut self.list, index * BLOCK, blocks.get(index), scale, bound);
+            }
         }
     }
 
     /// A logit bound above which the mass surely reaches `need`, if the largest logits of the blocks tell.
     pub fn nucleus_bound(&mut self, blocks: &Blocks<'_>, scale: Scale, need: u64) -> Option<f32> {
-        self.list_maxima(blocks, scale);
-        match reach(&mut self.work, need) {
-            0 => None,
-            last => Some(logit_of((last >> 32) as u32)),
+        // Most of the mass is near the peak, so that a few of the maxima are nearly always enough.
+        for bound in [scale.logit_at(NEAR), f32::NEG_INFINITY] {
+            self.list_maxima(blocks, scale, bound);
+            if mass(&self.work) >= need {
+                return Some(logit_of((reach(&mut self.work, need) >> 32) as u32));
+            }
+            if self.work.len() == blocks.len() {
+                break;
+            }
         }
+        None
     }
 
-    /// The mass of the likeliest tokens of the blocks alone.
-    pub fn mass_of_maxima(&mut self, blocks: &Blocks<'_>, scale: Scale) -> u64 {
-        self.list_maxima(blocks, scale);
-        mass(&self.work)
-    }
-
-    /// Fills `work` with the likeliest token of each block; the ids are those of the blocks.
-    fn list_maxima(&mut self, blocks: &Blocks<'_>, scale: Scale) {
+    /// Fills `work` with the likeliest token of each block where that is at least `bound`; the ids are those of the blocks.
+    fn list_maxima(&mut self, blocks: &Blocks<'_>, scale: Scale, bound: f32) {
         self.work.clear();
-        for (part, maxima) in blocks.maxima().chunks(BLOCK).enumerate() {
-            let mut padded = [f32::NEG_INFINITY; BLOCK];
-            padded[..maxima.len()].copy_from_slice(maxima);
-            let weights = maxima.iter().zip(scale.weigh(&padded)).enumerate();
-            self.work.extend(weights.map(|(place, (&largest, weight))| {
-                Candidate::new((part * BLOCK + place) as u32, largest, weight)
-            }));
-        }
+        extend(&mut self.work, 0, blocks.maxima(), scale, bound);
     }
 
     /// Sum of the weights.
@@ -148,6 +117,20 @@ impl Candidates {
         self.work.clone_from(&self.list);
         let last = self.work.select_nth_unstable_by_key(count - 1, |one| Reverse(one.order)).1.order;
         self.list.retain(|one| one.order >= last);
+    }
+
+    /// Keeps the fewest likeliest whose mass reaches a need that lies somewhere from `least` to `most`. False, and
+    /// nothing done, if it depends on where.
+    pub fn keep_mass_within(&mut self, least: u64, most: u64) -> bool {
+        self.work.clone_from(&self.list);
+        let last = reach(&mut self.work, least);
+        let kept = |one: &&Candidate| one.order >= last;
+        let sure =
+            last == 0 || self.list.iter().filter(kept).map(|one| u64::from(one.weight)).sum::<u64>() >= most;
+        if sure {
+            self.list.retain(|one| one.order >= last);
+        }
+        sure
     }
 
     /// Keeps the fewest likeliest whose mass reaches `need`.
@@ -193,26 +176,43 @@ impl Candidates {
     }
 }
 
+/// Appends those of consecutive tokens whose logit is at least `bound`; the first of them has the id `start`.
+fn extend(list: &mut Vec<Candidate>, start: usize, logits: &[f32], scale: Scale, bound: f32) {
+    for (id, &logit) in (start..).zip(logits) {
+        if logit >= bound {
+            list.push(Candidate::new(id as u32, logit, scale.weight(logit)));
+        }
+    }
+}
+
 fn mass(list: &[Candidate]) -> u64 {
     list.iter().map(|one| u64::from(one.weight)).sum()
 }
 
 /// The order of the last candidate, from the largest order downwards, with which the mass reaches `need`; 0
-/// if all together do not. The list is left in no particular order.
-pub(super) fn reach(mut list: &mut [Candidate], mut need: u64) -> u64 {
+/// if all together do not. The list is used up.
+///
+/// Drops all but one of 256 ranges of orders at a time, so that it looks at each candidate about twice.
+pub(super) fn reach(list: &mut Vec<Candidate>, mut need: u64) -> u64 {
     const SHORT: usize = 48;
     while list.len() > SHORT {
-        // Halving with the library's selection is linear even in the worst case.
-        let half = list.len() / 2;
-        list.select_nth_unstable_by_key(half, |one| Reverse(one.order));
-        let (upper, lower) = list.split_at_mut(half);
-        let above = mass(upper);
-        list = if above >= need {
-            upper
-        } else {
-            need -= above;
-            lower
-        };
+        let (least, most) =
+            list.iter().fold((u64::MAX, 0), |(least, most), one| (least.min(one.order), most.max(one.order)));
+        let shift = (u64::BITS - (most - least).leading_zeros()).saturating_sub(8);
+        let range_of = |one: &Candidate| ((one.order - least) >> shift) as usize;
+        let mut masses = [0u64; 256];
+        for one in list.iter() {
+            masses[range_of(one)] += u64::from(one.weight);
+        }
+        let reaching = masses.iter().rposition(|&mass| match need.checked_sub(mass) {
+            Some(rest) if rest > 0 => {
+                need = rest;
+                false
+            }
+            _ => true,
+        });
+        let Some(range) = reaching else { return 0 };
+        list.retain(|one| range_of(one) == range);
     }
     list.sort_unstable_by_key(|one| Reverse(one.order));
     for one in list {

@@ -2,7 +2,8 @@
 
 use super::blocks::{BLOCK, Blocks};
 use super::candidates::{logit_of, order};
-use super::weights::sum_exp;
+use super::nucleus::BlockMass;
+use super::weights::{ONE, Scale};
 use crate::sampled::Logprobs;
 
 /// What stands for the logarithm of zero: JSON knows no infinity.
@@ -19,9 +20,10 @@ pub(super) struct RawDistribution {
 
 impl RawDistribution {
     /// Reads the distribution and its `count` likeliest tokens (all, if there are fewer), ties by lower id.
-    pub fn read(blocks: &Blocks<'_>, count: usize, work: &mut Vec<f32>) -> Self {
+    pub fn read(blocks: &Blocks<'_>, count: usize, mass: &mut BlockMass, work: &mut Vec<f32>) -> Self {
         let peak = blocks.peak();
-        let mut raw = Self { peak, log_sum: sum_exp(blocks.iter(), peak).ln(), top: Vec::new() };
+        let mass = if peak == f32::NEG_INFINITY { 0 } else { mass.sum(blocks, Scale::new(peak, 1.0)) };
+        let mut raw = Self { peak, log_sum: (mass as f64 / f64::from(ONE)).ln(), top: Vec::new() };
         if count > 0 {
             let mut likeliest = likeliest(blocks, count, work);
             likeliest.sort_unstable_by(|a, b| b.cmp(a));

@@ -5,11 +5,10 @@
 //! is only summed, and the exact last token is selected from the narrow window that remains. A bad guess
 //! costs another pass, never the result.
 
-use std::cmp::Reverse;
-
 use super::blocks::{BLOCK, Blocks};
-use super::candidates::{Candidate, Places, order, part_of, reach, target};
-use super::weights::Scale;
+use super::candidates::{Candidate, logit_of, order, part_of, reach, target};
+use super::passes::{self, Masses, Places, RoughMass};
+use super::weights::{ONE, ROUGHNESS, Scale};
 
 /// The mass of each block, of all its tokens or of those that are kept.
 #[derive(Debug, Default)]
@@ -30,8 +29,7 @@ impl BlockMass {
     /// Sums a row; gives its mass.
     pub fn sum(&mut self, blocks: &Blocks<'_>, scale: Scale) -> u64 {
         self.sums.clear();
-        self.sums.extend(blocks.iter().map(|block| scale.mass(block)));
-        self.sums.iter().sum()
+        blocks.pass(Masses { blocks, scale, masses: &mut self.sums })
     }
 
     /// The token that the random bits point at, in id order, of a row that `sum` has seen.
@@ -60,22 +58,20 @@ impl BlockMass {
         self.pick_from(blocks, scale, last, random)
     }
 
-    /// About the mass of a row, if no token is far likelier than most.
-    pub fn estimate(&mut self, blocks: &Blocks<'_>, scale: Scale) -> f64 {
-        self.sample(blocks, scale);
-        let sum: f64 = self.work.iter().map(|one| f64::from(one.weight)).sum();
-        sum * blocks.vocab_size() as f64 / SAMPLE as f64
+    /// Between which two the mass of a row lies, about 2^-14 of it apart.
+    pub fn bounds(blocks: &Blocks<'_>, scale: Scale) -> (u64, u64) {
+        let rough = blocks.pass(RoughMass { blocks, scale }) * f64::from(ONE);
+        let floors = (blocks.len() * BLOCK) as f64;
+        ((rough * (1.0 - ROUGHNESS) - floors) as u64, (rough * (1.0 + ROUGHNESS) + floors) as u64)
     }
 
     /// Fills `work` with tokens from all over the row.
     fn sample(&mut self, blocks: &Blocks<'_>, scale: Scale) {
         self.work.clear();
-        for part in 0..SAMPLE / BLOCK {
-            let id = |place: usize| ((part * BLOCK + place) * blocks.vocab_size() / SAMPLE) as u32;
-            let logits = std::array::from_fn(|place| blocks.logit(id(place)));
-            let weights = scale.weigh(&logits);
-            self.work
-                .extend((0..BLOCK).map(|place| Candidate::new(id(place), logits[place], weights[place])));
+        for part in 0..SAMPLE {
+            let id = (part * blocks.vocab_size() / SAMPLE) as u32;
+            let logit = blocks.logit(id);
+            self.work.push(Candidate::new(id, logit, scale.weight(logit)));
         }
     }
 
@@ -83,21 +79,18 @@ impl BlockMass {
     /// standard deviations of the sample's guess.
     fn guess(&mut self, blocks: &Blocks<'_>, scale: Scale, part: f64) -> (f32, f32) {
         self.sample(blocks, scale);
-        self.work.sort_unstable_by_key(|one| Reverse(one.order));
         let weights = self.work.iter().map(|one| f64::from(one.weight));
         let (sum, squares) = weights.fold((0.0, 0.0), |(sum, squares), w| (sum + w, squares + w * w));
         let margin = 2.5 * (part * (1.0 - part) * squares).sqrt();
-        let (mut low, mut high, mut seen) = (f32::NEG_INFINITY, f32::INFINITY, 0.0);
-        for one in &self.work {
-            if seen <= part * sum - margin {
-                high = one.logit();
+        let mut end = |need: f64| {
+            self.window.clone_from(&self.work);
+            match reach(&mut self.window, need as u64) {
+                0 => f32::NEG_INFINITY,
+                last => logit_of((last >> 32) as u32),
             }
-            seen += f64::from(one.weight);
-            if seen >= part * sum + margin {
-                low = one.logit();
-                break;
-            }
-        }
+        };
+        let low = end(part * sum + margin);
+        let high = if part * sum > margin { end(part * sum - margin) } else { f32::INFINITY };
         (low, high)
     }
 
@@ -105,19 +98,15 @@ impl BlockMass {
     fn split(&mut self, blocks: &Blocks<'_>, scale: Scale, low: f32, high: f32) -> Split {
         self.sums.clear();
         self.window.clear();
-        let mut mass = 0;
-        for (index, block) in blocks.iter().enumerate() {
-            let weights = scale.weigh(block);
-            let above = |(&logit, &weight): (&f32, &u32)| if logit > high { u64::from(weight) } else { 0 };
-            mass += weights.iter().copied().map(u64::from).sum::<u64>();
-            self.sums.push(block.iter().zip(&weights).map(above).sum());
-            let places = Places::within(block, low, high);
-            self.window.extend(
-                places.iter().map(|place| {
+        let window = &mut self.window;
+        let found =
+            |index: usize, places: Places, weights: &[u32; BLOCK]| {
+                let block = blocks.get(index);
+                window.extend(places.map(|place| {
                     Candidate::new((index * BLOCK + place) as u32, block[place], weights[place])
-                }),
-            );
-        }
+                }));
+            };
+        let mass = blocks.pass(passes::Split { blocks, scale, low, high, above: &mut self.sums, found });
         let open = self.window.iter().map(|one| u64::from(one.weight)).sum();
         Split { sure: self.sums.iter().sum(), open, mass }
     }
@@ -133,13 +122,12 @@ impl BlockMass {
             }
             None => true,
         })?;
-        let block = blocks.get(index);
-        for (place, (&logit, &weight)) in block.iter().zip(&scale.weigh(block)).enumerate() {
+        for (place, &logit) in blocks.get(index).iter().enumerate() {
             let id = (index * BLOCK + place) as u32;
             if order(id, logit) < last {
                 continue;
             }
-            match left.checked_sub(u64::from(weight)) {
+            match left.checked_sub(u64::from(scale.weight(logit))) {
                 Some(rest) => left = rest,
                 None => return Some(id),
             }

@@ -19,8 +19,8 @@
 //! Checked over every float32 in [-24, 0]: the relative error of `e * 2^n` is below 2^-23.5, and neither it
 //! nor the weight ever decreases as x grows. Selection relies on the latter.
 
-use super::blocks::BLOCK;
 use super::candidates::{key, logit_of};
+use super::vectors::Lanes;
 
 /// The weight of the likeliest token, and the unit that probabilities are told in.
 pub(super) const ONE: u32 = 1 << 31;
@@ -38,10 +38,18 @@ const C4: f32 = 0.041_668_39;
 const C5: f32 = 0.008_368_745;
 const C6: f32 = 0.001_381_454;
 
+/// Minimax coefficients of 2^f for f in [-1/2, 1/2].
+const R0: f32 = 0.999_999_3;
+const R1: f32 = 0.693_121_8;
+const R2: f32 = 0.240_247_44;
+const R3: f32 = 0.055_917_86;
+const R4: f32 = 0.009_570_101;
+/// By which part of itself a rough mass may be wrong, besides one unit of 2^-31 for each token: more than twice the
+/// polynomial's 2.6e-6 and what roundings do to distances of up to 24.
+pub(super) const ROUGHNESS: f64 = 1.0 / (1 << 15) as f64;
+
 /// Distances below it weigh nothing: 2^31 e^-24 < 0.1.
 const FLOOR: f32 = -24.0;
-/// Below it a term changes no bit of a float64 sum that holds a 1.
-const SUM_FLOOR: f32 = -80.0;
 
 /// Where the distances of one row are measured from.
 #[derive(Debug, Clone, Copy)]
@@ -62,10 +70,50 @@ impl Scale {
         at_least((logit - self.peak) * self.inverse, FLOOR)
     }
 
+    /// The logit that lies `nats` below the peak, about.
+    pub fn logit_at(self, nats: f32) -> f32 {
+        self.peak - nats / self.inverse
+    }
+
     /// Integer mass of a logit.
-    #[inline(always)]
     pub fn weight(self, logit: f32) -> u32 {
-        floor(exp(self.distance(logit), 31)) as u32
+        exp(self.distance(logit)) as u32
+    }
+
+    /// Integer masses of so many logits.
+    #[inline(always)]
+    pub fn weights<L: Lanes>(self, lanes: L, logits: L::Floats) -> L::Ints {
+        let constant = |value: f32| lanes.splat(value);
+        let x = lanes.mul(lanes.sub(logits, constant(self.peak)), constant(self.inverse));
+        let x = lanes.max(x, constant(FLOOR));
+        let shifted = lanes.add(lanes.mul(x, constant(LOG2_E)), constant(MAGIC));
+        let n = lanes.sub(shifted, constant(MAGIC));
+        let r = lanes.sub(x, lanes.mul(n, constant(LN2_HIGH)));
+        let r = lanes.sub(r, lanes.mul(n, constant(LN2_LOW)));
+        let mut q = constant(C6);
+        for coefficient in [C5, C4, C3, C2] {
+            q = lanes.add(lanes.mul(q, r), constant(coefficient));
+        }
+        let e = lanes.add(lanes.add(lanes.mul(lanes.mul(q, r), r), r), constant(1.0));
+        let octaves = lanes.add_ints(lanes.to_exponent(lanes.bits(shifted)), lanes.splat_int(31 << 23));
+        lanes.whole(lanes.floats(lanes.add_ints(lanes.bits(e), octaves)))
+    }
+
+    /// About e^x of so many logits, for half the price: see [`ROUGHNESS`].
+    ///
+    /// e^x is 2^u with u in octaves, and 2^u a polynomial around the nearest integer.
+    #[inline(always)]
+    pub fn roughly<L: Lanes>(self, lanes: L, logits: L::Floats) -> L::Floats {
+        let constant = |value: f32| lanes.splat(value);
+        let u = lanes.mul(lanes.sub(logits, constant(self.peak)), constant(self.inverse * LOG2_E));
+        let u = lanes.max(u, constant(FLOOR * LOG2_E));
+        let shifted = lanes.add(u, constant(MAGIC));
+        let f = lanes.sub(u, lanes.sub(shifted, constant(MAGIC)));
+        let mut e = constant(R4);
+        for coefficient in [R3, R2, R1, R0] {
+            e = lanes.add(lanes.mul(e, f), constant(coefficient));
+        }
+        lanes.floats(lanes.add_ints(lanes.bits(e), lanes.to_exponent(lanes.bits(shifted))))
     }
 
     /// The lowest logit that weighs at least `weight`, which is at most [`ONE`]: found by halving, since
@@ -82,43 +130,6 @@ impl Scale {
         }
         logit_of(found)
     }
-
-    /// Integer masses of a block.
-    pub fn weigh(self, block: &[f32; BLOCK]) -> [u32; BLOCK] {
-        self.unrounded(block).map(|mass| floor(mass) as u32)
-    }
-
-    /// Integer mass of a block.
-    pub fn mass(self, block: &[f32; BLOCK]) -> u64 {
-        let mut lanes = [0u64; 4];
-        for part in self.unrounded(block).chunks_exact(4) {
-            for (lane, &mass) in lanes.iter_mut().zip(part) {
-                *lane += floor(mass);
-            }
-        }
-        lanes.iter().sum()
-    }
-
-    /// The masses before the floor. A loop of its own, because the compiler then uses full vectors for it
-    /// and half as wide ones for the floor in float64, rather than half as wide ones for both.
-    #[inline(always)]
-    fn unrounded(self, block: &[f32; BLOCK]) -> [f32; BLOCK] {
-        block.map(|logit| exp(self.distance(logit), 31))
-    }
-}
-
-/// Sum of e^(logit - peak) in float64: lane j of four adds the elements j, j + 4, ... in order.
-pub(super) fn sum_exp<'a>(blocks: impl Iterator<Item = &'a [f32; BLOCK]>, peak: f32) -> f64 {
-    let mut lanes = [0.0f64; 4];
-    for block in blocks {
-        let terms = block.map(|logit| exp(at_least(logit - peak, SUM_FLOOR), 0));
-        for part in terms.chunks_exact(4) {
-            for (lane, &term) in lanes.iter_mut().zip(part) {
-                *lane += f64::from(term);
-            }
-        }
-    }
-    (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
 }
 
 /// `value`, or `bound` where it is smaller or NaN; one instruction, unlike `f32::max`.
@@ -127,30 +138,20 @@ fn at_least(value: f32, bound: f32) -> f32 {
     if value > bound { value } else { bound }
 }
 
-/// e^x * 2^octaves for -80 <= x <= 0.
-#[inline(always)]
-fn exp(x: f32, octaves: u32) -> f32 {
+/// e^x * 2^31 for -24 <= x <= 0.
+fn exp(x: f32) -> f32 {
     let shifted = x * LOG2_E + MAGIC;
     let n = shifted - MAGIC;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
     let q = (((C6 * r + C5) * r + C4) * r + C3) * r + C2;
     let e = ((q * r) * r + r) + 1.0;
-    f32::from_bits(e.to_bits().wrapping_add(shifted.to_bits() << 23).wrapping_add(octaves << 23))
-}
-
-/// The integer part of 0 <= y <= 2^31, as `y as u32`, which does not vectorise since it saturates.
-///
-/// y - 1/2 + 2^-27 rounds to floor(y): where y may be odd it is below 2^24 and the sum is exact, above that
-/// the tie goes to the even y itself. Adding 3 * 2^51 makes that rounding and leaves it in the low bits.
-#[inline(always)]
-fn floor(y: f32) -> u64 {
-    const HALF: f64 = 0.5 - 1.0 / (1 << 27) as f64;
-    const MAGIC: f64 = 6_755_399_441_055_744.0;
-    ((f64::from(y) - HALF) + MAGIC).to_bits() - MAGIC.to_bits()
+    f32::from_bits(e.to_bits().wrapping_add(shifted.to_bits() << 23).wrapping_add(31 << 23))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::blocks::BLOCK;
+    use super::super::vectors::{Pass, Vectors};
     use super::*;
 
     const PLAIN: Scale = Scale { peak: 0.0, inverse: 1.0 };
@@ -160,22 +161,37 @@ mod tests {
         (0..=24.0f32.to_bits()).step_by(97).map(|bits| -f32::from_bits(bits))
     }
 
-    #[test]
-    fn exponential_is_true_to_float64_and_never_decreases() {
-        let mut last = f32::INFINITY;
-        for x in distances() {
-            let y = exp(x, 0);
-            let truth = f64::from(x).exp();
-            assert!((f64::from(y) - truth).abs() < truth * 2f64.powf(-23.5), "e^{x} = {truth}, not {y}");
-            assert!(y <= last, "e^{x} = {y} is above its neighbour's {last}");
-            last = y;
+    /// The weights of a block, and its rough masses where `rough`, which are bits of floats.
+    struct Weigh<'a> {
+        scale: Scale,
+        block: &'a [f32; BLOCK],
+        rough: bool,
+    }
+
+    impl Pass for Weigh<'_> {
+        type Output = [u32; BLOCK];
+
+        fn run<L: Lanes>(self, lanes: L) -> [u32; BLOCK] {
+            let mut result = [0; BLOCK];
+            for at in (0..BLOCK).step_by(L::COUNT) {
+                let logits = lanes.load(self.block, at);
+                let weights = self.scale.weights(lanes, logits);
+                let rough = lanes.bits(self.scale.roughly(lanes, logits));
+                lanes.store(if self.rough { rough } else { weights }, &mut result, at);
+            }
+            result
         }
     }
 
     #[test]
-    fn weights_are_the_floor() {
+    fn exponential_is_true_to_float64_and_never_decreases() {
+        let mut last = f32::INFINITY;
         for x in distances() {
-            assert_eq!(PLAIN.weight(x), exp(x, 31) as u32, "at {x}");
+            let y = exp(x);
+            let truth = f64::from(x).exp() * f64::from(ONE);
+            assert!((f64::from(y) - truth).abs() < truth * 2f64.powf(-23.5), "2^31 e^{x} = {truth}, not {y}");
+            assert!(y <= last, "2^31 e^{x} = {y} is above its neighbour's {last}");
+            last = y;
         }
     }
 
@@ -191,20 +207,43 @@ mod tests {
     }
 
     #[test]
-    fn a_block_weighs_what_its_logits_weigh() {
-        let scale = Scale::new(3.0, 0.7);
-        let block = std::array::from_fn(|index| 3.0 - index as f32 * 0.31);
-        let weights = block.map(|logit| scale.weight(logit));
-        assert_eq!(scale.weigh(&block), weights);
-        assert_eq!(scale.mass(&block), weights.iter().copied().map(u64::from).sum::<u64>());
+    fn all_vectors_weigh_alike() {
+        let special = [0.0, -0.0, -1e30, f32::NEG_INFINITY, f32::NAN, f32::MIN_POSITIVE];
+        let logits: Vec<f32> = special.into_iter().chain(distances()).collect();
+        for scale in [PLAIN, Scale::new(0.0, 0.7), Scale::new(3.0, 30.0), Scale::new(0.0, 1e-5)] {
+            for block in logits.as_chunks::<BLOCK>().0 {
+                let weights = block.map(|logit| scale.weight(logit));
+                for vectors in Vectors::available() {
+                    let found = vectors.run(Weigh { scale, block, rough: false });
+                    assert_eq!(found, weights, "{vectors:?}, {scale:?}, {block:?}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn sum_is_that_of_float64_and_skips_what_is_no_number() {
-        let mut block: [f32; BLOCK] = std::array::from_fn(|index| 5.0 - index as f32 * 0.7);
-        let truth: f64 = block[3..].iter().map(|&logit| (f64::from(logit) - 5.0).exp()).sum();
-        block[..3].copy_from_slice(&[f32::NAN, f32::NEG_INFINITY, -3e38]);
-        let sum = sum_exp([&block].into_iter(), 5.0);
-        assert!((sum / truth - 1.0).abs() < 2e-7, "{sum} is not {truth}");
+    fn a_rough_mass_is_as_near_as_it_says() {
+        let logits: Vec<f32> = distances().chain([f32::NEG_INFINITY, f32::NAN]).collect();
+        for temperature in [0.01, 0.7, 1.0, 30.0] {
+            let scale = Scale::new(0.0, temperature);
+            for part in logits.chunks(BLOCK) {
+                let mut block = [f32::NEG_INFINITY; BLOCK];
+                block[..part.len()].copy_from_slice(part);
+                let block = block.map(|x| x * temperature as f32);
+                for vectors in Vectors::available() {
+                    let rough = vectors.run(Weigh { scale, block: &block, rough: true });
+                    for (bits, logit) in rough.into_iter().zip(block) {
+                        let rough = f64::from(f32::from_bits(bits)) * f64::from(ONE);
+                        let weight = f64::from(scale.weight(logit));
+                        // Half of what is promised, so that sums may round too.
+                        let bound = weight * ROUGHNESS / 2.0 + 1.0;
+                        assert!(
+                            (rough - weight).abs() <= bound,
+                            "{rough} is not nearly {weight} at {logit}, {vectors:?}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }
