@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.golden.test_seeing import file_of
-from tests.golden.test_seeing import picture as colours
+from tests.golden.pictures import file_of
+from tests.golden.pictures import picture as colours
 from tests.golden.tiny_models import SEEING, TinyCheckpoint
 
 ROOT = Path(__file__).parents[1]

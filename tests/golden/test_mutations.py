@@ -1,9 +1,7 @@
 """The cases can tell right from wrong: each fact that is broken on purpose changes an answer by more than the tolerance."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.golden import test_seeing
-from tests.golden.test_families import ASKED, TOLERANCE, conversations
-from tests.golden.tiny_models import MODELS, QWEN_IMAGES, SEEING, Reference, TinyCheckpoint
+from tests.golden.known import TOLERANCE, Known, Knows
 
 from ecocore.model import attention, gemma4, llama, sight
 from ecocore.model.batch import Integers
@@ -23,53 +19,17 @@ from ecocore.model.qwen2_5_vl import Qwen25Vl
 from ecocore.model.qwen2_5_vl_config import Qwen25VlConfig
 from ecocore.model.rotary import rotary_frequencies
 from ecocore.prompt.images import qwen2_5_vl, view
-from ecocore.prompt.prompt import AnswerForm
 from ecocore.runtime import Runtime
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
-@dataclass(frozen=True)
-class Known:
-    folder: Path
-    banned: list[int]
-    references: dict[str, Reference]
-    messages: dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("tiny")
-    known.cache_clear()
-
-
-@cache
-def known(name: str, root: Path) -> Known:
-    """A checkpoint with transformers' answers."""
-    sees = name in SEEING
-    checkpoint = TinyCheckpoint((SEEING if sees else MODELS)[name], root / name)
-    if not sees:
-        asked = conversations(tools=False)
-        references = {case: checkpoint.answer(*one) for case, one in asked.items()}
-        return Known(checkpoint.folder, checkpoint.banned, references, {case: one[0] for case, one in asked.items()})
-    qwen = SEEING[name].images is QWEN_IMAGES
-    oracle = test_seeing.QwenOracle(checkpoint) if qwen else test_seeing.GemmaOracle(checkpoint)
-    references = {case: oracle.answer(*one) for case, one in test_seeing.CONVERSATIONS.items()}
-    return Known(
-        checkpoint.folder, checkpoint.banned, references, {case: one[0] for case, one in test_seeing.CONVERSATIONS.items()}
-    )
-
-
-def furthest(name: str, root: Path) -> float:
+def furthest(model: Known) -> float:
     """The largest difference of a log-probability over all cases; infinite where a prompt is another."""
-    model = known(name, root)
-    bias = {str(token_id): -100 for token_id in model.banned}
     worst = 0.0
-    with pytest.MonkeyPatch.context() as patch, Runtime.load(model.folder, kv_cache_mb=16, progress=False) as runtime:
-        patch.setattr(runtime, "_form", lambda _: AnswerForm())
+    with Runtime.load(model.folder, kv_cache_mb=16, progress=False) as runtime:
         for case, reference in model.references.items():
-            asked: dict[str, Any] = {**ASKED, "max_tokens": 8, "logit_bias": bias}
-            answer = runtime.chat(model.messages[case], **asked)
+            answer = runtime.chat(**model.ask(case) | {"max_tokens": 8})
             if answer.usage.prompt_tokens != len(reference.prompt_ids):
                 return float("inf")
             for token, expected, drawn in zip(answer.logprobs, reference.top, reference.token_ids, strict=False):
@@ -189,13 +149,13 @@ BROKEN: dict[str, tuple[str, Break]] = {
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in BROKEN.values()}))
-def test_what_is_whole_is_within_the_tolerance(name: str, root: Path) -> None:
-    assert furthest(name, root) < TOLERANCE
+def test_what_is_whole_is_within_the_tolerance(name: str, known: Knows) -> None:
+    assert furthest(known(name)) < TOLERANCE
 
 
 @pytest.mark.parametrize("fact", list(BROKEN))
-def test_each_broken_fact_is_noticed(fact: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_broken_fact_is_noticed(fact: str, known: Knows, monkeypatch: pytest.MonkeyPatch) -> None:
     name, broken = BROKEN[fact]
-    known(name, root)
+    model = known(name)
     broken(monkeypatch)
-    assert furthest(name, root) > TOLERANCE
+    assert furthest(model) > TOLERANCE

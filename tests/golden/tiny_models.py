@@ -4,13 +4,15 @@ No download: a few hundred kilobytes each, weights large enough that every part 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from tests.golden import tiny_templates, tiny_tokenizers
+from tests.golden.cases import CALLS, IMAGES, TEXT, THINKING, TOOLS, TOOLS_AND_IMAGES, Case, Messages
+from tests.golden.seeing import GEMMA_IMAGES, GEMMA_TOKENS, QWEN_IMAGES, Seen, seen_by_gemma, seen_by_qwen
 from transformers import (
     Gemma4Config,
     Gemma4ForCausalLM,
@@ -38,7 +40,8 @@ class TinyModel:
     tokenizer: Callable[[], PreTrainedTokenizerFast]
     template: str
     build: Callable[[PreTrainedTokenizerFast], Any]
-    tools: bool = False
+    cases: Mapping[str, Case]
+    """What is put to it."""
     hub_form: bool = False
     """config.json as the hub has it: rope_theta and rope_scaling at the top, torch_dtype."""
     shard_size: str = "1GB"
@@ -47,6 +50,10 @@ class TinyModel:
     """Of the tokenizer, where `template` is the processor's: in the places of the hub."""
     images: dict[str, Any] | None = None
     """Contents of preprocessor_config.json, for models that see."""
+    calm: bool = False
+    """Weights as calm as trained ones, and numbers that bfloat16 has."""
+    look: Callable[[PreTrainedTokenizerFast, Sequence[int], Sequence[str]], Seen] | None = None
+    """How transformers' processor looks at a prompt's pictures."""
 
 
 def llama3(tokenizer: PreTrainedTokenizerFast, *, tied: bool = False) -> Any:
@@ -152,7 +159,7 @@ def gemma4(tokenizer: PreTrainedTokenizerFast, *, bidirectional: str | None = "v
         "position_embedding_size": 256,
         "standardize": True,
     }
-    ids = {name: tokenizer.convert_tokens_to_ids(text) for name, text in zip(("boi", "image", "eoi"), IMAGE_TOKENS, strict=True)}
+    ids = {name: tokenizer.convert_tokens_to_ids(text) for name, text in zip(("boi", "image", "eoi"), GEMMA_TOKENS, strict=True)}
     own = {"use_bidirectional_attention": bidirectional, "pad_token_id": 0}
     text = _gemma4_shape(tokenizer, window=window, k_eq_v=True) | own
     return Gemma4ForConditionalGeneration(
@@ -165,56 +172,85 @@ def gemma4(tokenizer: PreTrainedTokenizerFast, *, bidirectional: str | None = "v
     )
 
 
-IMAGE_TOKENS: Final = ("<|image>", "<|image|>", "<image|>")
-GEMMA_IMAGES: Final = {"patch_size": 16, "pooling_kernel_size": 3, "max_soft_tokens": 70}
-QWEN_IMAGES: Final = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 3136, "max_pixels": 28 * 28 * 90}
 SEEING: Final[dict[str, TinyModel]] = {
     "qwen2.5-vl": TinyModel(
-        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_VISION, qwen2_5_vl, images=QWEN_IMAGES, shard_size="100KB"
+        tiny_tokenizers.qwen_tokenizer,
+        tiny_templates.QWEN_VISION,
+        qwen2_5_vl,
+        IMAGES,
+        images=QWEN_IMAGES,
+        look=seen_by_qwen,
+        shard_size="100KB",
+        seed=1,
     ),
     "qwen2.5-vl, hub": TinyModel(
         tiny_tokenizers.qwen_tokenizer,
         tiny_templates.QWEN_VISION,
         qwen2_5_vl,
+        IMAGES | TOOLS | CALLS,
         tool_template=tiny_templates.QWEN_TOOLS,
         images=QWEN_IMAGES,
+        look=seen_by_qwen,
         hub_form=True,
         seed=1,
     ),
     "gemma4": TinyModel(
-        tiny_tokenizers.gemma_tokenizer, tiny_templates.GEMMA, gemma4, images=GEMMA_IMAGES, shard_size="100KB", seed=2
+        tiny_tokenizers.gemma_tokenizer,
+        tiny_templates.GEMMA,
+        gemma4,
+        IMAGES | TOOLS | TOOLS_AND_IMAGES,
+        images=GEMMA_IMAGES,
+        look=seen_by_gemma,
+        shard_size="100KB",
+        seed=2,
     ),
     "gemma4 that looks back alone, hub": TinyModel(
         tiny_tokenizers.gemma_tokenizer,
         tiny_templates.GEMMA,
         lambda tokenizer: gemma4(tokenizer, bidirectional=None, window=90),
+        IMAGES,
         images=GEMMA_IMAGES,
+        look=seen_by_gemma,
         hub_form=True,
         seed=2,
     ),
 }
 MODELS: Final[dict[str, TinyModel]] = {
     "llama3 sharded, hub": TinyModel(
-        tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, llama3, tools=True, hub_form=True, shard_size="100KB"
+        tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, llama3, TEXT | TOOLS, hub_form=True, shard_size="100KB"
     ),
     "llama3 tied": TinyModel(
-        tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, lambda tokenizer: llama3(tokenizer, tied=True), tools=True
+        tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, lambda tokenizer: llama3(tokenizer, tied=True), TEXT | TOOLS
     ),
     "qwen2 sharded, hub": TinyModel(
-        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_TOOLS, qwen2, tools=True, hub_form=True, shard_size="100KB"
+        tiny_tokenizers.qwen_tokenizer,
+        tiny_templates.QWEN_TOOLS,
+        qwen2,
+        TEXT | TOOLS | CALLS,
+        hub_form=True,
+        shard_size="100KB",
     ),
     "qwen2 tied": TinyModel(
-        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_TOOLS, lambda tokenizer: qwen2(tokenizer, tied=True), tools=True
+        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_TOOLS, lambda tokenizer: qwen2(tokenizer, tied=True), TEXT | TOOLS
     ),
-    "gemma4 text sharded": TinyModel(tiny_tokenizers.gemma_tokenizer, tiny_templates.GEMMA, gemma4_text, shard_size="100KB"),
+    "gemma4 text sharded": TinyModel(
+        tiny_tokenizers.gemma_tokenizer,
+        tiny_templates.GEMMA,
+        gemma4_text,
+        TEXT | TOOLS | CALLS | THINKING,
+        shard_size="100KB",
+        seed=2,
+    ),
     "gemma4 text with values, window of whole blocks": TinyModel(
         tiny_tokenizers.gemma_tokenizer,
         tiny_templates.GEMMA,
         lambda tokenizer: gemma4_text(tokenizer, window=128, k_eq_v=False),
+        TEXT,
         hub_form=True,
         seed=4,
     ),
 }
+ALL: Final = MODELS | SEEING
 
 
 @dataclass(frozen=True)
@@ -232,6 +268,7 @@ class TinyCheckpoint:
 
     def __init__(self, model: TinyModel, folder: Path) -> None:
         self.folder = folder
+        self._made = model
         self.tokenizer = model.tokenizer()
         self.tokenizer.chat_template = model.template
         self.tokenizer.save_pretrained(folder)
@@ -241,10 +278,13 @@ class TinyCheckpoint:
             settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
             (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": model.tool_template}), "utf-8")
         self.model = model.build(self.tokenizer).float().eval()
-        _randomize(self.model, model.seed)
-        # Added tokens have a meaning beyond text, and what is beyond the vocabulary has no text: neither is drawn.
-        added = self.tokenizer.get_added_vocab().values()
-        self.banned = sorted({*added, *range(len(self.tokenizer), self.model.get_output_embeddings().out_features)})
+        (_calm if model.calm else _randomize)(self.model, model.seed)
+        self.bytes_of = tiny_tokenizers.bytes_of(self.tokenizer)
+        added = set(self.tokenizer.get_added_vocab().values())
+        everything = range(self.model.get_output_embeddings().out_features)
+        # Not drawn: added tokens, which have a meaning beyond text; what is beyond the vocabulary and has no text; and parts of
+        # characters, since what may hold calls must be text.
+        self.banned = [one for one in everything if one in added or not _is_text(self.bytes_of.get(one, b""))]
         # Random answers should not end early.
         self.model.generation_config.eos_token_id = None
         self.model.save_pretrained(folder, max_shard_size=model.shard_size)
@@ -253,12 +293,31 @@ class TinyCheckpoint:
         if model.hub_form:
             _to_hub_form(folder / "config.json")
 
-    def answer(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Reference:
+    def answer(self, case: Case) -> Reference:
         """Greedy decoding of `STEPS` tokens."""
+        ids = self.prompt_ids(case)
+        if case.images:
+            assert self._made.look is not None
+            return self.continued(*self._made.look(self.tokenizer, ids, case.images))
+        if hasattr(self.model.model, "rope_deltas"):
+            # What it remembers of the images of the conversation before.
+            self.model.model.rope_deltas = None
+        return self.continued(ids, {})
+
+    def prompt_ids(self, case: Case) -> list[int]:
+        """The prompt, each image one token."""
+        # Where the model has a template for tools, they need it.
+        own = {"chat_template": self._made.tool_template} if case.tools and self._made.tool_template else {}
         ids = self.tokenizer.apply_chat_template(
-            parsed(messages), tools=tools, add_generation_prompt=True, return_dict=False, tokenize=True
+            parsed(case.messages),
+            tools=case.tools,
+            add_generation_prompt=True,
+            return_dict=False,
+            tokenize=True,
+            **own,
+            **case.switches,
         )
-        return self.continued([int(token) for token in ids], {})
+        return [int(token) for token in ids]
 
     @torch.no_grad()
     def continued(self, prompt_ids: list[int], extras: dict[str, Any]) -> Reference:
@@ -316,6 +375,32 @@ def _randomize(model: Any, seed: int) -> None:
     model.tie_weights()
 
 
+def _calm(model: Any, seed: int) -> None:
+    """Weights that do what trained ones do: each layer adds little to the stream, no token is looked at alone, and logits spread
+    so that the likeliest token has about a third of the probability."""
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    added = (2 * model.config.get_text_config().num_hidden_layers) ** -0.5
+    # Gemma's layers norm what they add.
+    normed = any("pre_feedforward_layernorm" in name for name in state)
+    with torch.no_grad():
+        for name, tensor in state.items():
+            drawn = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("bias"):
+                drawn *= 0.1
+            elif tensor.ndim < 2 or "norm" in name:
+                drawn = 1 + 0.1 * drawn.clamp(-2, 2)
+                # Queries and keys that have norms of their own are not scaled afterwards.
+                drawn *= added if normed and "layernorm" in name and ".post_" in name else 1
+                drawn *= 0.5 if "q_norm" in name or "k_norm" in name else 1
+            elif "embed_tokens" in name or "lm_head" in name:
+                drawn *= 1.6 / tensor.shape[1] ** 0.5
+            else:
+                drawn *= (added if "o_proj" in name or "down_proj" in name else 1) / tensor[0].numel() ** 0.5
+            tensor.copy_(drawn.bfloat16())
+    model.tie_weights()
+
+
 def _to_hub_form(path: Path) -> None:
     config = json.loads(path.read_text("utf-8"))
     config["torch_dtype"] = config.pop("dtype")
@@ -344,15 +429,28 @@ def _to_hub_form(path: Path) -> None:
     path.write_text(json.dumps(config), "utf-8")
 
 
-def parsed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Arguments as objects, as templates want them."""
+def parsed(messages: Messages) -> Messages:
+    """As templates want them: arguments as objects, images without what they show."""
     parsed = []
     for message in messages:
-        if message.get("tool_calls"):
-            calls = [
+        turn = {**message, "content": _bare(message["content"])}
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = [
                 {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
-                for call in message["tool_calls"]
+                for call in turn["tool_calls"]
             ]
-            message = {**message, "tool_calls": calls}  # noqa: PLW2901
-        parsed.append(message)
+        parsed.append(turn)
     return parsed
+
+
+def _bare(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    return [{"type": "image"} if piece["type"] == "image_url" else piece for piece in content]
+
+
+def _is_text(token: bytes) -> bool:
+    try:
+        return bool(token.decode())
+    except UnicodeDecodeError:
+        return False

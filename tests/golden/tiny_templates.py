@@ -1,6 +1,6 @@
-"""Chat templates of our own with the structure of the families' templates, and the conversations that are put to them."""
+"""Chat templates of our own with the structure of the families' templates."""
 
-from typing import Any, Final
+from typing import Final
 
 # A system turn always, tools in the first turn of the user, one call for each turn, results as JSON.
 LLAMA: Final = """{{- bos_token }}
@@ -86,48 +86,101 @@ Be kind.<|im_end|>
 {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-# Turns with marks of their own, texts stripped, images bare.
-GEMMA: Final = """{{- bos_token -}}
-{%- for message in messages -%}
-    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
-    {{- '<|turn>' + role + '\\n' -}}
-    {%- if message['content'] is string -%}
-        {{- message['content'] | trim -}}
-    {%- else -%}
-        {%- for part in message['content'] -%}
-            {%- if part['type'] == 'text' -%}{{- part['text'] | trim -}}{%- elif part['type'] == 'image' -%}{{- '<|image|>' -}}{%- endif -%}
-        {%- endfor -%}
+# Turns with marks of their own, texts stripped, images bare. Tools in a notation of their own; results stand in the turn that
+# called, and the model goes on there. A thought stays only in what came after the last question.
+GEMMA: Final = """{%- macro told(it) -%}
+    {%- if it is none -%}{{- 'null' -}}
+    {%- elif it is string -%}{{- '<|"|>' + it + '<|"|>' -}}
+    {%- elif it is boolean -%}{{- 'true' if it else 'false' -}}
+    {%- elif it is mapping -%}{{- '{' + pairs(it) + '}' -}}
+    {%- elif it is sequence -%}
+        {{- '[' -}}{%- for one in it -%}{{- told(one) -}}{{- ',' if not loop.last -}}{%- endfor -%}{{- ']' -}}
+    {%- else -%}{{- it -}}
     {%- endif -%}
+{%- endmacro -%}
+{%- macro pairs(it) -%}
+    {%- for key, value in it | dictsort -%}{{- key + ':' + told(value) -}}{{- ',' if not loop.last -}}{%- endfor -%}
+{%- endmacro -%}
+{%- macro declaration(function) -%}
+    {{- '<|tool>declaration:' + function['name'] + '{description:' + told(function['description']) -}}
+    {%- set parameters = function['parameters'] -%}
+    {%- if parameters -%}
+        {{- ',parameters:{properties:{' -}}
+        {%- for name, one in parameters['properties'] | dictsort -%}
+            {{- name + ':{' -}}
+            {%- if one['description'] -%}{{- 'description:' + told(one['description']) + ',' -}}{%- endif -%}
+            {{- 'type:' + told(one['type'] | upper) + '}' -}}{{- ',' if not loop.last -}}
+        {%- endfor -%}
+        {{- '},required:' + told(parameters['required']) + ',type:' + told(parameters['type'] | upper) + '}' -}}
+    {%- endif -%}
+    {{- '}<tool|>' -}}
+{%- endmacro -%}
+{%- macro without_thoughts(text) -%}
+    {%- set ns = namespace(kept='') -%}
+    {%- for part in text.split('<channel|>') -%}{%- set ns.kept = ns.kept + part.split('<|channel>')[0] -%}{%- endfor -%}
+    {{- ns.kept | trim -}}
+{%- endmacro -%}
+{%- set enable_thinking = enable_thinking | default(false) -%}
+{%- set ns = namespace(last='', speaker='', name='', asked=-1) -%}
+{{- bos_token -}}
+{%- if enable_thinking or tools or messages[0]['role'] in ['system', 'developer'] -%}
+    {{- '<|turn>system\\n' -}}{{- '<|think|>\\n' if enable_thinking -}}
+    {%- if messages[0]['role'] in ['system', 'developer'] -%}
+        {%- if messages[0]['content'] is string -%}{{- messages[0]['content'] | trim -}}
+        {%- else -%}{%- for part in messages[0]['content'] -%}{{- part['text'] | trim -}}{%- endfor -%}
+        {%- endif -%}
+        {%- set messages = messages[1:] -%}
+    {%- endif -%}
+    {%- for tool in tools or [] -%}{{- declaration(tool['function']) -}}{%- endfor -%}
     {{- '<turn|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}{%- if message['role'] == 'user' -%}{%- set ns.asked = loop.index0 -%}{%- endif -%}{%- endfor -%}
+{%- for message in messages -%}
+    {%- if message['role'] != 'tool' -%}
+    {%- set index = loop.index0 -%}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
+    {%- if not (role == 'model' and ns.speaker == 'model') -%}{{- '<|turn>' + role + '\\n' -}}{%- endif -%}
+    {%- if message.get('reasoning_content') and index > ns.asked -%}
+        {{- '<|channel>thought\\n' + message['reasoning_content'] + '\\n<channel|>' -}}
+    {%- endif -%}
+    {%- for call in message.get('tool_calls') or [] -%}
+        {{- '<|tool_call>call:' + call['function']['name'] + '{' + pairs(call['function']['arguments']) + '}<tool_call|>' -}}
+    {%- endfor -%}
+    {%- set after = namespace(results=0, role='') -%}
+    {%- for other in messages[index + 1:] -%}
+        {%- if other['role'] != 'tool' and not after.role -%}{%- set after.role = other['role'] -%}{%- endif -%}
+        {%- if message.get('tool_calls') and not after.role -%}
+            {%- set ns.name = 'unknown' -%}
+            {%- for call in message['tool_calls'] -%}
+                {%- if call['id'] == other['tool_call_id'] -%}{%- set ns.name = call['function']['name'] -%}{%- endif -%}
+            {%- endfor -%}
+            {%- set text = other['content'] if other['content'] is string else other['content'] | map(attribute='text') | join -%}
+            {{- '<|tool_response>response:' + ns.name + '{value:' + told(text) + '}<tool_response|>' -}}
+            {%- set after.results = after.results + 1 -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- set said -%}
+        {%- if message['content'] is string -%}
+            {{- without_thoughts(message['content']) if role == 'model' else message['content'] | trim -}}
+        {%- elif message['content'] is sequence -%}
+            {%- for part in message['content'] -%}
+                {%- if part['type'] == 'text' -%}{{- part['text'] | trim -}}{%- elif part['type'] == 'image' -%}{{- '<|image|>' -}}{%- endif -%}
+            {%- endfor -%}
+        {%- endif -%}
+    {%- endset -%}
+    {{- said -}}
+    {%- set ns.last = 'results' if after.results else 'calls' if message.get('tool_calls') else 'text' -%}
+    {%- if ns.last == 'calls' -%}{{- '<|tool_response>' -}}
+    {%- elif role == 'model' and after.role == 'assistant' -%}
+    {%- elif said or after.role or ns.last == 'text' -%}{{- '<turn|>\\n' -}}
+    {%- endif -%}
+    {%- set ns.speaker = role -%}
+    {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|turn>model\\n<|channel>thought\\n<channel|>' -}}{%- endif -%}"""  # noqa: E501
-
-WEATHER: Final[dict[str, Any]] = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Weather of a city, <today>",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-_CALL: Final = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Ness"}'}}
-
-TEXT: Final[dict[str, list[dict[str, Any]]]] = {
-    "short": [{"role": "user", "content": "Count from 1 to 10."}],
-    "turns": [
-        {"role": "system", "content": "You are a gruff keeper. "},
-        {"role": "user", "content": "What came from the north?"},
-        {"role": "assistant", "content": "The wind, 21 ships, and über 長城."},
-        {"role": "user", "content": "  And then?"},
-    ],
-    # Of more tokens than a step reads of prompts, than a window shows, and than the scaled wavelengths.
-    "long": [{"role": "user", "content": "".join(f"On day {day} the keeper saw {day * 7 % 11} ships. " for day in range(1, 41))}],
-}
-TOOLS: Final[dict[str, list[dict[str, Any]]]] = {
-    "tool": [{"role": "user", "content": "What is the weather in Ness?"}],
-    "result": [
-        {"role": "user", "content": "What is the weather in Ness?"},
-        {"role": "assistant", "content": None, "tool_calls": [_CALL]},
-        {"role": "tool", "tool_call_id": "call_1", "content": '21 degrees, and "sunny"'},
-    ],
-}
+{%- if add_generation_prompt -%}
+    {%- if ns.last not in ['calls', 'results'] -%}
+        {{- '<|turn>model\\n' -}}{{- '<|channel>thought\\n<channel|>' if not enable_thinking -}}
+    {%- elif ns.last == 'results' and enable_thinking -%}
+        {{- '<|channel>thought\\n' -}}
+    {%- endif -%}
+{%- endif -%}"""  # noqa: E501

@@ -1,9 +1,12 @@
 """Tokenizers of a few hundred tokens, built as those of the families are built: the same steps, the same special tokens."""
 
+import json
+import re
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _CORPUS = (
     "The lighthouse keeper wrote down every ship that passed the harbour of Ness, and the wind came from the north. "
@@ -67,6 +70,23 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def bytes_of(tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:
+    """What each token adds to a text."""
+    added = tokenizer.get_added_vocab().values()
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    spaced = "<0x00>" in tokenizer.get_vocab()
+
+    def of(token: str, token_id: int) -> bytes:
+        if token_id in added:
+            return token.encode()
+        if not spaced:
+            return bytes(byte_of[letter] for letter in token)
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+        return bytes.fromhex(byte[1]) if byte else token.replace("▁", " ").encode()
+
+    return {token_id: of(token, token_id) for token, token_id in tokenizer.get_vocab().items()}
+
+
 def _byte_level(*, digits: int, ignore_merges: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -82,7 +102,5 @@ def _byte_level(*, digits: int, ignore_merges: bool) -> Tokenizer:
 
 
 def _merges_of(tokenizer: Tokenizer) -> list[Any]:
-    import json
-
     merges: list[Any] = json.loads(tokenizer.to_str())["model"]["merges"]
     return merges
