@@ -94,6 +94,10 @@ def serve(
     precision: Precision = None,
     device: Device = None,
     kv_cache_mb: KvCache = None,
+    generation_config: Annotated[
+        str | None,
+        typer.Option(metavar="model", help="model: requests that say nothing draw as the model's generation_config.json says."),
+    ] = None,
     max_sequences: Annotated[
         int | None, typer.Option(help="Answers of a model that are computed at once, as its memory allows.", show_default="256")
     ] = None,
@@ -469,6 +473,7 @@ def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
         device=config.device,
         precision=config.precision,
         kv_cache_mb=config.kv_cache_mb,
+        generation_config=config.generation_config,
         capacity=capacity,
         model_id=name,
     )

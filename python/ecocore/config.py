@@ -217,6 +217,7 @@ class RuntimeConfig(BaseSettings):
     precision: Literal["exact", "fast"] | None = None
     device: Annotated[str, AfterValidator(_device)] = "auto"
     kv_cache_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
+    generation_config: Literal["model"] | None = None
     max_sequences: Annotated[int, Field(ge=1, le=2**16)] = 256
     max_waiting: Annotated[int, Field(ge=1, le=2**16)] = 256
     max_waiting_per_key: Annotated[int, Field(ge=1, le=2**16)] = 64

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, Unpack, cast
 
@@ -22,7 +22,7 @@ from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
 from ecocore.capacity import Capacity
 from ecocore.completion import Completion, Told, gathered
-from ecocore.errors import InvalidParameter, failure
+from ecocore.errors import InvalidModelFile, InvalidParameter, failure
 from ecocore.events import Event, Failed, Finished
 from ecocore.executor import Executor, Model
 from ecocore.loop import Eyes, StepLoop, Submission
@@ -73,6 +73,7 @@ class _Parts:
     image_text: str | None = None
     viewer: Viewer | None = None
     tool_template: ChatTemplate | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runtime:
@@ -101,6 +102,7 @@ class Runtime:
         self.plain: Final = PlainPrompts(
             parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size
         )
+        self._sampling = parts.sampling
         self._tool_syntax = self._builder.tool_syntax(parts.tool_syntax)
         self._thinks = parts.thinks
         self._grammars = Grammars(parts.tokenizer, parts.vocab_size, parts.end_ids)
@@ -139,6 +141,7 @@ class Runtime:
         device: str = "auto",
         precision: Literal["exact", "fast"] | None = None,
         kv_cache_mb: int = 256,
+        generation_config: Literal["model"] | None = None,
         capacity: Capacity | None = None,
         model_id: str | None = None,
         progress: bool | None = None,
@@ -146,6 +149,8 @@ class Runtime:
         """Loads a model; see `ecocore.load`. `capacity`: answers at once."""
         if precision not in (None, "exact", "fast"):
             raise InvalidParameter("precision", f"is {precision!r}; it must be 'exact' or 'fast'")
+        if generation_config not in (None, "model"):
+            raise InvalidParameter("generation_config", f"is {generation_config!r}; it must be 'model' or None")
         if kv_cache_mb < 1:
             raise InvalidParameter("kv_cache_mb", "must be at least 1")
         # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.
@@ -161,6 +166,7 @@ class Runtime:
         if checkpoint.chat_template is None:
             raise InvalidParameter("model", f"{Path(model).name} brings no chat template, so it cannot take messages")
         viewer = family.look(checkpoint)
+        sampling = {} if generation_config is None else _makers_sampling(checkpoint.generation_config)
         name = model_id or Path(model).name.removesuffix(".gguf")
         with loading_bar(f"loading {name}", show=progress) as advance:
             runner = ModelRunner.load(
@@ -207,6 +213,7 @@ class Runtime:
                 tool_template=ChatTemplate(checkpoint.tool_template, checkpoint.special_tokens)
                 if checkpoint.tool_template
                 else None,
+                sampling=sampling,
             )
         )
 
@@ -319,7 +326,7 @@ class Runtime:
         request_id = self.new_request_id()
         self._mailboxes[request_id] = mailbox
         try:
-            self.submit(prompt, request.sampling(), request_id=request_id, n=request.n, priority=request.priority)
+            self.submit(prompt, self.sampling(request), request_id=request_id, n=request.n, priority=request.priority)
         except BaseException:
             del self._mailboxes[request_id]
             raise
@@ -367,6 +374,10 @@ class Runtime:
             max_tool_calls=1 if once else None,
             reasoning=self._thinks,
         )
+
+    def sampling(self, request: ChatRequest) -> SamplingParams:
+        """How its tokens are drawn, for `submit`. What it leaves open is the API's default, or the model's if that was asked for."""
+        return request.sampling(self._sampling)
 
     def submit(
         self,
@@ -462,6 +473,7 @@ def load(
     device: str = "auto",
     precision: Literal["exact", "fast"] | None = None,
     kv_cache_mb: int = 256,
+    generation_config: Literal["model"] | None = None,
     max_sequences: int = Capacity.running,
     max_waiting: int = Capacity.waiting,
     model_id: str | None = None,
@@ -472,19 +484,38 @@ def load(
     `model`: a GGUF file or a Hugging Face folder with safetensors; None is the embedded SmolLM2-135M-Instruct.
     `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in bfloat16; None chooses
     "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB; where it holds fewer tokens than the model's
-    context, it is the context. `max_sequences`: answers that are computed at once, as memory allows; `max_waiting`: answers
-    that may wait beyond them, before more raise QueueFull. `progress`: whether to show a bar while loading; None shows it on
-    a terminal. Raises InvalidModelFile, InvalidParameter, InvalidConfiguration.
+    context, it is the context. `generation_config`: "model" takes temperature, top_p and the like from the model's
+    generation_config.json where a request leaves them open; None takes the API's defaults. `max_sequences`: answers that are
+    computed at once, as memory allows; `max_waiting`: answers that may wait beyond them, before more raise QueueFull. `progress`:
+    whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter,
+    InvalidConfiguration.
     """
     return Runtime.load(
         model,
         device=device,
         precision=precision,
         kv_cache_mb=kv_cache_mb,
+        generation_config=generation_config,
         capacity=Capacity(running=max_sequences, waiting=max_waiting),
         model_id=model_id,
         progress=progress,
     )
+
+
+# Fields of generation_config.json that are called there as here.
+_DRAWN: Final = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+
+
+def _makers_sampling(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a generation_config.json says of drawing. Raises InvalidModelFile where it is nothing that could be asked for."""
+    fields = {name: told[name] for name in _DRAWN if told.get(name) is not None}
+    if told.get("do_sample") is False:
+        fields["temperature"] = 0.0
+    try:
+        SamplingParams(**fields)
+    except InvalidParameter as error:
+        raise InvalidModelFile(f"generation_config.json: {error}; correct it, or load without generation_config") from None
+    return fields
 
 
 def _fingerprint(computed: str, template: str, tokenizer: Path) -> str:

@@ -69,7 +69,7 @@ class LocalRegion:
 
     def _admission(self, prompt: Prompt, request: ChatRequest) -> Admission:
         request_id = self._runtime.new_request_id()
-        params = request.sampling()
+        params = self._runtime.sampling(request)
 
         async def start(owner: Owner) -> None:
             self._runtime.submit(

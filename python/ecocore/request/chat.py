@@ -256,8 +256,9 @@ class ChatRequest(JsonObject):
         """The most tokens an answer may have, as asked. `max_completion_tokens` wins over `max_tokens`."""
         return self.max_completion_tokens or self.max_tokens
 
-    def sampling(self) -> SamplingParams:
-        """The sampling fields."""
+    def sampling(self, defaults: Mapping[str, Any] | None = None) -> SamplingParams:
+        """The sampling fields. `defaults`: values for those that were not sent, in place of the API's."""
         shared = SamplingParams.model_fields.keys() & ChatRequest.model_fields.keys()
         fields = {name: getattr(self, name) for name in shared}
-        return SamplingParams(**{**fields, "max_tokens": self.token_limit})
+        own = {name: value for name, value in (defaults or {}).items() if name not in self.model_fields_set}
+        return SamplingParams(**{**fields, **own, "max_tokens": self.token_limit})

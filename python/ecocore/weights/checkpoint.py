@@ -44,6 +44,10 @@ class Checkpoint(Protocol):
         """How images are prepared, as the files say it; empty where they say nothing."""
 
     @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """How its maker would draw, as the files say it; empty where they say nothing."""
+
+    @property
     def special_tokens(self) -> Mapping[str, str]:
         """Texts of special tokens by the name templates use, such as "bos_token"."""
 

@@ -45,6 +45,7 @@ class GgufCheckpoint:
         """Reads and checks the header. Raises InvalidModelFile."""
         self.path = path
         self.image_settings: Mapping[str, Any] = {}
+        self.generation_config: Mapping[str, Any] = {}
         self.tokenizer_path = path
         self._file = _core.read_gguf(path)
         self._tensors = self._file.tensors

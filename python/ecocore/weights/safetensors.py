@@ -18,6 +18,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "
 _CONFIG_DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 # Far above any settings file; a tokenizer.json of 262,144 tokens has 33 MB.
 _MAX_JSON = 256 * 2**20
 _MAX_TEMPLATE = 2**20
@@ -48,6 +49,7 @@ class SafetensorsCheckpoint:
         self.path = path
         self.config: Mapping[str, Any] = _required_json(path / "config.json")
         self.image_settings: Mapping[str, Any] = _image_settings(path)
+        self.generation_config: Mapping[str, Any] = _json(path / _GENERATION)
         self._places = dict(_places(path))
         self.stored_dtype = _stored_dtype(self.config, self._places.values())
         self.tokenizer_path = path / "tokenizer.json"
@@ -102,9 +104,8 @@ class SafetensorsCheckpoint:
 
     def _find_end_ids(self, tokenizer_config: Mapping[str, Any]) -> frozenset[int]:
         """The union of what the three files say: each of them alone is incomplete for some family."""
-        generation = self.path / "generation_config.json"
         ids = {
-            *_ids(generation, _json(generation).get("eos_token_id")),
+            *_ids(self.path / _GENERATION, self.generation_config.get("eos_token_id")),
             *_ids(self.path / "config.json", self.config.get("eos_token_id")),
             *_ids(self.path / "config.json", _object(self.config, "text_config").get("eos_token_id")),
         }
