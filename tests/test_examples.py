@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.golden.pictures import file_of
 from tests.golden.pictures import picture as colours
-from tests.golden.tiny_models import SEEING, TinyCheckpoint
+from tests.golden.tiny_models import MODELS, SEEING, TinyCheckpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -24,6 +24,7 @@ PROMISES: dict[str, str] = {
     "openai_client.py": r"model: .+\nanswer: '.+' \(16 tokens\)\nstream: '.+', the same",
     "sampler.py": r"\A(\[[\d, ]+\]\n){3}\Z",
     "text_stream.py": r"stop 'Grüße! 👋'\n.*\nstop 'A list:\\n- one\\n- two'",
+    "tools.py": r"model: .+\ncalled: get_weather\(.*(Bergen|Lisbon|Oslo).*\) -> \d+ degrees, .+\n(called: .*\n)*answer: .+",
     "vision.py": r"model: seeing, \d+ tokens of question and picture\nanswer: .+",
     "tokenizer.py": r"\A27 of 257 tokens: \[71, .*\ndecoded: Grüße aus Zürich 🏔️\nstreamed: \['G', .*'🏔', .*\]\n\Z",
 }
@@ -46,7 +47,7 @@ def run(name: str, *arguments: str) -> str:
 
 
 def parameters() -> list[object]:
-    names = sorted(PROMISES.keys() - {"openai_client.py", "vision.py"})
+    names = sorted(PROMISES.keys() - {"openai_client.py", "tools.py", "vision.py"})
     return [pytest.param(name, marks=[pytest.mark.weights] if needs_weights(name) else []) for name in names]
 
 
@@ -108,6 +109,15 @@ def test_a_model_is_shown_a_picture(tmp_path: Path) -> None:
     picture.write_bytes(file_of(colours("wide")))
     with serving(tmp_path, "HuggingFaceTB/SmolLM2-135M-Instruct=mock", f"seeing={folder}") as server:
         assert re.search(PROMISES["vision.py"], run("vision.py", *server, str(picture)))
+
+
+def test_models_of_each_syntax_call_a_function_and_go_on_from_its_result(tmp_path: Path) -> None:
+    names = {"llama": "llama3 tied", "hermes": "qwen2 tied", "gemma": "gemma4 text sharded"}
+    folders = {name: TinyCheckpoint(MODELS[model], tmp_path / name).folder for name, model in names.items()}
+    models = [f"{name}={folder}" for name, folder in folders.items()]
+    with serving(tmp_path, "HuggingFaceTB/SmolLM2-135M-Instruct=mock", *models) as server:
+        for name in names:
+            assert re.search(PROMISES["tools.py"], run("tools.py", *server, name)), name
 
 
 def test_the_openai_client_example_says_how_to_call_it() -> None:
