@@ -44,7 +44,8 @@ def seen_by_gemma(tokenizer: PreTrainedTokenizerFast, prompt_ids: Sequence[int],
 def _resized(name: str, height: int, width: int) -> NDArray[Any]:
     image = torch.from_numpy(picture(name)).permute(2, 0, 1)[None].contiguous()
     resized = torch.nn.functional.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].permute(1, 2, 0).numpy()
+    pixels: NDArray[Any] = resized[0].permute(1, 2, 0).numpy()
+    return pixels
 
 
 def _extras(prompt: list[int], pad: int, told: Any, places: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Chat templates: the same text as transformers' jinja2, in a sandbox with bounded work."""
 
+import functools
 import itertools
 import os
 import threading
@@ -9,16 +10,28 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.prompt.templates import CHATML, CONVERSATIONS, ONE_CALL, PARTS, SWITCHES, TOOLS, TRICKY
+from tests.prompt.templates import (
+    CHATML,
+    CONVERSATIONS,
+    ONE_CALL,
+    PARTS,
+    SWITCHES,
+    TOOLS,
+    TRICKY,
+    call,
+    calling,
+    result,
+    user,
+)
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ecocore.errors import InvalidModelFile, InvalidParameter
 from ecocore.prompt.template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-# Where the models' own templates are, if anywhere: none is part of this project.
-FOLDER = Path(os.environ.get("ECOCORE_CHAT_TEMPLATES", Path(__file__).parents[3] / "shared" / "chat_templates"))
-MODELS_OWN = sorted(FOLDER.glob("*.jinja"))
+# Where the makers' own templates are, if anywhere: none is part of this project.
+FOLDER = Path(os.environ.get("ECOCORE_SHARED") or Path(__file__).parents[3] / "shared") / "chat_templates"
+MAKERS_OWN = sorted(FOLDER.glob("*.jinja"))
 
 
 def by_transformers(source: str, turns: list[dict[str, Any]], **options: Any) -> str | None:
@@ -61,10 +74,49 @@ def test_every_conversation_is_rendered_as_transformers_does(source: str) -> Non
     assert check_all(source) >= 48
 
 
-@pytest.mark.skipif(not MODELS_OWN, reason="set ECOCORE_CHAT_TEMPLATES to a folder of *.jinja files")
-@pytest.mark.parametrize("path", MODELS_OWN, ids=lambda path: path.name)
-def test_the_models_own_templates_are_rendered_as_transformers_does(path: Path) -> None:
-    assert check_all(path.read_text("utf-8")) >= 48
+@pytest.mark.skipif(not MAKERS_OWN, reason="set ECOCORE_SHARED to a folder with the makers' templates in chat_templates/*.jinja")
+@pytest.mark.parametrize("path", MAKERS_OWN, ids=lambda path: path.name)
+def test_the_makers_own_templates_are_rendered_as_transformers_does(path: Path) -> None:
+    assert check_all(path.read_text("utf-8")) >= 96
+
+
+@pytest.mark.skipif(not MAKERS_OWN, reason="set ECOCORE_SHARED to a folder with the makers' templates in chat_templates/*.jinja")
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("path", MAKERS_OWN, ids=lambda path: path.name)
+def test_any_conversation_is_rendered_by_them_as_transformers_does(path: Path, data: st.DataObject) -> None:
+    source = path.read_text("utf-8")
+    turns, tools = data.draw(rounds()), data.draw(st.none() | st.just(TOOLS))
+    template = _compiled(source)
+    theirs = by_transformers(source, turns, tools=tools, add_generation_prompt=True)
+    ours = by_us(template, turns, tools=tools)
+    if theirs is None and any(turn["content"] is None for turn in turns):
+        # See `check_all`.
+        return
+    assert ours == theirs
+
+
+@functools.cache
+def _compiled(source: str) -> ChatTemplate:
+    return ChatTemplate(source, SPECIAL)
+
+
+@st.composite
+def rounds(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Perhaps a system text; then questions, calls with their results, answers: of any text, and of none."""
+    text = st.text(max_size=12) | st.sampled_from(["", " ", "\n x \n", "über 長城 🏔️", '{"a": 1}', "<channel|>", "</think>y"])
+    turns: list[dict[str, Any]] = [{"role": "system", "content": draw(text)}] if draw(st.booleans()) else []
+    for number in range(draw(st.integers(1, 3))):
+        turns.append(user(draw(text)))
+        names = [f"c{number}{place}" for place in range(draw(st.integers(0, 2)))]
+        if names:
+            arguments = st.dictionaries(st.text("abAB_", min_size=1, max_size=3), st.integers() | text, max_size=2)
+            calls = [call(name, "weather", draw(arguments)) for name in names]
+            turns.append(calling(*calls, content=draw(st.none() | text)))
+            turns.extend(result(name, draw(text)) for name in names)
+        if draw(st.booleans()):
+            turns.append({"role": "assistant", "content": draw(text)})
+    return turns
 
 
 conversations = st.lists(
