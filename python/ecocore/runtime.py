@@ -376,7 +376,7 @@ class Runtime:
         )
 
     def sampling(self, request: ChatRequest) -> SamplingParams:
-        """How its tokens are drawn, for `submit`. What it leaves open is the API's default, or the model's if that was asked for."""
+        """How its tokens are drawn, for `submit`. What it leaves open is the API's default, or the model's if so loaded."""
         return request.sampling(self._sampling)
 
     def submit(
