@@ -316,12 +316,12 @@ proptest! {
         answer in answers(),
         cuts in vec(any::<prop::sample::Index>(), 0..16),
         syntax in select(vec![Syntax::Llama, Syntax::Hermes, Syntax::Gemma]),
-        (forced, reasoning, logprobs) in any::<(bool, bool, bool)>(),
+        (forced, reasoning, in_thought, logprobs) in any::<(bool, bool, bool, bool)>(),
         stop in select(vec![vec![], vec!["END".to_owned()], vec!["d\n".to_owned(), "é".to_owned()]]),
         max_calls in select(vec![None, Some(1), Some(2)]),
     ) {
         let mut options = ChoiceOptions { logprobs, stop, ..options(syntax) };
-        options.tools = ToolOptions { forced, reasoning, max_calls, ..options.tools };
+        options.tools = ToolOptions { forced, reasoning, in_thought, max_calls, ..options.tools };
         let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(answer.len() + 1)).collect();
         places.extend([0, answer.len()]);
         places.sort_unstable();

@@ -338,6 +338,14 @@ fn thoughts_come_before_the_answer() {
         check(syntax, "<think>a</think> <think>b</think>c", "ab", "c");
     }
     check(None, "<|channel>thought\nHm.<channel|>Yes.", "Hm.", "Yes.");
+    let check = |syntax, answer: &str, reasoning: &str, content: &str| {
+        let options = ToolOptions { in_thought: true, ..thinking(syntax) };
+        assert_eq!(check_with(&options, answer, content, &[]).reasoning, reasoning);
+    };
+    check(gemma, "\nHm.<channel|>\nYes.", "Hm.", "Yes.");
+    check(gemma, "<channel|><|channel>thought\nHm.<channel|>Yes.", "Hm.", "Yes.");
+    check(gemma, "Hm.<chan", "Hm.<chan", "");
+    check(Some(Syntax::Hermes), "Hm.</think>Yes.", "Hm.", "Yes.");
     let call = "<think>x</think>\n<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>";
     check_with(&thinking(Some(Syntax::Hermes)), call, "", &[("now", "{}", true)]);
 }

@@ -439,13 +439,15 @@ class OutputStreams:
         forced_tool: bool = False,
         max_tool_calls: int | None = None,
         reasoning: bool = False,
+        in_thought: bool = False,
     ) -> None:
         """Starts a choice. `end_ids` end it and are no text, but count as completion tokens.
 
         `min_tokens`: stop strings are looked for in the text that becomes final after so many tokens.
         `tool_syntax`: how the model writes calls of `tool_names`; None looks for none. `forced_tool`: the answer is a
         call from its first character. `max_tool_calls`: the call after so many ends the answer, untold.
-        `reasoning`: whether a thought before the answer is told as such; else it is text.
+        `reasoning`: whether a thought before the answer is told as such; else it is text. `in_thought`: the prompt has
+        opened one, which the answer goes on with.
 
         Raises InvalidParameter.
         """

@@ -357,7 +357,10 @@ class Runtime:
         Costs CPU time with the prompt's length, and up to 2 s for a new schema; any thread.
         The prompt of a request with images is for `submit` once it is `showing` them, as `ImageLoader` gives them.
         """
-        return replace(self._builder.build(request), form=self._form(request))
+        prompt, form = self._builder.build(request), self._form(request)
+        # What a grammar holds from its first character goes on with no thought.
+        free = form.grammar is None or (form.tool_syntax is not None and not form.forced_tool and not request.wants_json)
+        return replace(prompt, form=form, in_thought=prompt.in_thought and form.reasoning and free)
 
     def _form(self, request: ChatRequest) -> AnswerForm:
         choice = request.tool_choice
@@ -409,6 +412,7 @@ class Runtime:
             "forced_tool": form.forced_tool,
             "max_tool_calls": form.max_tool_calls,
             "reasoning": form.reasoning,
+            "in_thought": prompt.in_thought,
         }
         self._loop.submit(
             *(

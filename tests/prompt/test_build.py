@@ -188,6 +188,13 @@ def test_switches_reach_the_template_and_effort_is_one() -> None:
     assert "Today: 2 Feb" in text(ONE_CALL, user("x"), chat_template_kwargs={"date_string": "2 Feb"})
 
 
+def test_a_thought_that_the_template_opens_is_known() -> None:
+    asked = request(user("x"), chat_template_kwargs={"enable_thinking": True})
+    assert builder(PARTS).build(asked).in_thought
+    assert not builder(PARTS).build(request(user("x"))).in_thought
+    assert not builder(CHATML).build(asked).in_thought
+
+
 def test_reasoning_of_earlier_turns_reaches_the_template() -> None:
     assert "<think>because</think>yes" in text(PARTS, user("x"), {"role": "assistant", "content": "yes", "reasoning": "because"})
 

@@ -16,6 +16,8 @@ from ecocore.request import ChatRequest
 
 # Efforts that ask for no thinking where thinking is a switch.
 _NO_EFFORT: Final = frozenset({"none", "minimal"})
+# How templates open a thought that the model is to go on with.
+_THOUGHTS: Final = ("<|channel>thought\n", "<think>", "<think>\n")
 
 
 class PromptBuilder:
@@ -53,7 +55,10 @@ class PromptBuilder:
         Raises InvalidParameter where the template refuses the messages, and as `Bounds.check`; ContextLengthExceeded.
         """
         self._bounds.check(request)
-        prompt = self._bounds.fitted(self._tokenizer.encode(self.text(request)), request, field="messages")
+        text = self.text(request)
+        prompt = self._bounds.fitted(self._tokenizer.encode(text), request, field="messages")
+        if text.endswith(_THOUGHTS):
+            prompt = replace(prompt, in_thought=True)
         return replace(prompt, viewer=self._viewer, context_length=self._context_length) if request.images else prompt
 
     def tool_syntax(self, usual: str) -> str:

@@ -45,6 +45,8 @@ class Prompt:
     scores: bool = False
     """Whether the log-probabilities of the prompt's own tokens are wanted."""
     form: AnswerForm = AnswerForm()
+    in_thought: bool = False
+    """Whether it ends in a thought that it has opened, which the answer goes on with."""
     viewer: Viewer | None = None
     """How the model looks at images; None where nobody does."""
     views: tuple[View, ...] = ()

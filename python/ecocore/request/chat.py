@@ -224,7 +224,7 @@ class ChatRequest(JsonObject):
             return
         if self.add_generation_prompt:
             raise InvalidParameter("continue_final_message", "cannot go with add_generation_prompt", "invalid_value")
-        if self.response_format is not None and self.response_format.type != "text":
+        if self.wants_json:
             # The grammar holds the answer alone, and would begin a new object behind the old one's half.
             raise InvalidParameter("continue_final_message", "cannot go with a response_format of JSON", "invalid_value")
         last = self.messages[-1]
@@ -245,6 +245,11 @@ class ChatRequest(JsonObject):
         """The tools that may be called; none where `tool_choice` is "none"."""
         names = set(self.tool_choice.names)
         return tuple(tool for tool in self.tools if tool.name in names)
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether `response_format` asks for more than text."""
+        return self.response_format is not None and self.response_format.type != "text"
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

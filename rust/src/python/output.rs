@@ -82,11 +82,11 @@ impl PyOutputStreams {
         signature = (
             sequence_id, *, request_id, choice, prompt_tokens, max_tokens, stop=Vec::new(), end_ids=Vec::new(),
             logprobs=false, min_tokens=0, tool_syntax=None, tool_names=Vec::new(), forced_tool=false,
-            max_tool_calls=None, reasoning=false
+            max_tool_calls=None, reasoning=false, in_thought=false
         ),
         text_signature = "($self, sequence_id, *, request_id, choice, prompt_tokens, max_tokens, stop=(), \
                           end_ids=(), logprobs=False, min_tokens=0, tool_syntax=None, tool_names=(), \
-                          forced_tool=False, max_tool_calls=None, reasoning=False)"
+                          forced_tool=False, max_tool_calls=None, reasoning=False, in_thought=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn open(
@@ -106,6 +106,7 @@ impl PyOutputStreams {
         forced_tool: bool,
         max_tool_calls: Option<u32>,
         reasoning: bool,
+        in_thought: bool,
     ) -> PyResult<()> {
         let tools = ToolOptions {
             syntax: tool_syntax
@@ -116,6 +117,7 @@ impl PyOutputStreams {
             forced: forced_tool,
             max_calls: max_tool_calls,
             reasoning,
+            in_thought,
         };
         let options = ChoiceOptions {
             request_id,

@@ -35,6 +35,8 @@ pub struct ToolOptions {
     pub max_calls: Option<u32>,
     /// Whether a thought before the answer is reasoning rather than text.
     pub reasoning: bool,
+    /// Whether the prompt has opened a thought, so that the answer begins within it. Only with `reasoning`.
+    pub in_thought: bool,
 }
 
 /// Where the parts of an answer go.
@@ -79,7 +81,7 @@ impl AnswerParser {
     pub fn new(options: &ToolOptions) -> Self {
         let mut markers: Vec<&[u8]> =
             options.syntax.map_or(&[][..], markers).iter().map(|tag| tag.as_bytes()).collect();
-        let thoughts = options.reasoning.then(|| Thoughts::new(options.syntax));
+        let thoughts = options.reasoning.then(|| Thoughts::new(options.syntax, options.in_thought));
         markers.extend(thoughts.iter().flat_map(Thoughts::markers));
         let names = || options.names.clone();
         let calls = match options.syntax {

@@ -31,13 +31,15 @@ enum State {
 }
 
 impl Thoughts {
-    pub(super) fn new(syntax: Option<Syntax>) -> Self {
+    /// `opened`: the answer begins within a thought.
+    pub(super) fn new(syntax: Option<Syntax>, opened: bool) -> Self {
         let forms: &[Form] = match syntax {
             Some(Syntax::Gemma) => &[CHANNEL],
             Some(Syntax::Hermes) => &[THINK],
             Some(Syntax::Llama) | None => &[CHANNEL, THINK],
         };
-        Self { forms, state: State::start() }
+        let inside = State::Inside { form: forms[0], matched: 0, begun: false };
+        Self { forms, state: if opened { inside } else { State::start() } }
     }
 
     pub(super) fn markers(&self) -> impl Iterator<Item = &'static [u8]> + use<> {
