@@ -11,6 +11,7 @@ use std::fmt;
 
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use super::OrRaise;
@@ -299,9 +300,15 @@ fn extent(shape: &[usize], strides: &[isize]) -> usize {
 
 /// Whether `object` is a tensor of the torch that is loaded, if one is.
 fn is_torch_tensor(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static TENSOR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if let Some(class) = TENSOR.get(object.py()) {
+        return object.is_instance(class.bind(object.py()));
+    }
     let modules = object.py().import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
     match modules.get_item("torch")?.and_then(|torch| torch.getattr("Tensor").ok()) {
-        Some(class) => object.is_instance(&class),
+        Some(class) => {
+            object.is_instance(TENSOR.get_or_init(object.py(), || class.unbind()).bind(object.py()))
+        }
         None => Ok(false),
     }
 }

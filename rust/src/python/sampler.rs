@@ -178,9 +178,13 @@ fn draws(seeds: &Bound<'_, PyAny>, positions: &Bound<'_, PyAny>) -> PyResult<Vec
 /// The entries of a sequence as Python integers.
 fn integers<'py>(values: &Bound<'py, PyAny>, name: &str) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let refused = || Error::parameter(name, "must be a sequence of integers, one for each row");
-    let index = values.py().import("operator")?.getattr("index")?;
     let each = values.try_iter().map_err(|_| refused()).or_raise(values.py())?;
-    each.map(|value| index.call1((value?,)).map_err(|_| refused()).or_raise(values.py())).collect()
+    let integer = |value: Bound<'py, PyAny>| match value.is_exact_instance_of::<PyInt>() {
+        true => Ok(value),
+        // Those of numpy and torch, too.
+        false => value.py().import("operator")?.getattr("index")?.call1((value,)),
+    };
+    each.map(|value| integer(value?).map_err(|_| refused()).or_raise(values.py())).collect()
 }
 
 fn modulo_2_64(value: &Bound<'_, PyAny>) -> PyResult<u64> {
