@@ -94,6 +94,24 @@ def test_a_repeated_prompt_is_found_in_the_cache_and_counted() -> None:
     assert (stats["prefix_queries"], stats["prefix_hits"]) == (20, 8)
 
 
+def test_a_prompt_that_shows_another_image_finds_what_stands_before_it() -> None:
+    scheduler = _core.Scheduler(num_blocks=64, block_size=4)
+    sampler = _core.SamplerState(300)
+
+    def found(sequence_id: int, shown: list[tuple[int, bytes]]) -> int:
+        before = scheduler.stats()["prefix_hits"]
+        scheduler.submit(sequence_id, prompt(40), 1, shown=shown)
+        sampler.open(sequence_id, _core.SamplerParams(), seed=1, choice=0, prompt=prompt(40))
+        while scheduler.has_work():
+            batch = scheduled(scheduler)
+            tokens = sampler.sample(np.zeros((batch.num_samples, 300), np.float32), sampler.prepare(batch))
+            scheduler.commit(batch, tokens, [])
+        return scheduler.stats()["prefix_hits"] - before
+
+    turns = [[(6, b"cat")], [(6, b"cat"), (30, b"dog")], [(6, b"dog"), (30, b"dog")], [(6, b"cat"), (30, b"dog")]]
+    assert [found(number, shown) for number, shown in enumerate(turns, 1)] == [0, 28, 4, 36]
+
+
 def test_a_batch_tells_which_positions_go_into_which_slots() -> None:
     scheduler = _core.Scheduler(num_blocks=8, block_size=4, max_batch_tokens=12)
     scheduler.submit(7, prompt(10), max_tokens=2)

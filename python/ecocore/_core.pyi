@@ -377,12 +377,14 @@ class Scheduler:
         key: int = 0,
         priority: int = 0,
         whole: Sequence[tuple[int, int]] = (),
+        shown: Sequence[tuple[int, bytes]] = (),
     ) -> None:
         """Queues a sequence. `salt` separates tenants in the prefix cache.
 
         Keys are served in proportion, and within a `key` the first to come goes first; a lower `priority` goes before both.
         `scores`: the steps ask for the log-probabilities of its prompt, of which nothing then comes from the cache.
-        `whole`: spans of the prompt, in order and apart, that no step computes in part; not with a window.
+        `whole`: spans of the prompt, in order and apart, that no step computes in part; not with a window. `shown`: where
+        images begin, and the digest of each: the prefix cache finds what stands before one whatever it is.
         Raises QueueFull; ContextLengthExceeded if prompt + max_tokens never fit the pool.
         """
 

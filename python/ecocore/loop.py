@@ -344,6 +344,7 @@ class StepLoop:
                 key=submission.key,
                 priority=submission.priority,
                 whole=submission.whole,
+                shown=[(view.start, view.digest) for view in submission.views],
             )
             self._prompt_tokens += len(submission.token_ids)
         except Exception:

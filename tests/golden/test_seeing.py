@@ -17,7 +17,7 @@ from tests.live_server import serving
 
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.request import ChatRequest
-from ecocore.runtime import BLOCK_SIZE, Runtime
+from ecocore.runtime import BLOCK_SIZE, PROMPT_TOKENS, Runtime
 
 
 @dataclass
@@ -54,6 +54,39 @@ def test_an_image_is_never_taken_for_another_of_the_same_size(pair: Pair) -> Non
     first = pair.runtime.chat(**pair.known.ask("small"))
     second = pair.runtime.chat(**(pair.known.ask("small") | {"messages": [{"role": "user", "content": [changed]}]}))
     assert first.logprobs != second.logprobs
+
+
+def cold(asked: dict[str, Any]) -> dict[str, Any]:
+    """The same, with nothing in the cache for it."""
+    return asked | {"cache_salt": "nobody else's"}
+
+
+def test_a_later_turn_with_another_image_finds_all_that_stands_before_it(pair: Pair) -> None:
+    asked = pair.known.ask("late")
+    pair.runtime.chat(**asked)
+    later = [{"role": "assistant", "content": "Ships."}, {"role": "user", "content": [words("And "), part(picture("whole"))]}]
+    asked["messages"] = [*asked["messages"], *later]
+    _, added = pair.views("late", messages=asked["messages"])
+    warm = pair.runtime.chat(**asked)
+    # The first turn ended with a question for an answer, up to where its last whole block goes.
+    assert warm.usage.cached_tokens > PROMPT_TOKENS
+    assert added.start - warm.usage.cached_tokens < 2 * BLOCK_SIZE
+    assert warm.logprobs == pair.runtime.chat(**cold(asked)).logprobs
+
+
+def test_a_hit_that_ends_within_an_image_changes_no_bit(pair: Pair) -> None:
+    for length in range(2 * BLOCK_SIZE):
+        shown = [words("x" * length), part(picture("large"))]
+        asked = pair.known.ask("late") | {"messages": [{"role": "user", "content": shown}]}
+        prompt = pair.runtime._prepare_whole(ChatRequest.parse({"model": "tiny", **asked}))
+        (view,) = prompt.views
+        found = (len(prompt.token_ids) - 1) // BLOCK_SIZE * BLOCK_SIZE
+        if view.start < found < view.start + view.rows * view.columns:
+            break
+    pair.runtime.chat(**asked)
+    warm = pair.runtime.chat(**asked)
+    assert warm.usage.cached_tokens == found
+    assert warm.logprobs == pair.runtime.chat(**cold(asked)).logprobs
 
 
 def test_the_official_client_shows_images_by_data_url_and_by_address_plain_and_streamed(pair: Pair, tmp_path: Path) -> None:

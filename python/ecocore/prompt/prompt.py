@@ -33,8 +33,8 @@ class AnswerForm:
 class Prompt:
     """Token ids (uint32, at least one) and how many tokens the answer may have.
 
-    `max_tokens` is already clamped to what remains of the context. `image_digest` changes with the images that the
-    token ids stand for, so that a prefix cache never takes one picture for another; empty without images.
+    `max_tokens` is already clamped to what remains of the context. `image_digest` changes with images that nobody looks at, so
+    that a prefix cache never takes one picture for another; empty where `views` tell each of them.
     """
 
     token_ids: NDArray[np.uint32]
@@ -66,10 +66,9 @@ class Prompt:
 
         Costs CPU time with their areas. Raises InvalidParameter("messages"), ContextLengthExceeded.
         """
-        digests = b"".join(image.digest for image in images)
-        shown = replace(self, image_digest=hashlib.blake2b(digests, digest_size=32).digest())
         if self.viewer is None:
-            return shown
+            digests = b"".join(image.digest for image in images)
+            return replace(self, image_digest=hashlib.blake2b(digests, digest_size=32).digest())
         token_ids, views = laid_out(self.token_ids, images, self.viewer)
         remaining = self.max_tokens if self.context_length is None else self.context_length - len(token_ids)
         if remaining < 1:
@@ -78,4 +77,4 @@ class Prompt:
                 f"{len(token_ids)} tokens, those of its images included, are too many: the context here is "
                 f"{self.context_length} and the answer needs at least one; send fewer or smaller images",
             )
-        return replace(shown, token_ids=token_ids, views=views, max_tokens=min(self.max_tokens, remaining))
+        return replace(self, token_ids=token_ids, views=views, max_tokens=min(self.max_tokens, remaining))

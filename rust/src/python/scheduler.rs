@@ -12,7 +12,7 @@ use super::OrRaise;
 use super::batch::{PyBatch, PySampledTokens};
 use super::event::PyEventBatch;
 use crate::error::Error;
-use crate::scheduler::{Owner, Scheduler, SchedulerConfig, Stats, StepLimits};
+use crate::scheduler::{Owner, Scheduler, SchedulerConfig, Shown, Stats, StepLimits};
 
 /// See `_core.pyi`.
 #[pyclass(name = "Scheduler", module = "ecocore._core")]
@@ -53,8 +53,10 @@ impl PyScheduler {
     }
 
     #[pyo3(
-        signature = (sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false, *, key=0, priority=0, whole=vec![]),
-        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False, *, key=0, priority=0, whole=())"
+        signature = (
+            sequence_id, prompt, max_tokens, salt=b"".as_slice(), scores=false, *, key=0, priority=0, whole=vec![], shown=vec![]
+        ),
+        text_signature = "($self, sequence_id, prompt, max_tokens, salt=b'', scores=False, *, key=0, priority=0, whole=(), shown=())"
     )]
     #[expect(clippy::too_many_arguments, reason = "each is a parameter in Python")]
     fn submit(
@@ -68,6 +70,7 @@ impl PyScheduler {
         key: u64,
         priority: u32,
         whole: Vec<(u32, u32)>,
+        shown: Vec<(u32, Vec<u8>)>,
     ) -> PyResult<()> {
         let prompt = prompt.as_array().to_vec();
         let owner = Owner { salt, key, priority };
@@ -79,6 +82,7 @@ impl PyScheduler {
             self.0.score_prompt(sequence_id);
         }
         self.0.keep_whole(sequence_id, whole.into_iter().map(|(start, end)| start..end).collect());
+        self.0.show(sequence_id, shown.into_iter().map(|(start, digest)| Shown { start, digest }).collect());
         Ok(())
     }
 

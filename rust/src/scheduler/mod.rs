@@ -17,5 +17,6 @@ pub mod scheduler;
 pub mod sequence;
 pub mod turns;
 
+pub use prefix_cache::Shown;
 pub use scheduler::{Scheduler, SchedulerConfig, Stats, StepLimits};
 pub use turns::Owner;

@@ -11,10 +11,19 @@ use crate::error::Error;
 /// Domain of the first link of a chain, so that these hashes mean nothing elsewhere.
 const DOMAIN: &str = "ecocore prefix cache, tenant root, version 1";
 
-/// Names a prefix: the tenant and every token of it.
+/// What a prompt shows besides its tokens, such as an image: equal tokens stand for it whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Position of its first token.
+    pub start: u32,
+    /// Differs between things that are shown, and tells how many tokens stand for one.
+    pub digest: Vec<u8>,
+}
+
+/// Names a prefix: the tenant, every token of it, and all that is shown from one of them on.
 ///
 /// A chain of BLAKE3, one link per full block: the root is derived from the tenant's salt, and each link is the
-/// hash of the block's token ids keyed with the link before. 256 bits, so that equal keys mean equal prefixes
+/// hash of the block's token ids, and of what is shown from there on, keyed with the link before. 256 bits, so that equal keys mean equal prefixes
 /// (nobody can make two that collide) and tokens need not be compared; and nobody who lacks the salt can name,
 /// hence find, another tenant's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,9 +37,20 @@ impl PrefixKey {
 
     /// This prefix, longer by one block of tokens.
     pub fn followed_by(&self, token_ids: &[u32]) -> Self {
+        self.followed_by_showing(token_ids, &[])
+    }
+
+    /// This prefix, longer by one block of tokens in which `shown` begins. All blocks of a chain have as many tokens, so
+    /// what follows them is never taken for one.
+    pub fn followed_by_showing(&self, token_ids: &[u32], shown: &[Shown]) -> Self {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         for id in token_ids {
             hasher.update(&id.to_le_bytes());
+        }
+        for Shown { start, digest } in shown {
+            hasher.update(&start.to_le_bytes());
+            hasher.update(&(digest.len() as u64).to_le_bytes());
+            hasher.update(digest);
         }
         Self(hasher.finalize().into())
     }
@@ -112,6 +132,28 @@ mod tests {
             PrefixKey::root(b"").followed_by(&[1, 2]).followed_by(&[3, 4]),
         ] {
             assert_ne!(prefix, other);
+        }
+    }
+
+    #[test]
+    fn a_key_names_what_is_shown_and_where_it_begins() {
+        let key = |shown: &[(u32, &[u8])]| {
+            let shown = shown.iter().map(|&(start, digest)| Shown { start, digest: digest.to_vec() });
+            PrefixKey::root(b"").followed_by_showing(&[9, 9, 9, 9], &shown.collect::<Vec<_>>())
+        };
+        assert_eq!(key(&[(1, b"cat")]), key(&[(1, b"cat")]));
+        assert_eq!(key(&[]), PrefixKey::root(b"").followed_by(&[9, 9, 9, 9]));
+        let others = [
+            key(&[]),
+            key(&[(1, b"cat")]),
+            key(&[(1, b"dog")]),
+            key(&[(2, b"cat")]),
+            key(&[(1, b"cat"), (2, b"dog")]),
+            key(&[(1, b"cat"), (3, b"dog")]),
+            key(&[(1, b"ca"), (2, b"tdog")]),
+        ];
+        for (index, one) in others.iter().enumerate() {
+            assert!(!others[..index].contains(one), "{index}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::ops::{Index, IndexMut, Range};
 use rustc_hash::FxHashMap;
 
 use super::blocks::BlockId;
-use super::prefix_cache::PrefixKey;
+use super::prefix_cache::{PrefixKey, Shown};
 use super::turns::Owner;
 
 /// Stands in a table for a block that was given back because it lies behind the window.
@@ -96,6 +96,8 @@ pub struct Sequence {
     pub whole: Vec<Range<u32>>,
     /// Whether it is left out of the step that is being put together.
     pub held: bool,
+    /// What the prompt shows besides its tokens, in order.
+    shown: Vec<Shown>,
     /// The empty prefix of its tenant.
     root: PrefixKey,
     /// Keys of its leading blocks, as many as were ever asked for.
@@ -124,6 +126,7 @@ impl Sequence {
             scored: false,
             held: false,
             whole: Vec::new(),
+            shown: Vec::new(),
             root: PrefixKey::root(owner.salt),
             keys: Vec::new(),
         }
@@ -203,7 +206,15 @@ impl Sequence {
         self.token_ids.len() as u32 == self.prompt_length + self.max_tokens
     }
 
-    /// Name of the prefix that ends with block `index`, which must lie wholly inside the prompt.
+    /// Says what the prompt shows besides its tokens, before a key was asked for.
+    pub fn show(&mut self, mut shown: Vec<Shown>) {
+        debug_assert!(self.keys.is_empty(), "keys cover what is shown");
+        shown.sort_by_key(|one| one.start);
+        self.shown = shown;
+    }
+
+    /// Name of the prefix that ends with block `index`, which must lie wholly inside the prompt. It covers what is shown from
+    /// that block or an earlier one on: an image that begins behind it does not matter, and one that goes on behind it does.
     ///
     /// Hashed when first asked for: a prompt that finds nothing in the cache costs one hash at admission and
     /// then one for each block as it is computed.
@@ -212,7 +223,11 @@ impl Sequence {
         debug_assert!((index + 1) * size <= self.prompt_length as usize, "a key names prompt tokens only");
         for block in self.keys.len()..=index {
             let before = block.checked_sub(1).map_or(self.root, |last| self.keys[last]);
-            self.keys.push(before.followed_by(&self.token_ids[block * size..(block + 1) * size]));
+            let (start, end) = (block * size, (block + 1) * size);
+            let shown_before =
+                |position: usize| self.shown.partition_point(|one| (one.start as usize) < position);
+            let shown = &self.shown[shown_before(start)..shown_before(end)];
+            self.keys.push(before.followed_by_showing(&self.token_ids[start..end], shown));
         }
         self.keys[index]
     }
@@ -321,6 +336,27 @@ mod tests {
         }
         sequence.whole = vec![1..2, 21..30];
         assert_eq!(sequence.range(20, 5, 4), 20..30);
+    }
+
+    #[test]
+    fn keys_cover_images_from_the_block_on_in_which_they_begin() {
+        let keys = |shown: &[(u32, u8)]| {
+            let mut sequence = sequence(16, 1);
+            sequence.show(shown.iter().map(|&(start, name)| Shown { start, digest: vec![name] }).collect());
+            [0, 1, 2, 3].map(|index| sequence.prefix_key(index, 4))
+        };
+        // How many leading keys stay the same with another image.
+        let shared = |one: &[(u32, u8)], other: &[(u32, u8)]| {
+            keys(one).iter().zip(keys(other)).take_while(|&(one, other)| *one == other).count()
+        };
+        assert_eq!(shared(&[], &[]), 4);
+        assert_eq!(shared(&[(5, 1)], &[(5, 1)]), 4);
+        assert_eq!(shared(&[(8, 2), (5, 1)], &[(5, 1), (8, 2)]), 4);
+        for (start, expected) in [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2), (15, 3)] {
+            assert_eq!(shared(&[(start, 1)], &[(start, 2)]), expected, "at {start}");
+            assert_eq!(shared(&[], &[(start, 2)]), expected, "at {start}");
+        }
+        assert_eq!(shared(&[(1, 1), (9, 2)], &[(1, 1), (9, 3)]), 2);
     }
 
     #[test]

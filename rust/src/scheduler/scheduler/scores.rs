@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Scheduler;
 use super::step::Step;
 use crate::batch::Score;
+use crate::scheduler::prefix_cache::Shown;
 use crate::scheduler::sequence::Sequence;
 
 impl Scheduler {
@@ -21,6 +22,14 @@ impl Scheduler {
     pub fn keep_whole(&mut self, id: u64, spans: Vec<Range<u32>>) {
         if let Some(handle) = self.sequences.find(id) {
             self.sequences[handle].whole = spans;
+        }
+    }
+
+    /// Says what a prompt shows besides its tokens, so that the prefix cache tells one image from another. For a sequence
+    /// that was just submitted; unknown ids are ignored.
+    pub fn show(&mut self, id: u64, shown: Vec<Shown>) {
+        if let Some(handle) = self.sequences.find(id) {
+            self.sequences[handle].show(shown);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::batch::BatchRow;
+use crate::scheduler::Shown;
 
 fn scheduler(num_blocks: u32, change: impl FnOnce(&mut SchedulerConfig)) -> Scheduler {
     let mut config = SchedulerConfig { block_size: 4, ..SchedulerConfig::new(num_blocks) };
@@ -93,6 +94,32 @@ fn a_second_prompt_finds_the_blocks_of_the_first_but_never_all_of_it() {
 
     let stats = scheduler.stats();
     assert_eq!((stats.prefix_queries, stats.prefix_hits), (8 + 8 + 9 + 9, 4 + 8));
+}
+
+#[test]
+fn a_prompt_with_another_image_finds_all_blocks_before_it() {
+    let mut scheduler = scheduler(64, |_| ());
+    let ask = |scheduler: &mut Scheduler, id: u64, shown: &[(u32, &[u8])]| {
+        let before = scheduler.stats().prefix_hits;
+        scheduler.submit(id, prompt(21), 1, b"").unwrap();
+        let shown = shown.iter().map(|&(start, digest)| Shown { start, digest: digest.to_vec() });
+        scheduler.show(id, shown.collect());
+        step(scheduler);
+        scheduler.stats().prefix_hits - before
+    };
+    for (id, shown, expected) in [
+        (1, &[] as &[(u32, &[u8])], 0),
+        (2, &[(13, b"cat")], 12), // begins in the fourth block
+        (3, &[(13, b"dog")], 12),
+        (4, &[(13, b"cat")], 20),
+        (5, &[(13, b"cat"), (17, b"dog")], 16), // the conversation goes on with another
+        (6, &[(16, b"cat")], 16),
+        (7, &[(13, b"dog"), (17, b"dog")], 16),
+        (8, &[(1, b"cat")], 0),
+        (9, &[(20, b"cat")], 20), // in the block that is never found whole
+    ] {
+        assert_eq!(ask(&mut scheduler, id, shown), expected, "prompt {id}");
+    }
 }
 
 #[test]
