@@ -41,3 +41,15 @@ def test_it_follows_a_machine_that_becomes_slower() -> None:
     limit = budget.limit()
     assert limit is not None
     assert 49 <= limit <= 51
+
+
+def test_other_work_takes_as_long_as_a_step_of_streams_and_never_longer_than_a_gap() -> None:
+    budget = PromptBudget(0.2)
+    assert budget.between() == 0.2
+    budget.observe(prompt_tokens=100, decode_rows=0, seconds=0.05)
+    assert budget.between() == 0.2
+    budget.observe(prompt_tokens=0, decode_rows=3, seconds=0.03)
+    assert budget.between() == 0.03
+    for _ in range(100):
+        budget.observe(prompt_tokens=0, decode_rows=3, seconds=0.9)
+    assert budget.between() == 0.2

@@ -1,13 +1,15 @@
 """The engine loop when things go wrong: one step fails, the engine lives."""
 
 import threading
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from ecocore._core import Batch, EventBatch, OutputStreams, Scheduler, Tokenizer
@@ -16,6 +18,7 @@ from ecocore.errors import KeyQueueFull, Overloaded, QueueFull, RuntimeClosed
 from ecocore.executor import Executor
 from ecocore.loop import StepLoop, Submission
 from ecocore.model.mock import MockModel
+from ecocore.model.sight import Sights, View
 from ecocore.request import SamplingParams
 from ecocore.sampling.sampler import BatchSampler
 
@@ -361,3 +364,160 @@ def test_logits_that_are_no_numbers_fail_their_own_sequence() -> None:
     drive(loop, 8)
     assert seen == [(1, "failed", "engine_error"), (2, "finished", "length")]
     assert loop.stats()["open"] == 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Four tokens of a prompt of ten show it."""
+
+    digest: bytes
+    pixels: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((2, 2, 3), np.uint8))
+    start: int = 3
+    rows: int = 2
+    columns: int = 2
+
+
+class Watcher:
+    """The mock model with eyes, for which a picture takes three parts. Tells in order what it computed."""
+
+    looks_around = False
+    row_bytes = 4
+
+    def __init__(self) -> None:
+        self.trace: list[str] = []
+        self._mock = MockModel(257, max_sequences=8)
+        self._sights = Sights(self, device=torch.device("cpu"))
+        self.show, self.hide, self.look = self._sights.open, self._sights.close, self._sights.look
+
+    def seen_bytes(self, views: Sequence[View]) -> int:
+        return sum(view.rows * view.columns for view in views) * self.row_bytes
+
+    def forward(self, batch: Batch) -> NDArray[np.float32]:
+        self._sights.of(batch)  # raises for a picture that was not looked at
+        self.trace.append("step")
+        return self._mock.forward(batch)
+
+    def see(self, view: View) -> Generator[None, None, torch.Tensor]:
+        for _ in range(3):
+            self.trace.append(view.digest.decode())
+            if view.digest == b"broken":
+                raise MemoryError("no memory for this picture")
+            yield
+        return torch.zeros((view.rows * view.columns, 1))
+
+    def coordinates(self, views: Sequence[View], length: int) -> None:
+        return None
+
+
+def watching(watcher: Watcher, **options: Any) -> StepLoop:
+    """A loop whose glances are one part long."""
+    loop = make_loop(watcher, **options)
+    loop._eyes = watcher
+    loop._budget.between = lambda: 0.0  # type: ignore[method-assign]
+    return loop
+
+
+def seeing(sequence_id: int, name: str, **options: Any) -> Submission:
+    return replace(submission(sequence_id, **options), views=(Picture(name.encode()),), shown_bytes=12)
+
+
+def test_a_running_stream_gets_a_step_between_two_parts_of_a_picture() -> None:
+    watcher = Watcher()
+    loop = watching(watcher)
+    loop.submit(submission(1, max_tokens=30))
+    drive(loop, 3)
+    loop.submit(seeing(2, "cat"))
+    before = len(watcher.trace)
+    drive(loop, 12)
+    looked = watcher.trace[before:]
+    assert looked.count("cat") == 3
+    first = looked.index("cat")
+    assert looked[first : first + 6] == ["cat", "step", "cat", "step", "cat", "step"]
+    drive(loop, 60)
+    assert loop.stats()["open"] == 0
+
+
+def test_with_nobody_else_a_picture_is_looked_at_without_a_pause_and_before_any_step() -> None:
+    watcher = Watcher()
+    loop = watching(watcher)
+    seen = collect(loop)
+    loop.submit(seeing(1, "cat", max_tokens=2))
+    drive(loop, 12)
+    assert watcher.trace == ["cat", "cat", "cat", "step", "step"]
+    assert seen == [(1, "finished", "length")]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_picture_that_several_show_is_looked_at_once(depth: int) -> None:
+    watcher = Watcher()
+    loop = watching(watcher, depth=depth)
+    seen = collect(loop)
+    loop.submit(seeing(1, "cat"), seeing(2, "cat"))
+    loop.submit(seeing(3, "dog"))
+    loop.submit(seeing(4, "cat"))
+    drive(loop, 60)
+    assert [watcher.trace.count(name) for name in ("cat", "dog")] == [3, 3]
+    assert sorted(seen) == [(number, "finished", "length") for number in (1, 2, 3, 4)]
+
+
+def test_who_leaves_is_looked_at_no_more() -> None:
+    watcher = Watcher()
+    loop = watching(watcher)
+    seen = collect(loop)
+    loop.submit(seeing(1, "cat"), seeing(2, "dog"))
+    drive(loop, 1)
+    loop.cancel([1])
+    drive(loop, 30)
+    # The part that was being computed is one more at most.
+    assert watcher.trace.count("cat") <= 2
+    assert seen == [(2, "finished", "length")]
+    assert loop.stats()["open"] == loop.stats()["waiting"] == 0
+    assert watcher._sights._begun is None
+
+
+def test_a_picture_that_cannot_be_looked_at_fails_its_own_sequence(caplog: pytest.LogCaptureFixture) -> None:
+    watcher = Watcher()
+    loop = watching(watcher)
+    seen = collect(loop)
+    loop.submit(submission(1), seeing(2, "broken"), seeing(3, "cat"))
+    drive(loop, 30)
+    assert sorted(seen) == [(1, "finished", "length"), (2, "failed", "engine_error"), (3, "finished", "length")]
+    assert "no memory for this picture" in caplog.text
+    assert loop.stats()["open"] == 0
+
+
+def test_who_waits_to_be_looked_at_stands_in_the_line() -> None:
+    loop = watching(Watcher(), capacity=Capacity(running=1, waiting=1, waiting_per_key=1))
+    loop.submit(seeing(1, "cat", key=7))
+    drive(loop, 1)
+    assert loop.stats()["waiting"] == 1
+    loop.submit(submission(2, key=8))
+    with pytest.raises(QueueFull):
+        loop.submit(submission(3, key=9))
+    loop.cancel([1])
+    drive(loop, 2)
+    loop.submit(submission(3, key=9))
+    drive(loop, 30)
+    assert loop.stats()["open"] == 0
+    assert not loop._arriving
+
+
+def test_what_is_kept_of_pictures_counts_with_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecocore.loop.SHOWN_BYTES", 2 * (12 + 16))
+    loop = watching(Watcher())
+    loop.submit(seeing(1, "cat"))
+    loop.submit(replace(seeing(2, "dog"), shown_bytes=6), replace(seeing(3, "dog"), shown_bytes=6))
+    with pytest.raises(Overloaded, match="images of many requests"):
+        loop.submit(replace(seeing(4, "owl"), shown_bytes=0))
+    drive(loop, 40)
+    loop.submit(seeing(4, "owl"))
+
+
+def test_closing_fails_who_waits_to_be_looked_at() -> None:
+    loop = watching(Watcher())
+    seen = collect(loop)
+    loop.submit(seeing(1, "cat", max_tokens=900))
+    drive(loop, 1)
+    loop.start()
+    loop.close()
+    assert seen == [(1, "failed", "runtime_closed")]

@@ -1,6 +1,6 @@
-"""How much of a prompt a step may read, so that streams which run meanwhile do not pause for long.
+"""How much of a prompt a step may read, and of images may be looked at, so that streams which run do not pause for long.
 
-Takes what steps took, gives a number of tokens. It changes when prompts are read, never what is computed.
+Takes what steps took, gives a number of tokens or of seconds. It changes when something is computed, never what is computed.
 """
 
 from typing import Final
@@ -38,6 +38,10 @@ class PromptBudget:
             return None
         left = (self._gap - self._decode_seconds) / self._seconds_per_token
         return int(min(max(left, 0), ENOUGH))
+
+    def between(self) -> float:
+        """Seconds that other work may take between two steps: as long as a step of streams, and no longer than a gap."""
+        return min(self._decode_seconds or self._gap, self._gap)
 
 
 def _averaged(average: float, value: float) -> float:

@@ -1,6 +1,7 @@
 """Computes steps one after another on a thread of its own, so that the engine can schedule and tell meanwhile.
 
-Takes batches, gives drawn tokens in the same order. Model and sampler arrive as arguments.
+Takes batches, gives drawn tokens in the same order; between them, images are looked at in parts. Model and sampler arrive as
+arguments.
 """
 
 import threading
@@ -41,6 +42,31 @@ class Computed:
     seconds: float
 
 
+class Looking(Protocol):
+    """What may be computed of images between two steps."""
+
+    def look(self, sequence_id: int) -> bool:
+        """A part of what a sequence shows; True once nothing is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A look at the images of a sequence for so many seconds, or for one part of them if that takes longer."""
+
+    eyes: Looking
+    sequence_id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of a glance: whether the sequence needs no more, or why it cannot be looked at."""
+
+    sequence_id: int
+    done: bool
+    error: Exception | None = None
+
+
 class Executor:
     """Runs the model and the sampler. Whoever launches and waits is one thread; both ends are parked while idle.
 
@@ -54,18 +80,18 @@ class Executor:
         self._model = model
         self._sampler = sampler
         self._cores = cores
-        self._launched: SimpleQueue[Batch | None] = SimpleQueue()
-        self._computed: SimpleQueue[Computed | BaseException] = SimpleQueue()
+        self._launched: SimpleQueue[Batch | Glance | None] = SimpleQueue()
+        self._computed: SimpleQueue[Computed | Looked | BaseException] = SimpleQueue()
         self._drawn: deque[SampledTokens] = deque(maxlen=depth)
         self._thread = threading.Thread(target=self._run, name="ecocore-executor", daemon=True)
         self._thread.start()
 
-    def launch(self, batch: Batch) -> None:
-        """Hands over a step. At most `depth` may be out."""
-        self._launched.put(batch)
+    def launch(self, work: Batch | Glance) -> None:
+        """Hands over a step, or a glance behind it. At most `depth` steps may be out."""
+        self._launched.put(work)
 
-    def wait(self) -> Computed:
-        """The oldest launched step, once it is computed. Raises what broke the executor, such as a panic of the core."""
+    def wait(self) -> Computed | Looked:
+        """The oldest that was launched, once it is computed. Raises what broke the executor, such as a panic of the core."""
         computed = self._computed.get()
         if isinstance(computed, BaseException):
             raise computed
@@ -77,9 +103,9 @@ class Executor:
         self._thread.join()
 
     def _run(self) -> None:
-        while (batch := self._launched.get()) is not None:
+        while (work := self._launched.get()) is not None:
             try:
-                self._computed.put(self._compute(batch))
+                self._computed.put(self._look(work) if isinstance(work, Glance) else self._compute(work))
             except BaseException as error:  # noqa: BLE001 - told to whoever waits, who would otherwise wait forever
                 self._computed.put(error)
                 return
@@ -96,3 +122,13 @@ class Executor:
                 return Computed(batch, None, error, time.perf_counter() - begun)
         self._drawn.append(tokens)
         return Computed(batch, tokens, None, time.perf_counter() - begun)
+
+    def _look(self, glance: Glance) -> Looked:
+        with self._cores:
+            end = time.perf_counter() + glance.seconds
+            try:
+                while not (done := glance.eyes.look(glance.sequence_id)) and time.perf_counter() < end:
+                    pass
+            except Exception as error:  # noqa: BLE001 - one image fails, the engine lives
+                return Looked(glance.sequence_id, done=False, error=error)
+        return Looked(glance.sequence_id, done)

@@ -19,11 +19,12 @@ from ecocore._core import Batch, EventBatch, Grammar, OutputStreams, Scheduler
 from ecocore.budget import PromptBudget
 from ecocore.capacity import Capacity
 from ecocore.errors import KeyQueueFull, Overloaded, QueueFull, RuntimeClosed
-from ecocore.executor import Computed, Drawing, Executor
+from ecocore.executor import Computed, Drawing, Executor, Glance, Looked, Looking
+from ecocore.gallery import Gallery
 
 log = logging.getLogger("ecocore.engine")
 
-# Of all images that open sequences show, at the size that the model looks at.
+# Of all images that open sequences show: the pixels at the size that the model looks at, and what it keeps of them.
 SHOWN_BYTES: Final = 256 * 2**20
 
 Subscriber = Callable[[EventBatch], None]
@@ -85,11 +86,14 @@ class Submission:
     """What `views` hold in memory until the sequence ends."""
 
 
-class Eyes(Protocol):
+class Eyes(Looking, Protocol):
     """The part of a model that wants to know what prompts show."""
 
+    def seen_bytes(self, views: Sequence[Any]) -> int:
+        """What is kept of them from `show` to `hide`, beside themselves."""
+
     def show(self, sequence_id: int, views: Sequence[Any], prompt_length: int) -> None:
-        """Before the first step of a sequence that shows something."""
+        """Before a sequence that shows something is looked at; its first step comes behind that."""
 
     def hide(self, sequence_id: int) -> None:
         """After its last; also of sequences that showed nothing."""
@@ -120,6 +124,8 @@ class StepLoop:
         self._capacity = capacity
         self._budget = PromptBudget()
         self._in_flight = 0
+        self._gallery: Gallery[Submission] = Gallery()
+        self._glancing = False
         self._shown: dict[int, int] = {}
         self._subscribers: tuple[Subscriber, ...] = ()
         self._inbox: deque[Submission | int] = deque()
@@ -157,8 +163,11 @@ class StepLoop:
             if self._closing:
                 raise RuntimeClosed("this runtime was closed; load the model again")
             self._check_capacity(key, len(submissions))
-            self._check_shown(sum(one.shown_bytes for one in submissions))
-            self._shown.update({one.sequence_id: one.shown_bytes for one in submissions if one.shown_bytes})
+            # They are of one request, which is looked at once.
+            seen_bytes = self._eyes.seen_bytes(submissions[0].views) // len(submissions) if self._eyes else 0
+            shown = {one.sequence_id: size for one in submissions if (size := one.shown_bytes + seen_bytes)}
+            self._check_shown(sum(shown.values()))
+            self._shown.update(shown)
             self._open.update({one.sequence_id: (one.request_id, one.choice) for one in submissions})
             self._inbox.extend(submissions)
             self._arriving[key] += len(submissions)
@@ -199,11 +208,13 @@ class StepLoop:
     def stats(self) -> dict[str, int]:
         """The scheduler's counts as of the last step, and this loop's own.
 
-        `open`: sequences that did not end yet; `prompt_tokens` of all admitted and `generation_tokens` of all drawn.
+        `waiting`: also for their images to be looked at; `open`: sequences that did not end yet; `prompt_tokens` of all
+        admitted and `generation_tokens` of all drawn.
         """
         with self._wake:
             return {
                 **self._stats,
+                "waiting": self._stats["waiting"] + len(self._gallery),
                 "open": len(self._open),
                 "prompt_tokens": self._prompt_tokens,
                 "generation_tokens": self._generation_tokens,
@@ -247,9 +258,12 @@ class StepLoop:
     def step(self) -> None:
         """Takes the tokens of the oldest step in flight, sets off the next one, and meanwhile tells what was drawn."""
         self._launch()
-        if not self._in_flight:
+        if not self._in_flight and not self._glancing:
             return
         computed = self._executor.wait()
+        if isinstance(computed, Looked):
+            self._take_look(computed)
+            return
         self._in_flight -= 1
         batch, tokens = computed.batch, computed.tokens
         if tokens is None:
@@ -270,10 +284,13 @@ class StepLoop:
         self._close_samplers(finished)
 
     def _launch(self) -> None:
-        """Sets off as many steps as may be in flight."""
+        """Sets off as many steps as may be in flight, and behind them one glance at the images of those who wait for that."""
         while self._in_flight < self._executor.depth and (batch := self._schedule()) is not None:
             self._executor.launch(batch)
             self._in_flight += 1
+        if self._eyes is not None and not self._glancing and (visitor := self._gallery.turn()) is not None:
+            self._executor.launch(Glance(self._eyes, visitor.sequence_id, self._budget.between()))
+            self._glancing = True
 
     def _schedule(self) -> Batch | None:
         """The next step, without those whose grammar would hold up all others; they are waited for if nobody else is there."""
@@ -283,6 +300,19 @@ class StepLoop:
         if batch is None and late and not self._in_flight:
             batch = self._scheduler.schedule(prompt_tokens=limit)
         return batch
+
+    def _take_look(self, looked: Looked) -> None:
+        """Lets a sequence in whose images were all looked at. It may have left meanwhile."""
+        self._glancing = False
+        submission = self._gallery.leave(looked.sequence_id) if looked.done or looked.error else None
+        if submission is None:
+            return
+        if looked.error:
+            log.error("the images of a sequence could not be looked at", exc_info=looked.error)
+            self._fail([looked.sequence_id], "engine_error", "the engine could not look at the images of this request")
+        else:
+            self._enter(submission)
+        self._came_in(submission)
 
     def _note(self, computed: Computed) -> None:
         batch = computed.batch
@@ -295,22 +325,31 @@ class StepLoop:
         with self._wake:
             self._stats = self._scheduler.stats()
             if wait:
-                self._wake.wait_for(lambda: self._inbox or self._closing or self._in_flight or self._scheduler.has_work())
+                self._wake.wait_for(self._has_work)
             arrived = list(self._inbox)
             self._inbox.clear()
             closing = self._closing
         for item in arrived:
             if isinstance(item, Submission):
                 self._admit(item)
+                if item.sequence_id not in self._gallery:
+                    self._came_in(item)
             else:
                 self._withdraw(item)
-        if arrived:
-            with self._wake:
-                self._arriving.subtract(item.key for item in arrived if isinstance(item, Submission))
-                self._arriving += Counter()  # drops what is back to zero
         return not closing
 
+    def _has_work(self) -> bool:
+        looks = self._glancing or bool(self._gallery)
+        return bool(self._inbox or self._closing or self._in_flight or looks or self._scheduler.has_work())
+
+    def _came_in(self, submission: Submission) -> None:
+        """From here on the scheduler counts it, or nobody."""
+        with self._wake:
+            self._arriving[submission.key] -= 1
+            self._arriving += Counter()  # drops what is back to zero
+
     def _admit(self, submission: Submission) -> None:
+        """Opens the rooms to a sequence; one that shows something is looked at before it may enter a step."""
         sequence_id, request_id, choice = submission.sequence_id, submission.request_id, submission.choice
         try:
             self._outputs.open(
@@ -335,8 +374,18 @@ class StepLoop:
             )
             if submission.views and self._eyes is not None:
                 self._eyes.show(sequence_id, submission.views, len(submission.token_ids))
+                self._gallery.enter(submission)
+                return
+        except Exception as error:  # noqa: BLE001 - told to its owner
+            self._refuse(submission, error)
+        else:
+            self._enter(submission)
+
+    def _enter(self, submission: Submission) -> None:
+        """Lets a sequence into the steps."""
+        try:
             self._scheduler.submit(
-                sequence_id,
+                submission.sequence_id,
                 submission.token_ids,
                 submission.max_tokens,
                 submission.salt,
@@ -347,15 +396,19 @@ class StepLoop:
                 shown=[(view.start, view.digest) for view in submission.views],
             )
             self._prompt_tokens += len(submission.token_ids)
-        except Exception:
-            # The runtime checked all of this before; a sequence that still cannot start must not take the engine along.
-            log.exception("a sequence could not be admitted")
-            # Its output may be the room that refused; a bare one carries the news.
-            self._fail(
-                self._bare_outputs({sequence_id: (request_id, choice)}), "engine_error", "the engine could not start this request"
-            )
+        except Exception as error:  # noqa: BLE001 - told to its owner
+            self._refuse(submission, error)
+
+    def _refuse(self, submission: Submission, error: Exception) -> None:
+        """The runtime checked all of this before; a sequence that still cannot start must not take the engine along."""
+        log.error("a sequence could not be admitted", exc_info=error)
+        # Its output may be the room that refused; a bare one carries the news.
+        bare = self._bare_outputs({submission.sequence_id: (submission.request_id, submission.choice)})
+        self._fail(bare, "engine_error", "the engine could not start this request")
 
     def _withdraw(self, sequence_id: int) -> None:
+        if (submission := self._gallery.leave(sequence_id)) is not None:
+            self._came_in(submission)
         self._scheduler.cancel(sequence_id)
         self._outputs.close(sequence_id)
         self._forget([sequence_id])

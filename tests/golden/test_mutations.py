@@ -1,6 +1,6 @@
 """The cases can tell right from wrong: each fact that is broken on purpose changes an answer by more than the tolerance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,7 +108,12 @@ def _no_layer_scalar(patch: pytest.MonkeyPatch) -> None:
 
 def _scaled_images(patch: pytest.MonkeyPatch) -> None:
     right = gemma4.Gemma4.see
-    patch.setattr(gemma4.Gemma4, "see", lambda self, image: right(self, image) * 60**0.5)
+
+    def changed(self: Any, image: sight.View) -> Generator[None, None, torch.Tensor]:
+        seen = yield from right(self, image)
+        return seen * 60**0.5
+
+    patch.setattr(gemma4.Gemma4, "see", changed)
 
 
 def _images_in_full_layers(patch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What a step sees: rows of images wherever a step begins, coordinates before and behind them, pictures computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecocore.errors import InternalError
 from ecocore.model import sight
 from ecocore.model.batch import Integers, Rehearsal
 from ecocore.model.qwen2_5_vl import Qwen25Vl
@@ -31,15 +32,18 @@ def square(start: int, rows: int, columns: int, name: bytes) -> Square:
 
 
 class Model:
-    """Sees in each image the numbers of its cells and its name."""
+    """Sees in each image the numbers of its cells and its name, in three parts."""
 
     looks_around = True
+    row_bytes = 16
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
 
-    def see(self, view: View) -> Tensor:
+    def see(self, view: View) -> Generator[None, None, Tensor]:
         self.seen.append(view.digest)
+        yield
+        yield
         return torch.stack((torch.arange(view.rows * view.columns), torch.full((view.rows * view.columns,), view.digest[0])), 1)
 
     def coordinates(self, views: Sequence[View], length: int) -> Integers | None:
@@ -51,10 +55,19 @@ def batch(*rows: tuple[int, int, int]) -> Rehearsal:
     return replace(made, sequence_ids=np.arange(1, len(rows) + 1).astype(np.uint64))
 
 
+def look(sights: Sights, sequence_id: int) -> int:
+    """Looks until nothing is missing; tells how many parts that took."""
+    parts = 1
+    while not sights.look(sequence_id):
+        parts += 1
+    return parts
+
+
 def test_a_step_without_images_sees_nothing() -> None:
     sights = Sights(Model(), device=CPU)
     assert sights.of(batch((0, 8, 8))) is None
     sights.open(5, [square(1, 1, 2, b"a")], 4)
+    look(sights, 5)
     assert sights.of(batch((0, 8, 8))) is None
     sights.close(5)
     sights.close(5)
@@ -64,6 +77,7 @@ def test_rows_of_an_image_are_found_in_every_part_of_it() -> None:
     model = Model()
     sights = Sights(model, device=CPU)
     sights.open(2, [square(2, 2, 3, b"a"), square(10, 1, 1, b"b")], 12)
+    assert look(sights, 2) == 6
     whole = sights.of(batch((0, 4, 4), (0, 12, 12)))
     assert whole is not None
     assert whole.rows.tolist() == [6, 7, 8, 9, 10, 11, 14]
@@ -78,6 +92,7 @@ def test_rows_of_an_image_are_found_in_every_part_of_it() -> None:
 def test_coordinates_go_over_the_page_and_on_from_its_longer_side() -> None:
     sights = Sights(Model(), device=CPU)
     sights.open(1, [square(2, 2, 3, b"a")], 10)
+    look(sights, 1)
     seen = sights.of(batch((0, 10, 10), (3, 1, 2)))
     assert seen is not None
     assert seen.coordinates is not None
@@ -103,13 +118,75 @@ def test_spans_of_images_are_told_where_they_look_around() -> None:
     assert sights.spans(batch((0, 4, 4), (0, 12, 12))) == []
 
 
-def test_pictures_that_find_no_room_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sight, "KEPT_BYTES", 100)
+def test_a_picture_is_computed_once_for_all_who_show_it() -> None:
+    model = Model()
+    sights = Sights(model, device=CPU)
+    for sequence_id in (1, 2, 3):
+        sights.open(sequence_id, [square(0, 2, 2, b"a"), square(4, 2, 2, b"a")], 8)
+    assert not sights.look(1)
+    # It goes on where the first one was, who may leave.
+    sights.close(1)
+    assert (look(sights, 2), look(sights, 3)) == (2, 1)
+    assert model.seen == [b"a"]
+
+
+def test_what_was_begun_is_dropped_with_the_last_who_shows_it() -> None:
+    model = Model()
+    sights = Sights(model, device=CPU)
+    sights.open(1, [square(0, 2, 2, b"a")], 8)
+    sights.look(1)
+    sights.close(1)
+    assert sights._begun is None
+    assert sights.look(1)  # of one that is closed nothing is missing
+    sights.open(2, [square(0, 2, 2, b"a")], 8)
+    assert look(sights, 2) == 3
+    assert model.seen == [b"a", b"a"]
+
+
+def test_a_step_never_computes_a_picture() -> None:
+    sights = Sights(Model(), device=CPU)
+    sights.open(1, [square(0, 2, 2, b"a"), square(4, 2, 2, b"b")], 8)
+    sights.look(1)
+    with pytest.raises(InternalError, match="was not looked at"):
+        sights.of(batch((0, 4, 8)))
+
+
+def test_pictures_of_open_sequences_are_there_whatever_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight, "KEPT_BYTES", 100)  # less than two of them
     model = Model()
     sights = Sights(model, device=CPU)
     sights.open(1, [square(0, 2, 2, b"a"), square(4, 2, 2, b"b")], 8)
-    for _ in range(2):
+    look(sights, 1)
+    for _ in range(2):  # the second time as after a preemption
         seen = sights.of(batch((0, 8, 8)))
         assert seen is not None
-        assert len(seen.rows) == 8
-    assert model.seen == [b"a", b"b", b"a", b"b"]
+        assert seen.embeddings[:, 1].tolist() == [97] * 4 + [98] * 4
+    sights.open(2, [square(0, 2, 2, b"a")], 4)
+    assert look(sights, 2) == 1
+    sights.close(1)
+    sights.close(2)
+    # The last one was kept, and the other is gone with those who showed it.
+    sights.open(3, [square(0, 2, 2, b"b")], 4)
+    assert look(sights, 3) == 1
+    sights.open(4, [square(0, 2, 2, b"a")], 4)
+    assert look(sights, 4) == 3
+    assert model.seen == [b"a", b"b", b"a"]
+
+
+def test_a_picture_that_fails_begins_anew_for_the_next_one() -> None:
+    class Failing(Model):
+        def see(self, view: View) -> Generator[None, None, Tensor]:
+            yield
+            if self.seen == [b"a"]:
+                raise MemoryError("full")
+            rows = yield from super().see(view)
+            return rows
+
+    sights = Sights(Failing(), device=CPU)
+    sights._model.seen = [b"a"]  # type: ignore[attr-defined]
+    sights.open(1, [square(0, 2, 2, b"a")], 8)
+    assert not sights.look(1)
+    with pytest.raises(MemoryError):
+        sights.look(1)
+    sights._model.seen = []  # type: ignore[attr-defined]
+    assert look(sights, 1) == 4

@@ -3,7 +3,7 @@
 Only what is Gemma's own stands here: how a layer is wired, what its tensors are called, which layers make values of keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 import torch
@@ -42,6 +42,7 @@ class Gemma4:
             self._head = tensors.linear(tensors.tensor("lm_head.weight", config.vocab_size, config.hidden_size))
         self.looks_around: Final = config.looks_around
         self._tower = None if config.tower is None else Tower(config.tower, tensors, out_size=config.hidden_size)
+        self.row_bytes: Final = config.hidden_size * tensors.dtype.itemsize
         self._rotary = {
             kind.window: RotaryTable(_frequencies(kind, config), num_positions, dtype=tensors.dtype, device=tensors.device)
             for kind in dict.fromkeys(config.kv_layers)
@@ -65,11 +66,11 @@ class Gemma4:
             logits.div_(self._cap).tanh_().mul_(self._cap)
         return logits
 
-    def see(self, view: View) -> Tensor:
+    def see(self, view: View) -> Generator[None, None, Tensor]:
         """See `SeeingModel`."""
         if self._tower is None:
             raise InternalError("an image was shown to a model without a vision tower")
-        return self._tower(view.pixels)
+        return self._tower.see(view.pixels)
 
     def coordinates(self, views: Sequence[View], length: int) -> None:
         """See `SeeingModel`: positions are numbers here, whatever they show."""

@@ -3,6 +3,8 @@
 An image is computed on its own, so its rows depend on nothing else: what is said of rows in layers.py is no matter here.
 """
 
+from collections.abc import Generator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,14 +38,18 @@ class Tower:
         self._norm = WideRmsNorm(config.eps)
         self._out = Linear(tensors.tensor(_PROJECTION, out_size, hidden))
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """`pixels`: (height, width, 3), multiples of a token each way. Gives (tokens, out_size), row by row."""
+    def see(self, pixels: NDArray[np.uint8]) -> Generator[None, None, Tensor]:
+        """`pixels`: (height, width, 3), multiples of a token each way.
+
+        Gives (tokens, out_size), row by row; pauses before each layer.
+        """
         config = self._config
         high, wide = pixels.shape[0] // config.patch, pixels.shape[1] // config.patch
         rows, columns = (torch.from_numpy(axis.ravel()).to(self._device) for axis in np.indices((high, wide)))
         hidden = self._embed(self._patches(pixels, high, wide)) + (self._places[0][columns] + self._places[1][rows])
         turn = self._turn(columns, rows)
         for layer in self._layers:
+            yield
             hidden = layer(hidden, turn)
         pool = config.pool
         pooled = hidden.float().view(high // pool, pool, wide // pool, pool, -1).sum((1, 3)).div_(pool**2).flatten(0, 1)

@@ -3,7 +3,7 @@
 Only what is its own stands here: how images take the place of tokens, and where on the page a token lies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import fields, replace
 from typing import Final
 
@@ -38,6 +38,7 @@ class Qwen25Vl:
         self._text = Llama(config.text, tensors, num_positions=num_positions, names=names)
         prefix = next((prefix for prefix in _TOWER_PREFIXES if f"{prefix}merger.ln_q.weight" in tensors), _TOWER_PREFIXES[0])
         self._tower = Tower(config.tower, tensors, prefix)
+        self.row_bytes: Final = config.tower.out_size * tensors.dtype.itemsize
         axes = [index % 3 for index, count in enumerate(config.sections) for _ in range(count)]
         self._axes = torch.tensor(axes, device=tensors.device)
 
@@ -56,9 +57,9 @@ class Qwen25Vl:
         """As `Llama.logits`."""
         return self._text.logits(hidden)
 
-    def see(self, view: View) -> Tensor:
+    def see(self, view: View) -> Generator[None, None, Tensor]:
         """See `SeeingModel`."""
-        return self._tower(view.pixels)
+        return self._tower.see(view.pixels)
 
     def coordinates(self, views: Sequence[View], length: int) -> Integers:
         """See `SeeingModel`. An image takes as many positions as its longer side, and text goes on from there."""

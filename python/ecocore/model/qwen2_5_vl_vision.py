@@ -3,6 +3,7 @@
 An image is computed on its own, so its rows depend on nothing else: what is said of rows in layers.py is no matter here.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +50,18 @@ class Tower:
         self._inner = _linear(tensors, f"{prefix}merger.mlp.0", merged, merged)
         self._outer = _linear(tensors, f"{prefix}merger.mlp.2", config.out_size, merged)
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """`pixels`: (height, width, 3), multiples of a cell each way. Gives (cells, out_size), row by row."""
+    def see(self, pixels: NDArray[np.uint8]) -> Generator[None, None, Tensor]:
+        """`pixels`: (height, width, 3), multiples of a cell each way.
+
+        Gives (cells, out_size), row by row; pauses before each layer.
+        """
         config = self._config
         side = config.patch * config.merge
         layout = self._layout(pixels.shape[0] // side, pixels.shape[1] // side)
         per_cell = config.merge**2
         hidden = self._embed(self._patches(pixels)).view(-1, per_cell, config.hidden_size)[layout.cells].flatten(0, 1)
         for index, block in enumerate(self._blocks):
+            yield
             hidden = block(hidden, layout.turn, None if index in config.full_layers else layout.windows)
         merged = self._outer(gelu(self._inner(self._norm(hidden).view(-1, per_cell * config.hidden_size))))
         return merged[layout.cells.argsort()]

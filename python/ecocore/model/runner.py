@@ -134,6 +134,25 @@ class ModelRunner:
             raise InternalError("images were shown to a model that sees none")
         self._sights.open(sequence_id, views, prompt_length)
 
+    def look(self, sequence_id: int) -> bool:
+        """Computes a part of what a sequence shows, about a layer of the tower; True once it may enter a step.
+
+        On the thread of `forward`, between two steps.
+        """
+        if self._sights is None:
+            return True
+        with torch.inference_mode():
+            done = self._sights.look(sequence_id)
+        if self.device.type == "cuda":
+            # Whoever counts the time means that of computing.
+            torch.cuda.synchronize(self.device)
+        return done
+
+    def seen_bytes(self, views: Sequence[View]) -> int:
+        """What is kept of images until their sequence is hidden, beside their pixels."""
+        row_bytes = cast("SeeingModel", self._model).row_bytes if self._sights else 0
+        return sum(view.rows * view.columns for view in views) * row_bytes
+
     def hide(self, sequence_id: int) -> None:
         """Forgets what a sequence showed, if anything; any thread."""
         if self._sights is not None:

@@ -1,23 +1,27 @@
 """What a step sees of images: which rows they are, what stands there instead of tokens, and where on the page they lie.
 
-Takes the views of open sequences, gives a `Sight` for each batch. How an image becomes rows is the model's own.
+Takes the views of open sequences, looks at each image once, in parts, and gives a `Sight` for each batch. How an image becomes
+rows is the model's own; when it is looked at is the loop's.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecocore.errors import InternalError
 from ecocore.model.attention import Spans
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.layers import padded
 
-# Of images that were seen lately: the same picture comes again with each turn of a conversation.
+# Of images that were seen lately: the same picture comes again with each turn of a conversation. Those that open sequences
+# show are kept besides, until they are closed.
 KEPT_BYTES: Final = 128 * 2**20
 
 
@@ -64,8 +68,12 @@ class SeeingModel(Protocol):
     def looks_around(self) -> bool:
         """Whether the tokens of an image see all of each other in layers with a window."""
 
-    def see(self, view: View) -> Tensor:
-        """(rows * columns, hidden_size) of an image, which depend on nothing else."""
+    @property
+    def row_bytes(self) -> int:
+        """What a row of `see` takes."""
+
+    def see(self, view: View) -> Generator[None, None, Tensor]:
+        """(rows * columns, hidden_size) of an image, which depend on nothing else: where it pauses changes no bit."""
 
     def coordinates(self, views: Sequence[View], length: int) -> Integers | None:
         """(3, length + 1): where the positions of a prompt lie, and its next one; None where it is their number."""
@@ -73,18 +81,36 @@ class SeeingModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
+    """What a sequence shows, and the rows of it that are computed, by digest."""
+
     views: tuple[View, ...]
     prompt_length: int
     coordinates: Integers | None
+    embeddings: dict[bytes, Tensor] = field(default_factory=dict)
+
+    def missing(self) -> View | None:
+        """The first image that was not looked at."""
+        return next((view for view in self.views if view.digest not in self.embeddings), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An image that is being looked at."""
+
+    digest: bytes
+    parts: Generator[None, None, Tensor]
 
 
 class Sights:
-    """The images of open sequences. `open` and `close` may be called while another thread is in `of`."""
+    """The images of open sequences. `open` and `close` may be called while another thread is in `look` or `of`."""
 
     def __init__(self, model: SeeingModel, *, device: torch.device) -> None:
         self._model = model
         self._device = device
         self._open: dict[int, _Seen] = {}
+        self._begun: _Begun | None = None
+        # All that is still there, whoever keeps it: an open sequence, or what follows.
+        self._known: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._kept_bytes = 0
 
@@ -94,8 +120,54 @@ class Sights:
         self._open[sequence_id] = _Seen(tuple(views), prompt_length, coordinates)
 
     def close(self, sequence_id: int) -> None:
-        """Forgets a sequence; unknown ones are ignored."""
+        """Forgets a sequence, and an image that was begun if nobody else shows it; unknown ones are ignored."""
         self._open.pop(sequence_id, None)
+        begun = self._begun
+        if begun is not None and not any(view.digest == begun.digest for one in list(self._open.values()) for view in one.views):
+            self._begun = None
+
+    def look(self, sequence_id: int) -> bool:
+        """Computes a part of what the images of a sequence need; True once nothing is missing, and for one that is closed.
+
+        An image that others show or showed lately is not computed again. Of several sequences one comes after the other: an
+        image that was begun is dropped for another one.
+        """
+        seen = self._open.get(sequence_id)
+        if seen is None:
+            return True
+        self._recall(seen)
+        view = seen.missing()
+        if view is None:
+            return True
+        self._go_on(view)
+        self._recall(seen)
+        return seen.missing() is None
+
+    def _recall(self, seen: _Seen) -> None:
+        for view in seen.views:
+            if (embedding := self._known.get(view.digest)) is not None:
+                seen.embeddings[view.digest] = embedding
+                if view.digest in self._kept:
+                    self._kept.move_to_end(view.digest)
+
+    def _go_on(self, view: View) -> None:
+        begun = self._begun
+        if begun is None or begun.digest != view.digest:
+            begun = self._begun = _Begun(view.digest, self._model.see(view))
+        try:
+            next(begun.parts)
+        except StopIteration as end:
+            self._begun = None
+            self._keep(view.digest, end.value)
+        except BaseException:
+            self._begun = None
+            raise
+
+    def _keep(self, digest: bytes, embedding: Tensor) -> None:
+        self._known[digest] = self._kept[digest] = embedding
+        self._kept_bytes += embedding.nbytes
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def spans(self, batch: ComputedBatch) -> list[Spans]:
         """Of each row of the batch, the spans of its prompt whose positions see each other."""
@@ -107,7 +179,7 @@ class Sights:
         ]
 
     def of(self, batch: ComputedBatch) -> Sight | None:
-        """What this step sees; None if none of its sequences has images."""
+        """What this step sees; None if none of its sequences has images. All of these must have been looked at."""
         seen = [self._open.get(sequence_id) for sequence_id in batch.sequence_ids.tolist()] if self._open else []
         if not any(seen):
             return None
@@ -125,7 +197,7 @@ class Sights:
                     last = min(start + length, view.start + view.rows * view.columns)
                     if first < last:
                         rows.append(np.arange(first, last) - start + offset)
-                        parts.append(self._embedding(view)[first - view.start : last - view.start])
+                        parts.append(_embedding(one, view)[first - view.start : last - view.start])
             offset += length
         turned = any(one is not None and one.coordinates is not None for one in seen)
         return Sight(
@@ -134,16 +206,12 @@ class Sights:
             coordinates=torch.from_numpy(coordinates).to(self._device) if turned else None,
         )
 
-    def _embedding(self, view: View) -> Tensor:
-        kept = self._kept.get(view.digest)
-        if kept is None:
-            kept = self._model.see(view)
-            self._kept_bytes += kept.nbytes
-            self._kept[view.digest] = kept
-        self._kept.move_to_end(view.digest)
-        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
-        return kept
+
+def _embedding(seen: _Seen, view: View) -> Tensor:
+    embedding = seen.embeddings.get(view.digest)
+    if embedding is None:
+        raise InternalError("a step has come to an image that was not looked at")
+    return embedding
 
 
 def _coordinates(seen: _Seen, told: Integers, start: int, length: int) -> Integers:
