@@ -447,6 +447,21 @@ def test_with_nobody_else_a_picture_is_looked_at_without_a_pause_and_before_any_
     assert seen == [(1, "finished", "length")]
 
 
+def test_a_glance_takes_as_many_parts_as_fit_the_time_of_a_step() -> None:
+    watcher = Watcher()
+    loop = watching(watcher)
+    loop._budget.between = lambda: 60.0  # type: ignore[method-assign]
+    loop.submit(submission(1, max_tokens=30))
+    drive(loop, 3)
+    loop.submit(seeing(2, "cat"))
+    before = len(watcher.trace)
+    drive(loop, 6)
+    looked = watcher.trace[before:]
+    first = looked.index("cat")
+    assert looked[first : first + 4] == ["cat", "cat", "cat", "step"]
+    drive(loop, 60)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_picture_that_several_show_is_looked_at_once(depth: int) -> None:
     watcher = Watcher()
