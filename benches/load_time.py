@@ -114,7 +114,8 @@ def nbytes(shape: tuple[int, ...]) -> int:
 def write(folder: Path, shape: Shape) -> None:
     """Writes the whole folder."""
     drawn = torch.randn(DRAWN, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(torch.bfloat16)
-    shards, weight_map = shape.shards(), {}
+    shards = shape.shards()
+    weight_map: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         weight_map |= dict.fromkeys((tensor for tensor, _ in tensors), name)

@@ -61,6 +61,8 @@ def main(base_url: str, api_key: str, model: str | None = None) -> None:
             return
         messages.append(message.model_dump(exclude_none=True))
         for call in message.tool_calls:
+            if call.type != "function":
+                continue
             result = run(call.function.name, call.function.arguments)
             print(f"called: {call.function.name}({call.function.arguments}) -> {result}")
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})

@@ -98,7 +98,9 @@ def test_settings_of_any_value_give_a_config_or_an_error(settings_of_a_model: Se
     for _ in range(data.draw(st.integers(1, 3))):
         place: dict[str, Any] = changed.config if data.draw(st.integers(0, 5)) else changed.image_settings
         # Down into an object within, or a member of this one.
-        while (inner := [key for key in place if isinstance(place[key], dict) and place[key]]) and data.draw(st.booleans()):
+        while inner := [key for key in place if isinstance(place[key], dict) and place[key]]:
+            if not data.draw(st.booleans()):
+                break
             place = place[data.draw(st.sampled_from(sorted(inner)))]
         if place:
             place[data.draw(st.sampled_from(sorted(place)))] = data.draw(HOSTILE)

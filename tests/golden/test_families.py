@@ -103,7 +103,9 @@ def whole(live: Live, http: httpx.Client, asked: dict[str, Any]) -> tuple[dict[s
 def streamed(live: Live, http: httpx.Client, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same from a stream."""
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    said, tokens, reason, usage = "", [], None, {}
+    said, reason = "", None
+    tokens: list[dict[str, Any]] = []
+    usage: dict[str, Any] = {}
     with http.stream("POST", "/v1/chat/completions", json={"model": live.runtime.model_id, **asked, **options}) as response:
         for line in response.iter_lines():
             if not line.startswith("data: {"):

@@ -72,7 +72,7 @@ def test_bfloat16_stays_near_float32(
     checkpoint = TinyCheckpoint(replace(MODELS[name], calm=True), tmp_path_factory.mktemp("calm"))
     prompts = [checkpoint.prompt_ids(case) for case in TEXT.values()]
     bias = {str(token_id): -100 for token_id in checkpoint.banned}
-    greedy = {"max_tokens": STEPS, "temperature": 0, "ignore_eos": True, "logprobs": True, "logit_bias": bias}
+    greedy: dict[str, Any] = {"max_tokens": STEPS, "temperature": 0, "ignore_eos": True, "logprobs": True, "logit_bias": bias}
     with Runtime.load(checkpoint.folder, precision="exact", kv_cache_mb=16, progress=False) as exact:
         drawn = [exact.chat(**case.asked(), **greedy).logprobs for case in TEXT.values()]
         texts = [ids + [token.token_id for token in answer] for ids, answer in zip(prompts, drawn, strict=True)]

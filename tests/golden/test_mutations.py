@@ -110,8 +110,8 @@ def _scaled_images(patch: pytest.MonkeyPatch) -> None:
     right = gemma4.Gemma4.see
 
     def changed(self: Any, image: sight.View) -> Generator[None, None, torch.Tensor]:
-        seen = yield from right(self, image)
-        return seen * 60**0.5
+        seen: torch.Tensor = yield from right(self, image)
+        return seen.mul(60**0.5)
 
     patch.setattr(gemma4.Gemma4, "see", changed)
 

@@ -69,7 +69,7 @@ def test_a_later_turn_with_another_image_finds_all_that_stands_before_it(pair: P
     _, added = pair.views("late", messages=asked["messages"])
     warm = pair.runtime.chat(**asked)
     # The first turn ended with a question for an answer, up to where its last whole block goes.
-    assert warm.usage.cached_tokens > PROMPT_TOKENS
+    assert warm.usage.cached_tokens >= PROMPT_TOKENS
     assert added.start - warm.usage.cached_tokens < 2 * BLOCK_SIZE
     assert warm.logprobs == pair.runtime.chat(**cold(asked)).logprobs
 

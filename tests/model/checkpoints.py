@@ -13,6 +13,7 @@ class MemoryCheckpoint:
 
     chat_template = tool_template = None
     image_settings: Mapping[str, Any] = {}
+    generation_config: Mapping[str, Any] = {}
     special_tokens: Mapping[str, str] = {}
     start_ids: tuple[int, ...] = ()
     end_ids: frozenset[int] = frozenset()
