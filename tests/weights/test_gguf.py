@@ -17,7 +17,24 @@ from ecocore.errors import InvalidModelFile, InvalidParameter
 from ecocore.weights.embedded import embedded_model_path
 from ecocore.weights.gguf import GgufCheckpoint
 
-READABLE = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q8_0]
+# The package writes these, and those below it only reads.
+WRITABLE = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]
+# Of each quantised type, where in a block float16 scales and minimums lie.
+HALVES = {
+    Kind.Q4_0: [0],
+    Kind.Q4_1: [0, 2],
+    Kind.Q5_0: [0],
+    Kind.Q5_1: [0, 2],
+    Kind.Q8_0: [0],
+    Kind.Q2_K: [80, 82],
+    Kind.Q3_K: [108],
+    Kind.Q4_K: [0, 2],
+    Kind.Q5_K: [0, 2],
+    Kind.Q6_K: [208],
+    Kind.IQ4_NL: [0],
+    Kind.IQ4_XS: [0],
+}
+READABLE = {*WRITABLE, *HALVES}
 TOKENS = ["<|endoftext|>", "<s>", "</s>", "<|im_end|>", "a", "b"]
 CONTROL, NORMAL = 3, 1
 
@@ -51,11 +68,13 @@ def bits(values: Any) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(32,), (3, 64), (70, 1056), (2, 3, 32)])
-def test_every_readable_type_gives_the_bits_of_the_gguf_package(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    path = write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, shape, READABLE))
+def test_every_type_that_the_gguf_package_writes_gives_the_bits_of_the_gguf_package(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path = write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, shape, WRITABLE))
     checkpoint = GgufCheckpoint(path)
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    assert set(checkpoint.names()) == set(theirs) == {kind.name for kind in READABLE}
+    assert set(checkpoint.names()) == set(theirs) == {kind.name for kind in WRITABLE}
     for name, tensor in theirs.items():
         loaded = checkpoint.load(name, torch.float32)
         assert tuple(loaded.shape) == checkpoint.shape(name) == shape
@@ -63,23 +82,28 @@ def test_every_readable_type_gives_the_bits_of_the_gguf_package(tmp_path: Path, 
         assert (bits(loaded.numpy()) == bits(gguf.dequantize(tensor.data, tensor.tensor_type))).all(), name
 
 
-def test_every_block_of_random_bytes_gives_the_bits_of_the_gguf_package(tmp_path: Path) -> None:
-    random = np.random.default_rng(11)
-    blocks = {}
-    for kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0):
-        size = gguf.GGML_QUANT_SIZES[kind][1]
-        data = random.integers(0, 256, size=(4096, size), dtype=np.uint8)
-        data[:, [1, 3]] &= 0xBF  # float16 scales of any sign and size, subnormals among them, but finite
-        blocks[kind] = data
+@pytest.mark.parametrize("kind", list(HALVES), ids=lambda kind: kind.name)
+def test_every_block_of_random_bytes_gives_the_bits_of_the_gguf_package(tmp_path: Path, kind: Kind) -> None:
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    data = np.random.default_rng(11).integers(0, 256, size=(4096, size), dtype=np.uint8)
+    # float16 scales of any sign and size, subnormals and zeros of either sign among them, but finite
+    for at in HALVES[kind]:
+        data[:, at + 1] &= 0xBF
+        data[:8, at : at + 2] = [[0, 0], [0, 0x80], [1, 0], [1, 0x80], [0xFF, 3], [0, 4], [0xFF, 0x7B], [0xFF, 0xFB]]
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: writer.add_tensor("x", data, raw_dtype=kind)))
+    expected = gguf.dequantize(data, kind)
+    assert np.isfinite(expected).all()
+    assert (bits(checkpoint.load("x", torch.float32).numpy()) == bits(expected)).all()
 
-    def fill(writer: gguf.GGUFWriter) -> None:
-        for kind, data in blocks.items():
-            writer.add_tensor(kind.name, data, raw_dtype=kind)
 
-    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", fill))
-    for kind, data in blocks.items():
-        expected = gguf.dequantize(data, kind)
-        assert (bits(checkpoint.load(kind.name, torch.float32).numpy()) == bits(expected)).all(), kind.name
+@pytest.mark.parametrize("kind", list(HALVES), ids=lambda kind: kind.name)
+def test_a_scale_that_is_no_number_is_refused(tmp_path: Path, kind: Kind) -> None:
+    for at in HALVES[kind]:
+        data = np.zeros((3, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
+        data[1, at + 1] = 0x7C
+        path = write(tmp_path / "x.gguf", lambda writer, data=data: writer.add_tensor("x", data, raw_dtype=kind))
+        with pytest.raises(InvalidModelFile, match="tensor x: has a scale that is infinite or not a number"):
+            GgufCheckpoint(path).load("x", torch.float32)
 
 
 @pytest.mark.parametrize("kind", sorted(Kind), ids=lambda kind: kind.name)
@@ -91,6 +115,7 @@ def test_every_type_of_the_format_has_the_size_the_gguf_package_gives_it(tmp_pat
     assert (checkpoint.shape("x"), checkpoint.nbytes("x")) == ((3, length), 3 * size)
     assert _core.read_gguf(path).tensors["x"][0] == kind.name
     if kind in READABLE:
+        # Levels of the IQ4 types are never zero, but times a scale of zero they are.
         assert not checkpoint.load("x", torch.float32).any()
     else:
         with pytest.raises(InvalidModelFile, match=rf"^x\.gguf: tensor x: type {kind.name} is not supported$"):

@@ -2,6 +2,7 @@
 //! its block size and name; turning blocks into float32 is [`dequantize`]'s part.
 
 pub mod dequantize;
+mod super_blocks;
 
 /// A type that ecocore can turn into float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +17,26 @@ pub enum Encoding {
     Q4_0,
     /// 32 weights in 20 bytes: float16 scale, float16 minimum, then 4 bits each.
     Q4_1,
+    /// 32 weights in 22 bytes: float16 scale, then 5 bits each around 16, the fifth ones first.
+    Q5_0,
+    /// 32 weights in 24 bytes: float16 scale, float16 minimum, then 5 bits each, the fifth ones first.
+    Q5_1,
     /// 32 weights in 34 bytes: float16 scale, then a signed byte each.
     Q8_0,
+    /// 256 weights in 84 bytes: 2 bits each, in sixteens with a scale and a minimum of 4 bits.
+    Q2K,
+    /// 256 weights in 110 bytes: 3 bits each, in sixteens with a scale of 6 bits.
+    Q3K,
+    /// 256 weights in 144 bytes: 4 bits each, in groups of 32 with a scale and a minimum of 6 bits.
+    Q4K,
+    /// 256 weights in 176 bytes: 5 bits each, in groups of 32 with a scale and a minimum of 6 bits.
+    Q5K,
+    /// 256 weights in 210 bytes: 6 bits each, in sixteens with a scale of 8 bits.
+    Q6K,
+    /// 32 weights in 18 bytes: float16 scale, then 4 bits each that name one of 16 levels.
+    Iq4Nl,
+    /// 256 weights in 136 bytes: 4 bits each that name a level, in groups of 32 with a scale of 6 bits.
+    Iq4Xs,
 }
 
 /// A tensor type of the GGUF format, supported or not: its size is known, so that a file opens whose other
@@ -60,24 +79,24 @@ static TYPES: [(u32, TensorType); 34] = [
     (1, readable("F16", 1, 2, Encoding::F16)),
     (2, readable("Q4_0", 32, 18, Encoding::Q4_0)),
     (3, readable("Q4_1", 32, 20, Encoding::Q4_1)),
-    (6, sized("Q5_0", 32, 22)),
-    (7, sized("Q5_1", 32, 24)),
+    (6, readable("Q5_0", 32, 22, Encoding::Q5_0)),
+    (7, readable("Q5_1", 32, 24, Encoding::Q5_1)),
     (8, readable("Q8_0", 32, 34, Encoding::Q8_0)),
     (9, sized("Q8_1", 32, 40)),
-    (10, sized("Q2_K", 256, 84)),
-    (11, sized("Q3_K", 256, 110)),
-    (12, sized("Q4_K", 256, 144)),
-    (13, sized("Q5_K", 256, 176)),
-    (14, sized("Q6_K", 256, 210)),
+    (10, readable("Q2_K", 256, 84, Encoding::Q2K)),
+    (11, readable("Q3_K", 256, 110, Encoding::Q3K)),
+    (12, readable("Q4_K", 256, 144, Encoding::Q4K)),
+    (13, readable("Q5_K", 256, 176, Encoding::Q5K)),
+    (14, readable("Q6_K", 256, 210, Encoding::Q6K)),
     (15, sized("Q8_K", 256, 292)),
     (16, sized("IQ2_XXS", 256, 66)),
     (17, sized("IQ2_XS", 256, 74)),
     (18, sized("IQ3_XXS", 256, 98)),
     (19, sized("IQ1_S", 256, 50)),
-    (20, sized("IQ4_NL", 32, 18)),
+    (20, readable("IQ4_NL", 32, 18, Encoding::Iq4Nl)),
     (21, sized("IQ3_S", 256, 110)),
     (22, sized("IQ2_S", 256, 82)),
-    (23, sized("IQ4_XS", 256, 136)),
+    (23, readable("IQ4_XS", 256, 136, Encoding::Iq4Xs)),
     (24, sized("I8", 1, 1)),
     (25, sized("I16", 1, 2)),
     (26, sized("I32", 1, 4)),
