@@ -325,17 +325,23 @@ def test_truncation_and_padding_of_the_file_are_left_out() -> None:
     assert tokenizer.encode("a") == oracle_ids(oracle, "a")
 
 
-def write_gguf(path: Path, oracle: Oracle, pre: str) -> Path:
-    """The vocabulary of `oracle` as a converter writes it."""
+def write_gguf(path: Path, oracle: Oracle, pre: str | None) -> Path:
+    """The vocabulary of `oracle` as a converter writes it; without `pre`, one whose spaces are letters."""
     vocab = oracle.get_vocab()
     added = {token.content: token for token in oracle.get_added_tokens_decoder().values()}
     tokens = sorted(vocab, key=lambda token: vocab[token])
     merges = json.loads(oracle.to_str())["model"]["merges"]
     writer = GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is None:
+        writer.add_tokenizer_model("gemma4")
+        writer.add_add_space_prefix(False)
+        writer.add_unk_token_id(vocab["<unk>"])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([1 if token not in added else 3 if added[token].special else 4 for token in tokens])
+    kinds = [6 if token.startswith("<0x") else 1 if token not in added else 3 if added[token].special else 4 for token in tokens]
+    writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_eos_token_id(vocab["<|end|>"])
     writer.write_header_to_file()
@@ -344,8 +350,8 @@ def write_gguf(path: Path, oracle: Oracle, pre: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "pre"), [("llama3", "llama-bpe"), ("qwen2", "qwen2"), ("smollm", "smollm")])
-def test_a_gguf_vocabulary_is_that_of_its_tokenizer_json(tmp_path: Path, name: str, pre: str) -> None:
+@pytest.mark.parametrize(("name", "pre"), [("llama3", "llama-bpe"), ("qwen2", "qwen2"), ("smollm", "smollm"), ("gemma", None)])
+def test_a_gguf_vocabulary_is_that_of_its_tokenizer_json(tmp_path: Path, name: str, pre: str | None) -> None:
     tokenizer, oracle = pair(name)
     from_gguf = Tokenizer.from_file(write_gguf(tmp_path / "model.gguf", oracle, pre))
     choose = random.Random(7)
@@ -355,6 +361,8 @@ def test_a_gguf_vocabulary_is_that_of_its_tokenizer_json(tmp_path: Path, name: s
     ids = range(tokenizer.vocab_size)
     assert list(map(from_gguf.token_bytes, ids)) == list(map(tokenizer.token_bytes, ids))
     assert list(map(from_gguf.is_special, ids)) == list(map(tokenizer.is_special, ids))
+    drawn = choose.choices(ids, k=200)
+    assert from_gguf.decode(drawn) == tokenizer.decode(drawn)
 
 
 def test_refusals_name_the_file_and_the_place_in_it(tmp_path: Path) -> None:

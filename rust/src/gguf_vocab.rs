@@ -1,12 +1,16 @@
 //! The vocabulary inside a GGUF file: takes its metadata, gives a tokenizer. Reading the file is `gguf`'s.
 
+use tokenizers::decoders::byte_fallback::ByteFallback;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::decoders::sequence::Sequence as DecoderSequence;
+use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
-use tokenizers::{AddedToken, NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use crate::error::Error;
 use crate::gguf::{Metadata, Value};
@@ -19,13 +23,15 @@ const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const UNKNOWN_TOKEN: &str = "tokenizer.ggml.unknown_token_id";
+const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const PLACES: Places = Places { vocab: TOKENS, merges: MERGES };
 
 /// Keys that hold one token id. They are no part of the pipeline; a wrong one shows an altered file.
 const TOKEN_IDS: [&str; 4] = [
     "tokenizer.ggml.bos_token_id",
     "tokenizer.ggml.eos_token_id",
-    "tokenizer.ggml.unknown_token_id",
+    UNKNOWN_TOKEN,
     "tokenizer.ggml.padding_token_id",
 ];
 
@@ -38,10 +44,17 @@ const TOKEN_TYPES: std::ops::RangeInclusive<i64> = 1..=6;
 
 /// The tokenizer that `metadata` describes.
 pub(crate) fn read(metadata: &Metadata) -> Result<Tokenizer, Error> {
-    let model = string(metadata, MODEL)?;
-    if model != "gpt2" {
-        return Err(Error::file(MODEL, format!("is {}; ecocore reads gpt2, byte-level BPE", quote(model))));
+    match string(metadata, MODEL)? {
+        "gpt2" => byte_level(metadata),
+        "gemma4" => spaces_are_letters(metadata),
+        model => {
+            let message = format!("is {}; ecocore reads gpt2, byte-level BPE, and gemma4", quote(model));
+            Err(Error::file(MODEL, message))
+        }
     }
+}
+
+fn byte_level(metadata: &Metadata) -> Result<Tokenizer, Error> {
     let style = Style::named(string(metadata, PRE)?)?;
     let tokens = strings(metadata, TOKENS)?;
     check_token_ids(metadata, tokens.len())?;
@@ -60,6 +73,56 @@ pub(crate) fn read(metadata: &Metadata) -> Result<Tokenizer, Error> {
         decoder: Some(ByteLevel::default().into()),
     };
     Tokenizer::from_pipeline(Pipeline::new(parts)?, &Spelling::ByteLevel, Decoding::Joined, TOKENS)
+}
+
+/// What a space is written as.
+const SPACE: &str = "\u{2581}";
+
+/// Text is merged as a whole, spaces are letters of their own, and what is in no vocabulary falls back to bytes.
+fn spaces_are_letters(metadata: &Metadata) -> Result<Tokenizer, Error> {
+    if metadata.get(SPACE_PREFIX) == Some(&Value::Bool(true)) {
+        return Err(Error::file(SPACE_PREFIX, "is true, which this vocabulary does not have"));
+    }
+    let tokens = strings(metadata, TOKENS)?;
+    check_token_ids(metadata, tokens.len())?;
+    // Converters call what a parser must see user defined, and may call other markers normal.
+    let types = token_types(metadata, tokens.len())?.iter().zip(tokens);
+    let types: Vec<i64> = types.map(|(&kind, token)| if is_marker(token) { CONTROL } else { kind }).collect();
+    let model = BytePairs {
+        vocab: vocab(tokens)?,
+        merges: merges(strings(metadata, MERGES)?)?,
+        unk_token: match metadata.get(UNKNOWN_TOKEN) {
+            Some(&Value::U64(id)) => tokens.get(usize::try_from(id).unwrap_or(usize::MAX)).cloned(),
+            _ => None,
+        },
+        fuse_unk: true,
+        byte_fallback: true,
+        ..BytePairs::default()
+    };
+    let inner = |error: tokenizers::Error| Error::Internal(format!("a space cannot be replaced: {error}"));
+    let decoder: Vec<DecoderWrapper> = vec![
+        Replace::new(SPACE, " ").map_err(inner)?.into(),
+        ByteFallback::default().into(),
+        Fuse::default().into(),
+    ];
+    let parts = Parts {
+        added_tokens: added_tokens(tokens, &types),
+        normalizer: Some(Replace::new(" ", SPACE).map_err(inner)?.into()),
+        pre_tokenizer: None,
+        model: model.build(&PLACES)?,
+        decoder: Some(DecoderSequence::new(decoder).into()),
+    };
+    let spelling = Spelling::Text { replacements: vec![(SPACE.into(), " ".into())], byte_fallback: true };
+    Tokenizer::from_pipeline(Pipeline::new(parts)?, &spelling, Decoding::ByteFallback, TOKENS)
+}
+
+/// Whether a token marks a place in a conversation: `<|turn>`, `<turn|>` or `<|image|>`.
+fn is_marker(token: &str) -> bool {
+    let Some(inner) = token.strip_prefix('<').and_then(|token| token.strip_suffix('>')) else { return false };
+    let name = inner.trim_matches('|');
+    name.len() < inner.len()
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'"')
 }
 
 /// How text is cut before merging; a GGUF file gives only the name.
@@ -228,9 +291,49 @@ mod tests {
         assert_eq!(tokenizer.vocab().len(), 5);
     }
 
+    /// Spaces as letters, two bytes to fall back to, and markers of every kind.
+    fn gemma(key: &str, value: Value) -> Metadata {
+        let tokens =
+            ["<unk>", "\u{2581}", "a", "b", "\u{2581}a", "<0xC3>", "<0xA4>", "<|turn>", "<turn|>", "<b>"];
+        let mut metadata = metadata(MODEL, Some(Value::String("gemma4".into())));
+        metadata.remove(PRE);
+        metadata.insert(TOKENS.to_owned(), texts(&tokens).unwrap());
+        metadata.insert(TOKEN_TYPE.to_owned(), Value::Ints(vec![3, 1, 1, 1, 1, 6, 6, 1, 4, 4]));
+        metadata.insert(MERGES.to_owned(), texts(&["\u{2581} a"]).unwrap());
+        metadata.insert(UNKNOWN_TOKEN.to_owned(), Value::U64(0));
+        metadata.insert(key.to_owned(), value);
+        metadata
+    }
+
+    #[test]
+    fn spaces_may_be_letters_and_bytes_the_last_resort() {
+        let tokenizer = read(&gemma(SPACE_PREFIX, Value::Bool(false))).unwrap();
+        assert_eq!(
+            tokenizer.encode("<|turn>a ab a\u{e4}<turn|> <b>").unwrap(),
+            [7, 2, 4, 3, 4, 5, 6, 8, 1, 9]
+        );
+        assert_eq!(tokenizer.encode("xyz").unwrap(), [0]);
+        let special: Vec<bool> = (0..10).map(|id| tokenizer.vocab().is_special(id)).collect();
+        assert_eq!(special, [true, false, false, false, false, false, false, true, true, false]);
+        assert_eq!(tokenizer.vocab().bytes(4), Some(&b" a"[..]));
+        let refused = read(&gemma(SPACE_PREFIX, Value::Bool(true))).err().map(|error| error.to_string());
+        let expected = "tokenizer.ggml.add_space_prefix: is true, which this vocabulary does not have";
+        assert_eq!(refused.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn markers_are_told_from_text() {
+        for marker in ["<|turn>", "<turn|>", "<|image|>", "<|tool_call>", "<|\"|>"] {
+            assert!(is_marker(marker), "{marker}");
+        }
+        for text in ["<|", "|>", "<>", "<|>", "<||>", "<b>", "<unk>", "<|A>", "<| a|>", "turn|>", "<0x0A>"] {
+            assert!(!is_marker(text), "{text}");
+        }
+    }
+
     #[test]
     fn kinds_we_do_not_know_are_refused_by_name() {
-        let model = r#"tokenizer.ggml.model: is "llama"; ecocore reads gpt2, byte-level BPE"#;
+        let model = r#"tokenizer.ggml.model: is "llama"; ecocore reads gpt2, byte-level BPE, and gemma4"#;
         check_refused(MODEL, Some(Value::String("llama".into())), model);
         let pre = r#"tokenizer.ggml.pre: is "deepseek-llm"; ecocore knows smollm, llama-bpe and qwen2"#;
         check_refused(PRE, Some(Value::String("deepseek-llm".into())), pre);
