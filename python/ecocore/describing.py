@@ -61,10 +61,14 @@ class Need:
         return self.weights + self.loading + self.cache
 
 
-def describe(path: Path) -> Card:
-    """Reads a `.gguf` file's or a folder's headers. Raises InvalidModelFile, also for what this version cannot run."""
-    checkpoint = open_checkpoint(path)
+def describe(path: Path, mmproj: Path | None = None) -> Card:
+    """Reads a `.gguf` file's or a folder's headers. Raises InvalidModelFile, also for what this version cannot run.
+
+    `mmproj`: the file of the part that sees, for a `.gguf` file that it does not lie beside.
+    """
+    checkpoint = open_checkpoint(path, mmproj)
     family = family_of(checkpoint)
+    checkpoint = family.told(checkpoint)
     config = family.configure(checkpoint)
     sizes = {name: math.prod(checkpoint.shape(name)) for name in checkpoint.names()}
     stored = str(checkpoint.stored_dtype).removeprefix("torch.")

@@ -32,6 +32,8 @@ class Family:
     gguf_architectures: tuple[str, ...]
     model: str
     config: str
+    gguf: str
+    """What tells its GGUF files in the words of its folders."""
     tool_syntax: Literal["llama", "hermes", "gemma"]
     """How it writes tool calls, unless its template shows another way."""
     thinks: bool = False
@@ -43,12 +45,16 @@ class Family:
         """The class that computes this family; imports torch."""
         return _named(self.model)
 
+    def told(self, checkpoint: Any) -> Any:
+        """A checkpoint of this family in the words of a folder, whatever its format. Raises InvalidModelFile."""
+        return checkpoint if checkpoint.format == "safetensors" else _named(self.gguf).of(checkpoint)
+
     def configure(self, checkpoint: DescribedCheckpoint) -> Any:
-        """The config of a checkpoint of this family. Raises InvalidModelFile."""
+        """The config of a checkpoint as `told`. Raises InvalidModelFile."""
         return _named(self.config).of(checkpoint)
 
     def look(self, checkpoint: DescribedCheckpoint) -> Any:
-        """How a checkpoint of this family looks at images, or None. Raises InvalidModelFile."""
+        """How a checkpoint as `told` looks at images, or None. Raises InvalidModelFile."""
         return None if self.viewer is None else _named(self.viewer).of(checkpoint)
 
 
@@ -59,6 +65,7 @@ FAMILIES = (
         gguf_architectures=("llama",),
         model="ecocore.model.llama:Llama",
         config="ecocore.model.llama_config:LlamaConfig",
+        gguf="ecocore.model.llama_gguf:LlamaGguf",
         tool_syntax="llama",
     ),
     Family(
@@ -67,23 +74,26 @@ FAMILIES = (
         gguf_architectures=("qwen2",),
         model="ecocore.model.llama:Llama",
         config="ecocore.model.qwen2_config:Qwen2Config",
+        gguf="ecocore.model.llama_gguf:Qwen2Gguf",
         tool_syntax="hermes",
     ),
     Family(
         name="qwen2.5-vl",
         hf_architectures=("Qwen2_5_VLForConditionalGeneration",),
-        gguf_architectures=(),
+        gguf_architectures=("qwen2vl",),
         model="ecocore.model.qwen2_5_vl:Qwen25Vl",
         config="ecocore.model.qwen2_5_vl_config:Qwen25VlConfig",
+        gguf="ecocore.model.qwen2_5_vl_gguf:Qwen25VlGguf",
         tool_syntax="hermes",
         viewer="ecocore.prompt.images.qwen2_5_vl:Qwen25VlViewer",
     ),
     Family(
         name="gemma4",
         hf_architectures=("Gemma4ForConditionalGeneration", "Gemma4ForCausalLM"),
-        gguf_architectures=(),
+        gguf_architectures=("gemma4",),
         model="ecocore.model.gemma4:Gemma4",
         config="ecocore.model.gemma4_config:Gemma4Config",
+        gguf="ecocore.model.gemma4_gguf:Gemma4Gguf",
         tool_syntax="gemma",
         thinks=True,
         viewer="ecocore.prompt.images.gemma4:Gemma4Viewer",

@@ -143,6 +143,7 @@ class Runtime:
         kv_cache_mb: int = 256,
         generation_config: Literal["model"] | None = None,
         capacity: Capacity | None = None,
+        mmproj: str | Path | None = None,
         model_id: str | None = None,
         progress: bool | None = None,
     ) -> Self:
@@ -161,12 +162,15 @@ class Runtime:
 
         if model is None:
             model, model_id = embedded_model_path(), model_id or EMBEDDED_MODEL_ID
-        checkpoint = open_checkpoint(Path(model))
+        checkpoint = open_checkpoint(Path(model), None if mmproj is None else Path(mmproj))
         family = family_of(checkpoint)
+        checkpoint = family.told(checkpoint)
         if checkpoint.chat_template is None:
             raise InvalidParameter("model", f"{Path(model).name} brings no chat template, so it cannot take messages")
         viewer = family.look(checkpoint)
         sampling = {} if generation_config is None else _makers_sampling(checkpoint.generation_config)
+        if mmproj is not None and viewer is None:
+            raise InvalidParameter("mmproj", f"is for models that see images, and {Path(model).name} is none")
         name = model_id or Path(model).name.removesuffix(".gguf")
         with loading_bar(f"loading {name}", show=progress) as advance:
             runner = ModelRunner.load(
@@ -480,6 +484,7 @@ def load(
     generation_config: Literal["model"] | None = None,
     max_sequences: int = Capacity.running,
     max_waiting: int = Capacity.waiting,
+    mmproj: str | Path | None = None,
     model_id: str | None = None,
     progress: bool | None = None,
 ) -> Runtime:
@@ -490,9 +495,10 @@ def load(
     "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB; where it holds fewer tokens than the model's
     context, it is the context. `generation_config`: "model" takes temperature, top_p and the like from the model's
     generation_config.json where a request leaves them open; None takes the API's defaults. `max_sequences`: answers that are
-    computed at once, as memory allows; `max_waiting`: answers that may wait beyond them, before more raise QueueFull. `progress`:
-    whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile, InvalidParameter,
-    InvalidConfiguration.
+    computed at once, as memory allows; `max_waiting`: answers that may wait beyond them, before more raise QueueFull.
+    `mmproj`: the GGUF file of the part that sees images; None takes the only one whose name has mmproj in it, beside the
+    model. `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile,
+    InvalidParameter, InvalidConfiguration.
     """
     return Runtime.load(
         model,
@@ -501,6 +507,7 @@ def load(
         kv_cache_mb=kv_cache_mb,
         generation_config=generation_config,
         capacity=Capacity(running=max_sequences, waiting=max_waiting),
+        mmproj=mmproj,
         model_id=model_id,
         progress=progress,
     )

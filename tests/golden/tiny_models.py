@@ -114,8 +114,8 @@ def _gemma4_shape(tokenizer: PreTrainedTokenizerFast, *, window: int, k_eq_v: bo
     }
 
 
-def qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A text part that turns three ways, a tower of layers with windows and one without."""
+def qwen2_5_vl(tokenizer: PreTrainedTokenizerFast, *, full_layers: tuple[int, ...] = (1,)) -> Any:
+    """A text part that turns three ways, a tower of layers with windows and `full_layers` without."""
     text = _shape(tokenizer, heads=4, kv_heads=2, hidden=64, head_dim=16) | {
         "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 500.0},
         "rms_norm_eps": 1e-6,
@@ -130,7 +130,7 @@ def qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
         "out_hidden_size": 64,
         "patch_size": 14,
         "window_size": 112,
-        "fullatt_block_indexes": [1],
+        "fullatt_block_indexes": list(full_layers),
         "tokens_per_second": 2,
     }
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start")}

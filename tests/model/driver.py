@@ -16,6 +16,7 @@ from ecocore.weights.checkpoint import Checkpoint
 def runner_of(checkpoint: Checkpoint, *, kv_cache_bytes: int = 2**21, block_size: int = 16, **options: Any) -> ModelRunner:
     """A loaded runner, with a cache that fits a tiny model."""
     family = family_of(checkpoint)
+    checkpoint = family.told(checkpoint)
     options |= {"device": "cpu", "kv_cache_bytes": kv_cache_bytes, "block_size": block_size}
     return ModelRunner.load(family.model_class(), family.configure(checkpoint), checkpoint, **options)
 

@@ -1,9 +1,9 @@
-"""Configs out of config.json and GGUF metadata: every spelling, every refusal."""
+"""Configs out of config.json: every spelling, every refusal."""
 
 from typing import Any
 
 import pytest
-from tests.model.checkpoints import LLAMA3_ROPE, TINY, as_gguf, tiny_tensors
+from tests.model.checkpoints import LLAMA3_ROPE, TINY
 
 from ecocore.errors import InvalidModelFile
 from ecocore.model.config import WavelengthScaling
@@ -31,15 +31,6 @@ def test_every_field_is_read() -> None:
         rope_scaling=None,
         tie_word_embeddings=False,
     )
-
-
-def test_a_gguf_file_gives_the_same_config_as_its_folder() -> None:
-    assert LlamaConfig.of(as_gguf(tiny_tensors())) == LlamaConfig.from_hf(TINY)
-
-
-def test_a_gguf_file_without_output_matrix_is_tied() -> None:
-    tied = TINY | {"tie_word_embeddings": True}
-    assert LlamaConfig.of(as_gguf(tiny_tensors(tied), tied)).tie_word_embeddings
 
 
 @pytest.mark.parametrize(
@@ -111,21 +102,4 @@ def test_what_may_be_absent_takes_the_known_default() -> None:
 def test_what_cannot_be_run_is_refused_by_name(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidModelFile) as raised:
         LlamaConfig.from_hf(TINY | change)
-    assert said in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
-        ({"llama.expert_count": 8}, "llama.expert_count"),
-        ({"llama.rope.dimension_count": 8}, "rotary embedding over 8"),
-        ({"llama.attention.value_length": 8}, "values of 8"),
-        ({"llama.block_count": None}, "lacks llama.block_count"),
-        ({"llama.attention.head_count_kv": [2, 2]}, "must be an integer"),
-    ],
-)
-def test_what_gguf_cannot_be_run_is_refused_by_name(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidModelFile) as raised:
-        LlamaConfig.from_gguf({**as_gguf(tiny_tensors()).config, **change}, vocab_size=130)
     assert said in str(raised.value)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tests.model.checkpoints import TINY, MemoryCheckpoint, as_gguf, tiny_tensors
+from tests.model.checkpoints import TINY, MemoryCheckpoint
 
 from ecocore.errors import InvalidModelFile
 from ecocore.model.llama_config import LlamaConfig
@@ -15,14 +15,6 @@ def test_queries_keys_and_values_have_a_bias() -> None:
     config = Qwen2Config.of(checkpoint)
     assert config.qkv_bias
     assert config == LlamaConfig.from_hf(TINY, qkv_bias=True)
-
-
-def test_gguf_metadata_have_the_name_of_the_family() -> None:
-    checkpoint = as_gguf(tiny_tensors())
-    metadata: dict[str, Any] = {key.replace("llama.", "qwen2."): value for key, value in checkpoint.config.items()}
-    renamed = MemoryCheckpoint(checkpoint.tensors, metadata, format="gguf")
-    expected = LlamaConfig.from_gguf(checkpoint.config, vocab_size=130, tied=False, qkv_bias=True)
-    assert Qwen2Config.of(renamed) == expected
 
 
 @pytest.mark.parametrize(

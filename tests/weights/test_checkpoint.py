@@ -53,3 +53,9 @@ def test_what_does_not_fit_is_told_what_would(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidModelFile, match=message):
             open_checkpoint(path)
+
+
+def test_a_folder_needs_no_file_of_the_part_that_sees(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InvalidModelFile, match="is a folder, which holds the part that sees"):
+        open_checkpoint(tmp_path, tmp_path / "mmproj.gguf")

@@ -212,6 +212,50 @@ def test_a_vocabulary_of_numbers_is_refused(tmp_path: Path) -> None:
         GgufCheckpoint(path)
 
 
+def write_projector(path: Path, kind: str, *, mixed: bool = False) -> Path:
+    writer = gguf.GGUFWriter(path, "clip")
+    (writer.add_clip_vision_projector_type if mixed else writer.add_clip_projector_type)(kind)
+    add_random_tensors(writer, (32,), [Kind.F32])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_part_that_sees_is_the_only_one_beside_the_model_or_the_one_that_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = write(tmp_path / "model.gguf", add_vocabulary)
+    (tmp_path / "elsewhere").mkdir()
+    named = write_projector(tmp_path / "elsewhere" / "tower.gguf", "gemma4v", mixed=True)
+    assert GgufCheckpoint(model).projector("gemma4v") is None
+
+    beside = write_projector(tmp_path / "model-MMPROJ-f16.gguf", "gemma4v")
+    found = GgufCheckpoint(model).projector("gemma4v")
+    assert found is not None
+    assert found.path == beside
+    # It may belong to another model of the folder.
+    assert GgufCheckpoint(model).projector("qwen2.5vl_merger") is None
+
+    write_projector(tmp_path / "mmproj-bf16.gguf", "gemma4v")
+    assert GgufCheckpoint(model).projector("gemma4v") is None
+    assert "each of mmproj-bf16.gguf, model-MMPROJ-f16.gguf; name one with mmproj" in caplog.text
+
+    told = GgufCheckpoint(model, named).projector("gemma4v")
+    assert told is not None
+    assert told.path == named
+    with pytest.raises(InvalidModelFile, match=r"^tower\.gguf: its clip\.projector_type is 'gemma4v'; model\.gguf needs 'x'$"):
+        GgufCheckpoint(model, named).projector("x")
+
+
+def test_the_id_of_a_token_is_found_by_its_text(tmp_path: Path) -> None:
+    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", add_vocabulary))
+    assert checkpoint.token_id("<|im_end|>") == 3
+    with pytest.raises(InvalidModelFile, match=r"tokens: lacks <\|image_pad\|>"):
+        checkpoint.token_id("<|image_pad|>")
+
+
 def test_output_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
     file = _core.read_gguf(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (2, 32), [Kind.F32])))
     file.dequantize("F32", np.empty((2, 32), np.float32))

@@ -21,6 +21,8 @@ from ecocore.model.tensors import TensorLoader
 
 # The whole model keeps its text part under the first; a file of the text part alone has the second.
 PREFIXES: Final = ("model.language_model.", "model.")
+# Which pairs turn in layers without a window, as GGUF carries it: one divisor per frequency, huge where they stand still.
+ROPE_DIVISORS: Final = "rope_freqs.weight"
 
 
 class Gemma4:
@@ -43,8 +45,11 @@ class Gemma4:
         self.looks_around: Final = config.looks_around
         self._tower = None if config.tower is None else Tower(config.tower, tensors, out_size=config.hidden_size)
         self.row_bytes: Final = config.hidden_size * tensors.dtype.itemsize
+        divisors = _divisors(config, tensors)
         self._rotary = {
-            kind.window: RotaryTable(_frequencies(kind, config), num_positions, dtype=tensors.dtype, device=tensors.device)
+            kind.window: RotaryTable(
+                _frequencies(kind, config, divisors), num_positions, dtype=tensors.dtype, device=tensors.device
+            )
             for kind in dict.fromkeys(config.kv_layers)
         }
 
@@ -127,9 +132,14 @@ class _Layer:
         return self._output(attended.flatten(1))
 
 
-def _frequencies(kind: KvLayer, config: Gemma4Config) -> Tensor:
+def _divisors(config: Gemma4Config, tensors: TensorLoader) -> Tensor | None:
+    width = next((kind.head_dim for kind in config.kv_layers if kind.window is None), 2)
+    return tensors.tensor(ROPE_DIVISORS, width // 2, dtype=torch.float32).cpu() if ROPE_DIVISORS in tensors else None
+
+
+def _frequencies(kind: KvLayer, config: Gemma4Config, divisors: Tensor | None) -> Tensor:
     """Those of the pairs that turn; the others stand still."""
     angles: RotaryAngles = config.full if kind.window is None else config.sliding
     frequencies = rotary_frequencies(kind.head_dim, angles.theta) / angles.factor
     frequencies[angles.rotated :] = 0
-    return frequencies
+    return frequencies if divisors is None or kind.window is not None else frequencies / divisors

@@ -16,8 +16,8 @@ from ecocore.model.layers import GatedMlp, Linear, WideRmsNorm
 from ecocore.model.rotary import rotary_frequencies, rotate_
 from ecocore.model.tensors import TensorLoader
 
-_TOWER = "model.vision_tower."
-_PROJECTION = "model.embed_vision.embedding_projection.weight"
+TOWER = "model.vision_tower."
+PROJECTION = "model.embed_vision.embedding_projection.weight"
 
 
 class Tower:
@@ -28,15 +28,15 @@ class Tower:
         self._config = config
         self._dtype, self._device = tensors.dtype, tensors.device
         hidden = config.hidden_size
-        self._embed = Linear(tensors.tensor(f"{_TOWER}patch_embedder.input_proj.weight", hidden, 3 * config.patch**2))
-        self._places = tensors.tensor(f"{_TOWER}patch_embedder.position_embedding_table", 2, config.places, hidden)
-        self._layers = [_Layer(config, tensors, f"{_TOWER}encoder.layers.{index}.") for index in range(config.num_layers)]
+        self._embed = Linear(tensors.tensor(f"{TOWER}patch_embedder.input_proj.weight", hidden, 3 * config.patch**2))
+        self._places = tensors.tensor(f"{TOWER}patch_embedder.position_embedding_table", 2, config.places, hidden)
+        self._layers = [_Layer(config, tensors, f"{TOWER}encoder.layers.{index}.") for index in range(config.num_layers)]
         self._standard = None
         if config.standardized:
-            bias, scale = (tensors.tensor(f"{_TOWER}{name}", hidden) for name in ("std_bias", "std_scale"))
+            bias, scale = (tensors.tensor(f"{TOWER}{name}", hidden) for name in ("std_bias", "std_scale"))
             self._standard = bias.float(), scale.float()
         self._norm = WideRmsNorm(config.eps)
-        self._out = Linear(tensors.tensor(_PROJECTION, out_size, hidden))
+        self._out = Linear(tensors.tensor(PROJECTION, out_size, hidden))
 
     def see(self, pixels: NDArray[np.uint8]) -> Generator[None, None, Tensor]:
         """`pixels`: (height, width, 3), multiples of a token each way.

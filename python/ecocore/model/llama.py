@@ -1,6 +1,6 @@
 """The Llama architecture: SmolLM2, Llama 3.x, and with a bias Qwen2. Token ids in, hidden states and logits out.
 
-Only what is Llama's own stands here: how a layer is wired, what its tensors are called, how GGUF orders them.
+Only what is Llama's own stands here: how a layer is wired, what its tensors are called.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ecocore.model.tensors import TensorLoader
 
 @dataclass(frozen=True)
 class TensorNames:
-    """What a file format calls the tensors; those of a layer follow `layer`."""
+    """What the tensors are called; those of a layer follow `layer`."""
 
     embedding: str
     final_norm: str
@@ -35,38 +35,21 @@ class TensorNames:
     down: str
 
 
-NAMES: Final = {
-    "safetensors": TensorNames(
-        embedding="model.embed_tokens.weight",
-        final_norm="model.norm.weight",
-        head="lm_head.weight",
-        layer="model.layers.{}.",
-        attention_norm="input_layernorm.weight",
-        query="self_attn.q_proj.weight",
-        key="self_attn.k_proj.weight",
-        value="self_attn.v_proj.weight",
-        output="self_attn.o_proj.weight",
-        mlp_norm="post_attention_layernorm.weight",
-        gate="mlp.gate_proj.weight",
-        up="mlp.up_proj.weight",
-        down="mlp.down_proj.weight",
-    ),
-    "gguf": TensorNames(
-        embedding="token_embd.weight",
-        final_norm="output_norm.weight",
-        head="output.weight",
-        layer="blk.{}.",
-        attention_norm="attn_norm.weight",
-        query="attn_q.weight",
-        key="attn_k.weight",
-        value="attn_v.weight",
-        output="attn_output.weight",
-        mlp_norm="ffn_norm.weight",
-        gate="ffn_gate.weight",
-        up="ffn_up.weight",
-        down="ffn_down.weight",
-    ),
-}
+NAMES: Final = TensorNames(
+    embedding="model.embed_tokens.weight",
+    final_norm="model.norm.weight",
+    head="lm_head.weight",
+    layer="model.layers.{}.",
+    attention_norm="input_layernorm.weight",
+    query="self_attn.q_proj.weight",
+    key="self_attn.k_proj.weight",
+    value="self_attn.v_proj.weight",
+    output="self_attn.o_proj.weight",
+    mlp_norm="post_attention_layernorm.weight",
+    gate="mlp.gate_proj.weight",
+    up="mlp.up_proj.weight",
+    down="mlp.down_proj.weight",
+)
 
 # llama3 scaling as GGUF carries it: one divisor per frequency.
 ROPE_DIVISORS: Final = "rope_freqs.weight"
@@ -82,9 +65,9 @@ class Llama:
     ) -> None:
         """Takes its tensors from `tensors`; positions 0 to `num_positions` - 1 can be computed. Raises InvalidModelFile.
 
-        `names`: what they are called, if not as the format usually calls them.
+        `names`: what they are called, if not as usual.
         """
-        names = names or NAMES[tensors.format]
+        names = names or NAMES
         self._embedding = tensors.tensor(names.embedding, config.vocab_size, config.hidden_size)
         self._layers = [_Layer(config, tensors, names, index) for index in range(config.num_layers)]
         self._final_norm = RmsNorm(tensors.tensor(names.final_norm, config.hidden_size), config.rms_norm_eps)
@@ -130,9 +113,6 @@ class _Layer:
 
         self._num_heads, self._num_kv_heads, self._head_dim = heads, kv_heads, dim
         query, key = matrix(names.query, heads * dim, hidden), matrix(names.key, kv_heads * dim, hidden)
-        if tensors.format == "gguf" and not config.qkv_bias:
-            # Architectures with a bias are written as they are.
-            query, key = _halves_together(query, heads), _halves_together(key, kv_heads)
         self._qkv = tensors.linear(
             query, key, matrix(names.value, kv_heads * dim, hidden), bias=_biases(config, tensors, names, prefix)
         )
@@ -159,15 +139,6 @@ def _biases(config: LlamaConfig, tensors: TensorLoader, names: TensorNames, pref
         return []
     heads = {names.query: config.num_heads, names.key: config.num_kv_heads, names.value: config.num_kv_heads}
     return [tensors.tensor(prefix + name.replace(".weight", ".bias"), count * config.head_dim) for name, count in heads.items()]
-
-
-def _halves_together(weight: Tensor, num_heads: int) -> Tensor:
-    """Undoes GGUF's order of query and key rows.
-
-    There, the rows of a head are interleaved for a rotation of neighbours (2i, 2i + 1); here dimension i turns
-    together with i + head_dim // 2.
-    """
-    return weight.view(num_heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def _frequencies(config: LlamaConfig, tensors: TensorLoader) -> Tensor:

@@ -1,11 +1,11 @@
 """What a Llama's files say about its shape, as one checked value.
 
-Takes `config.json` or GGUF metadata, gives a config. A feature that is switched on and not implemented is refused by name.
+Takes `config.json`, gives a config. A feature that is switched on and not implemented is refused by name.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self
 
 from ecocore.errors import InvalidModelFile
 from ecocore.model.config import KvLayer, Settings, WavelengthScaling
@@ -52,10 +52,8 @@ class LlamaConfig:
 
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> Self:
-        """Reads the config of a checkpoint of either format. Raises InvalidModelFile."""
-        if checkpoint.format == "safetensors":
-            return cls.from_hf(checkpoint.config)
-        return cls.from_gguf(checkpoint.config, **told_by_tensors(checkpoint))
+        """Reads the config of a checkpoint. Raises InvalidModelFile."""
+        return cls.from_hf(checkpoint.config)
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], *, qkv_bias: bool = False) -> Self:
@@ -89,65 +87,6 @@ class LlamaConfig:
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=qkv_bias,
         )
-
-    @classmethod
-    def from_gguf(
-        cls,
-        metadata: Mapping[str, Any],
-        *,
-        vocab_size: int | None = None,
-        tied: bool = True,
-        architecture: str = "llama",
-        qkv_bias: bool = False,
-    ) -> Self:
-        """Reads GGUF metadata of architecture llama, or of another that is spelled alike. Raises InvalidModelFile.
-
-        `vocab_size` and `tied` come from the tensors: the file need not state them. A llama3 scaling is not in
-        the metadata but in the tensor `rope_freqs.weight`, which the model reads.
-        """
-        source = Settings(metadata, "GGUF metadata", prefix=f"{architecture}.")
-        scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-        if scaling != "none":
-            raise InvalidModelFile(f"{architecture}.rope.scaling.type is {scaling!r:.80}, which this version does not implement")
-        if metadata.get(f"{architecture}.expert_count"):
-            raise InvalidModelFile(f"{architecture}.expert_count is set; this version does not implement mixtures of experts")
-        hidden_size = source.integer("embedding_length")
-        num_heads = source.integer("attention.head_count")
-        head_dim = source.integer("attention.key_length", hidden_size // max(num_heads, 1))
-        rotated = source.integer("rope.dimension_count", head_dim)
-        if rotated != head_dim or source.integer("attention.value_length", head_dim) != head_dim:
-            raise InvalidModelFile(
-                f"keys of {head_dim}, values of {source.integer('attention.value_length', head_dim)} and rotary embedding"
-                f" over {rotated} dimensions: this version implements equal ones"
-            )
-        return cls(
-            vocab_size=vocab_size if vocab_size is not None else source.integer("vocab_size"),
-            hidden_size=hidden_size,
-            intermediate_size=source.integer("feed_forward_length"),
-            num_layers=source.layers("block_count"),
-            num_heads=num_heads,
-            num_kv_heads=source.integer("attention.head_count_kv", num_heads),
-            head_dim=head_dim,
-            context_length=source.integer("context_length"),
-            rms_norm_eps=source.number("attention.layer_norm_rms_epsilon"),
-            rope_theta=source.number("rope.freq_base", 10000.0),
-            tie_word_embeddings=tied,
-            qkv_bias=qkv_bias,
-        )
-
-
-class ToldByTensors(TypedDict):
-    """What a GGUF file says by its tensors alone."""
-
-    vocab_size: int | None
-    tied: bool
-
-
-def told_by_tensors(checkpoint: "Checkpoint") -> ToldByTensors:
-    """What the metadata of a GGUF file need not state."""
-    names = set(checkpoint.names())
-    vocab_size = checkpoint.shape("token_embd.weight")[0] if "token_embd.weight" in names else None
-    return {"vocab_size": vocab_size, "tied": "output.weight" not in names}
 
 
 def _rope_of(config: Mapping[str, Any]) -> Settings:

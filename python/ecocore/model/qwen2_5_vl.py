@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ecocore.errors import InternalError
 from ecocore.model.attention import AttentionPlan
 from ecocore.model.batch import Integers
 from ecocore.model.llama import NAMES, Llama
@@ -31,14 +32,14 @@ class Qwen25Vl:
 
     def __init__(self, config: Qwen25VlConfig, tensors: TensorLoader, *, num_positions: int) -> None:
         """Takes its tensors from `tensors`; positions 0 to `num_positions` - 1 can be computed. Raises InvalidModelFile."""
-        names = NAMES["safetensors"]
+        names = NAMES
         if f"{_NEWER_TEXT}norm.weight" in tensors:
             told = {field.name: str(getattr(names, field.name)) for field in fields(names)}
             names = replace(names, **{name: text.replace("model.", _NEWER_TEXT, 1) for name, text in told.items()})
         self._text = Llama(config.text, tensors, num_positions=num_positions, names=names)
         prefix = next((prefix for prefix in _TOWER_PREFIXES if f"{prefix}merger.ln_q.weight" in tensors), _TOWER_PREFIXES[0])
-        self._tower = Tower(config.tower, tensors, prefix)
-        self.row_bytes: Final = config.tower.out_size * tensors.dtype.itemsize
+        self._tower = None if config.tower is None else Tower(config.tower, tensors, prefix)
+        self.row_bytes: Final = config.text.hidden_size * tensors.dtype.itemsize
         axes = [index % 3 for index, count in enumerate(config.sections) for _ in range(count)]
         self._axes = torch.tensor(axes, device=tensors.device)
 
@@ -59,6 +60,8 @@ class Qwen25Vl:
 
     def see(self, view: View) -> Generator[None, None, Tensor]:
         """See `SeeingModel`."""
+        if self._tower is None:
+            raise InternalError("an image was shown to a model without a vision tower")
         return self._tower.see(view.pixels)
 
     def coordinates(self, views: Sequence[View], length: int) -> Integers:

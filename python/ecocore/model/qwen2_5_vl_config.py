@@ -49,16 +49,19 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class Qwen25VlConfig:
-    """The shape of a Qwen2.5-VL. `sections`: how many pairs of a head turn by time, by height and by width."""
+    """The shape of a Qwen2.5-VL. `sections`: how many pairs of a head turn by time, by height and by width.
+
+    `tower` is None where the files hold the text part alone.
+    """
 
     text: LlamaConfig
-    tower: TowerConfig
+    tower: TowerConfig | None
     sections: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if not self.sections or min(self.sections) < 1 or sum(self.sections) != self.text.head_dim // 2:
             raise InvalidModelFile(f"mrope_section is {list(self.sections)}; it must add up to {self.text.head_dim // 2}")
-        if self.tower.out_size != self.text.hidden_size:
+        if self.tower is not None and self.tower.out_size != self.text.hidden_size:
             raise InvalidModelFile(
                 f"the vision tower gives {self.tower.out_size} dimensions, the text takes {self.text.hidden_size}"
             )
@@ -102,11 +105,11 @@ class Qwen25VlConfig:
         theta = rope.get("rope_theta", text.get("rope_theta", 1e6))
         text |= {"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "rope_scaling": None}
         text["tie_word_embeddings"] = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-        return cls(LlamaConfig.from_hf(text, qkv_bias=True), _tower(config, checkpoint.image_settings), tuple(sections))
+        tower = _tower(_object(config, "vision_config"), checkpoint.image_settings) if "vision_config" in config else None
+        return cls(LlamaConfig.from_hf(text, qkv_bias=True), tower, tuple(sections))
 
 
-def _tower(config: Mapping[str, Any], images: Mapping[str, Any]) -> TowerConfig:
-    values = _object(config, "vision_config")
+def _tower(values: Mapping[str, Any], images: Mapping[str, Any]) -> TowerConfig:
     source = Settings(values, "vision_config of config.json")
     if (activation := values.get("hidden_act", "silu")) != "silu":
         raise InvalidModelFile(f"vision_config has hidden_act {activation!r:.80}; this version implements 'silu'")

@@ -1,12 +1,12 @@
 """What a Qwen2's files say about its shape: that of a Llama whose queries, keys and values have a bias.
 
-Takes `config.json` or GGUF metadata, gives a config. A feature that is switched on and not implemented is refused by name.
+Takes `config.json`, gives a config. A feature that is switched on and not implemented is refused by name.
 """
 
 from typing import TYPE_CHECKING
 
 from ecocore.errors import InvalidModelFile
-from ecocore.model.llama_config import LlamaConfig, told_by_tensors
+from ecocore.model.llama_config import LlamaConfig
 
 if TYPE_CHECKING:
     from ecocore.weights.checkpoint import Checkpoint
@@ -17,10 +17,7 @@ class Qwen2Config:
 
     @staticmethod
     def of(checkpoint: "Checkpoint") -> LlamaConfig:
-        """Reads the config of a checkpoint of either format. Raises InvalidModelFile."""
-        if checkpoint.format == "gguf":
-            told = told_by_tensors(checkpoint)
-            return LlamaConfig.from_gguf(checkpoint.config, **told, architecture="qwen2", qkv_bias=True)
+        """Reads the config of a checkpoint. Raises InvalidModelFile."""
         config = checkpoint.config
         if config.get("use_sliding_window"):
             raise InvalidModelFile("config.json switches on use_sliding_window, which this version does not implement here")

@@ -38,7 +38,6 @@ class TensorLoader:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """`progress` hears (bytes done, bytes in all) after each tensor."""
-        self.format: Final = checkpoint.format
         self.dtype: Final = dtype
         self.device: Final = device
         self.linears: Final[list[Linear]] = []

@@ -76,15 +76,20 @@ class Checkpoint(Protocol):
         """The tensor as a new contiguous CPU tensor of `dtype`, which shares no memory with anything."""
 
 
-def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Opens a `.gguf` file, or a folder with `config.json` and safetensors. Raises InvalidModelFile."""
+def open_checkpoint(path: str | PathLike[str], mmproj: Path | None = None) -> Checkpoint:
+    """Opens a `.gguf` file, or a folder with `config.json` and safetensors. Raises InvalidModelFile.
+
+    `mmproj`: the file of the part that sees, for a `.gguf` file that it does not lie beside.
+    """
     path = Path(path)
     if path.is_dir():
         if not (path / "config.json").exists() and (ggufs := sorted(path.glob("*.gguf"))):
             raise InvalidModelFile(f"{path} has no config.json; to load the GGUF file in it, name the file: {ggufs[0]}")
+        if mmproj is not None:
+            raise InvalidModelFile(f"{path} is a folder, which holds the part that sees; {mmproj} goes with a .gguf file")
         return SafetensorsCheckpoint(path)
     if not path.exists():
         raise InvalidModelFile(f"{path} does not exist; name a .gguf file, or a folder with config.json and safetensors")
     if path.suffix == ".safetensors":
         raise InvalidModelFile(f"{path} is one file of a model; name the folder that holds it and config.json")
-    return GgufCheckpoint(path)
+    return GgufCheckpoint(path, mmproj)

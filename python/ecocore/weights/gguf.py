@@ -1,5 +1,9 @@
-"""A GGUF file as a checkpoint: weights, settings, vocabulary and chat template in one file."""
+"""A GGUF file as a checkpoint: weights, settings, vocabulary and chat template in one file.
 
+A model that sees has a second one, of the part that sees: `projector` gives it.
+"""
+
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +13,8 @@ import torch
 from ecocore import _core
 from ecocore.errors import InvalidModelFile
 
+logger = logging.getLogger(__name__)
+
 # Metadata keys of the tokens that templates know by name.
 _NAMED_TOKENS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
@@ -17,8 +23,8 @@ _NAMED_TOKENS = {
     "unk_token": "tokenizer.ggml.unknown_token_id",
 }
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-# A GGUF has no generation_config, which lists several end tokens for most chat models. These texts end a turn
-# in every vocabulary that has them as control tokens.
+# A GGUF has no generation_config, which lists several end tokens for most chat models. These texts end a turn in every
+# vocabulary that has them, whatever kind the file says they are.
 _END_TOKENS = frozenset(
     {
         "<|endoftext|>",
@@ -31,7 +37,7 @@ _END_TOKENS = frozenset(
         "<|tool_response>",
     }
 )
-_CONTROL = 3
+_PROJECTOR_KEYS = ("clip.vision.projector_type", "clip.projector_type")
 
 
 class GgufCheckpoint:
@@ -41,9 +47,10 @@ class GgufCheckpoint:
     # Dequantised weights are exact in float32 alone.
     stored_dtype = torch.float32
 
-    def __init__(self, path: Path) -> None:
-        """Reads and checks the header. Raises InvalidModelFile."""
+    def __init__(self, path: Path, mmproj: Path | None = None) -> None:
+        """Reads and checks the header. Raises InvalidModelFile. `mmproj`: see `projector`."""
         self.path = path
+        self._mmproj = mmproj
         self.image_settings: Mapping[str, Any] = {}
         self.generation_config: Mapping[str, Any] = {}
         self.tokenizer_path = path
@@ -82,15 +89,33 @@ class GgufCheckpoint:
         self._file.dequantize(name, tensor)
         return tensor.to(dtype)
 
+    def token_id(self, text: str) -> int:
+        """The id of a token that the file must have. Raises InvalidModelFile."""
+        tokens = self._array("tokenizer.ggml.tokens", str)
+        if text not in tokens:
+            raise InvalidModelFile(f"{self.path.name}: metadata key tokenizer.ggml.tokens: lacks {text}; fetch the file anew")
+        return tokens.index(text)
+
+    def projector(self, kind: str) -> "GgufCheckpoint | None":
+        """The file of the part that sees: the one that was named, else the only one that lies beside this one.
+
+        The named one must be of this `kind`; one that was found may belong to another model. Raises InvalidModelFile.
+        """
+        path = self._mmproj or _mmproj_beside(self.path)
+        if path is None:
+            return None
+        file = GgufCheckpoint(path)
+        found = next((file.config[key] for key in _PROJECTOR_KEYS if key in file.config), None)
+        if found == kind:
+            return file
+        if self._mmproj is not None:
+            raise InvalidModelFile(f"{path.name}: its {_PROJECTOR_KEYS[-1]} is {found!r:.80}; {self.path.name} needs {kind!r}")
+        logger.info("%s sees no images: %s beside it is of kind %s, not %s", self.path.name, path.name, found, kind)
+        return None
+
     def _find_end_ids(self, tokens: list[str]) -> frozenset[int]:
         named = {token_id for key in _END_KEYS if (token_id := self._token_id(key, tokens)) is not None}
-        kinds = self._array("tokenizer.ggml.token_type", int)
-        known = {
-            token_id
-            for token_id, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
-            if kind == _CONTROL and token in _END_TOKENS
-        }
-        return frozenset(named | known)
+        return frozenset(named | {token_id for token_id, token in enumerate(tokens) if token in _END_TOKENS})
 
     def _token_id(self, key: str, tokens: list[str]) -> int | None:
         token_id = self.config.get(key)
@@ -113,3 +138,12 @@ class GgufCheckpoint:
         if not isinstance(value, list) or not all(isinstance(entry, kind) for entry in value):
             raise InvalidModelFile(f"{self.path.name}: metadata key {key}: is no array of {kind.__name__}; fetch the file anew")
         return value
+
+
+def _mmproj_beside(path: Path) -> Path | None:
+    """The file whose name says, as converters have it, that it is the part of a model that sees."""
+    found = [file for file in sorted(path.parent.glob("*.gguf")) if "mmproj" in file.name.lower() and file.name != path.name]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        logger.warning("%s sees no images: its part that sees may be each of %s; name one with mmproj", path.name, names)
+    return found[0] if len(found) == 1 else None

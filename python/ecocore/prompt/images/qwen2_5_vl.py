@@ -24,8 +24,10 @@ class Qwen25VlViewer:
     looks_around: bool = False
 
     @classmethod
-    def of(cls, checkpoint: ImageSettings) -> Self:
-        """Reads a folder's settings. Raises InvalidModelFile."""
+    def of(cls, checkpoint: ImageSettings) -> Self | None:
+        """Reads a folder's settings; None for files of the text part alone. Raises InvalidModelFile."""
+        if "vision_config" not in checkpoint.config:
+            return None
         settings = checkpoint.image_settings
         size = settings.get("size")
         size = size if isinstance(size, Mapping) else {}
