@@ -25,6 +25,7 @@ def test_defaults_listen_on_this_machine_alone(tmp_path: Path) -> None:
     assert config.database_url == f"sqlite:///{tmp_path}/data/ecocore/ecocore.db"
     assert RuntimeConfig.read({}).model_dump() == {
         "model": (),
+        "mmproj": (),
         "precision": None,
         "device": "auto",
         "kv_cache_mb": 256,
@@ -41,6 +42,23 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
     monkeypatch.setenv("ECOCORE_HOST", "::1")
     config = ServerConfig.read({"port": 9001, "host": None})
     assert (config.port, config.host) == (9001, "::1")
+
+
+def test_the_part_that_sees_is_named_for_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, tower = (tmp_path / name for name in ("one.gguf", "other.gguf", "tower.gguf"))
+    for path in (one, other, tower):
+        path.touch()
+    alone = RuntimeConfig.read({"model": [str(one)], "mmproj": [str(tower)]})
+    assert [(choice.name, choice.mmproj) for choice in alone.models()] == [("one", tower)]
+    monkeypatch.setenv("ECOCORE_MMPROJ", f"other={tower}")
+    both = RuntimeConfig.read({"model": [str(one), str(other)]})
+    assert [(choice.name, choice.mmproj) for choice in both.models()] == [("one", None), ("other", tower)]
+    for wrong in (str(tower), f"third={tower}"):
+        config = RuntimeConfig.read({"model": [str(one), str(other)], "mmproj": [wrong]})
+        with pytest.raises(InvalidConfiguration, match=r"mmproj: write NAME=PATH with the name of a model.*\(one, other\)"):
+            config.models()
+    with pytest.raises(InvalidConfiguration, match="mmproj: there is no file"):
+        RuntimeConfig.read({"mmproj": ["nowhere.gguf"]})
 
 
 def test_image_origins_may_be_several(monkeypatch: pytest.MonkeyPatch) -> None:

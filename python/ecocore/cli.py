@@ -43,7 +43,18 @@ for name, verbs in ADMINISTRATION.items():
 Model = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="NAME=PATH, PATH or NAME=mock; may be given several times.")
 ]
+Mmproj = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]PATH",
+        help="GGUF file of a model's part that sees, if not beside it; may be given several times.",
+    ),
+]
 Precision = Annotated[str | None, typer.Option(metavar="exact|fast", help="exact computes in float32, fast in bfloat16.")]
+MmprojPath = Annotated[
+    Path | None,
+    typer.Option("--mmproj", metavar="PATH", help="GGUF file of the part that sees, if not beside the model."),
+]
 ModelPath = Annotated[Path, typer.Argument(help="A .gguf file, or a folder with config.json and safetensors.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
@@ -91,6 +102,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")] = None,
     model: Model = None,
+    mmproj: Mmproj = None,
     precision: Precision = None,
     device: Device = None,
     kv_cache_mb: KvCache = None,
@@ -208,13 +220,13 @@ def show_config(*, as_json: Json = False, **flags: Any) -> None:
 
 
 @app.command()
-def show(path: ModelPath, *, as_json: Json = False) -> None:
+def show(path: ModelPath, *, mmproj: MmprojPath = None, as_json: Json = False) -> None:
     """Print what a model's files say of it. No weight is read."""
     from dataclasses import asdict
 
     from ecocore.describing import describe
 
-    card = asdict(describe(path))
+    card = asdict(describe(path, mmproj))
     if as_json:
         print_json(card)
         return
@@ -226,7 +238,13 @@ def show(path: ModelPath, *, as_json: Json = False) -> None:
 
 @app.command()
 def fit(
-    path: ModelPath, *, precision: Precision = None, device: Device = None, kv_cache_mb: KvCache = None, as_json: Json = False
+    path: ModelPath,
+    *,
+    mmproj: MmprojPath = None,
+    precision: Precision = None,
+    device: Device = None,
+    kv_cache_mb: KvCache = None,
+    as_json: Json = False,
 ) -> None:
     """Print what memory a model needs, before it is loaded."""
     from dataclasses import asdict
@@ -236,7 +254,8 @@ def fit(
 
     config = RuntimeConfig.read({"precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
     on_device = config.device.startswith("cuda")
-    told = need(describe(path), precision=config.precision, kv_cache_mb=config.kv_cache_mb, device="cuda" if on_device else "cpu")
+    card = describe(path, mmproj)
+    told = need(card, precision=config.precision, kv_cache_mb=config.kv_cache_mb, device="cuda" if on_device else "cpu")
     if as_json:
         print_json(asdict(told) | {"peak": told.peak})
         return
@@ -276,8 +295,9 @@ def engine(
     told = json.loads(settings)
     server = told["server"]
     # All of it, so that nothing is left to be read from the environment: whose settings count, the server has judged.
-    config = RuntimeConfig(**told["runtime"], model=())
-    choice = told["model"] and ModelChoice(told["model"]["name"], told["model"]["path"] and Path(told["model"]["path"]))
+    config = RuntimeConfig(**told["runtime"], model=(), mmproj=())
+    places = told["model"] and {key: told["model"][key] and Path(told["model"][key]) for key in ("path", "mmproj")}
+    choice = told["model"] and ModelChoice(told["model"]["name"], **places)
     with ExitStack() as stack:
         try:
             images = ImageLoader(allowed_origins=server["allow_image_origin"], remote=not server["no_remote_images"])
@@ -377,7 +397,8 @@ def chat(
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     params = {name: value for name, value in given.items() if value is not None}
     turns: Turns = [{"role": "system", "content": system}] if system else []
-    with _load(config.model[0] if config.model else None, config) as runtime:
+    models = config.models()
+    with _load(models[0] if models else None, config) as runtime:
         if text is None:
             _converse(runtime, turns, params)
         else:
@@ -444,20 +465,17 @@ def _choices(config: "RuntimeConfig") -> Sequence["ModelChoice | None"]:
     from ecocore.errors import InvalidModelFile
     from ecocore.weights.embedded import EMBEDDED_MODEL_ID, embedded_model_path
 
-    names = [choice.name for choice in config.model]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidConfiguration(f"model: two models are named {name!r}; write NAME=PATH")
-    if EMBEDDED_MODEL_ID in names:
-        return config.model
+    given = config.models()
+    if EMBEDDED_MODEL_ID in {choice.name for choice in given}:
+        return given
     try:
         embedded_model_path()
     except InvalidModelFile as error:
-        if not config.model:
+        if not given:
             raise
         typer.echo(f"serving without the embedded model: {error}", err=True)
-        return config.model
-    return (None, *config.model)
+        return given
+    return (None, *given)
 
 
 def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
@@ -467,9 +485,10 @@ def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
     capacity = Capacity(config.max_sequences, config.max_waiting, config.max_waiting_per_key)
     if choice is not None and choice.path is None:
         return Runtime.mock(choice.name, tokens_per_second=config.mock_rate, capacity=capacity)
-    path, name = (None, None) if choice is None else (choice.path, choice.name)
+    path, mmproj, name = (None, None, None) if choice is None else (choice.path, choice.mmproj, choice.name)
     return Runtime.load(
         path,
+        mmproj=mmproj,
         device=config.device,
         precision=config.precision,
         kv_cache_mb=config.kv_cache_mb,
@@ -513,8 +532,13 @@ def _isolated(choice: "ModelChoice | None", config: "RuntimeConfig", server: "Se
     from ecocore.weights.embedded import EMBEDDED_MODEL_ID
 
     settings = {
-        "model": choice and {"name": choice.name, "path": choice.path and str(choice.path)},
-        "runtime": config.model_dump(mode="json", exclude={"model"}),
+        "model": choice
+        and {
+            "name": choice.name,
+            "path": choice.path and str(choice.path),
+            "mmproj": choice.mmproj and str(choice.mmproj),
+        },
+        "runtime": config.model_dump(mode="json", exclude={"model", "mmproj"}),
         "server": server.model_dump(mode="json", include={"allow_image_origin", "no_remote_images", "log_level"}),
     }
     # -P: what lies in the folder that the server was started in is not for importing.

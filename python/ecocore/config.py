@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -42,10 +42,14 @@ _READING = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, froz
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model to load: the name that requests ask for, and where it is. `path` None is the mock engine."""
+    """A model to load: the name that requests ask for, and where it is. `path` None is the mock engine.
+
+    `mmproj`: the GGUF file of its part that sees, if one was named.
+    """
 
     name: str
     path: Path | None
+    mmproj: Path | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -64,6 +68,28 @@ class ModelChoice:
 
     def __str__(self) -> str:
         return f"{self.name}={self.path or MOCK}"
+
+
+@dataclass(frozen=True, slots=True)
+class MmprojChoice:
+    """The GGUF file of the part that sees of a model: of the one with this name; None is the only model."""
+
+    name: str | None
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `NAME=PATH`, or `PATH` for the only model. Raises ValueError."""
+        name, separator, place = text.partition("=")
+        if not separator or Path(text).expanduser().exists():
+            name, place = "", text
+        path = Path(place).expanduser()
+        if not path.is_file():
+            raise ValueError(f"there is no file {place[:200]!r}; write NAME=PATH, or PATH for the only model")
+        return cls(name or None, path)
+
+    def __str__(self) -> str:
+        return str(self.path) if self.name is None else f"{self.name}={self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +122,10 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 def _choices(value: Any) -> Any:
     return tuple(ModelChoice.parse(text) if isinstance(text, str) else text for text in _listed(value))
+
+
+def _mmproj_choices(value: Any) -> Any:
+    return tuple(MmprojChoice.parse(text) if isinstance(text, str) else text for text in _listed(value))
 
 
 def _region_models(value: Any) -> Any:
@@ -214,6 +244,7 @@ class RuntimeConfig(BaseSettings):
     model_config = _READING
 
     model: Annotated[tuple[ModelChoice, ...], NoDecode, BeforeValidator(_choices)] = ()
+    mmproj: Annotated[tuple[MmprojChoice, ...], NoDecode, BeforeValidator(_mmproj_choices)] = ()
     precision: Literal["exact", "fast"] | None = None
     device: Annotated[str, AfterValidator(_device)] = "auto"
     kv_cache_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
@@ -227,6 +258,23 @@ class RuntimeConfig(BaseSettings):
     def read(cls, flags: Mapping[str, Any]) -> Self:
         """Flags that are None were not given. Raises InvalidConfiguration."""
         return _read(cls, flags)
+
+    def models(self) -> tuple[ModelChoice, ...]:
+        """The models that are given, each with the part that sees that was named for it. Raises InvalidConfiguration."""
+        names = [choice.name for choice in self.model]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidConfiguration(f"model: two models are named {name!r}; write NAME=PATH")
+        choices = {choice.name: choice for choice in self.model}
+        for part in self.mmproj:
+            named = part.name or (names[0] if len(names) == 1 else "")
+            if named not in choices:
+                told = ", ".join(names) or "none"
+                raise InvalidConfiguration(
+                    f"mmproj: write NAME=PATH with the name of a model that is given ({told}), not {str(part)!r}"
+                )
+            choices[named] = replace(choices[named], mmproj=part.path)
+        return tuple(choices.values())
 
 
 class ClientConfig(BaseSettings):
