@@ -30,6 +30,7 @@ def test_defaults_listen_on_this_machine_alone(tmp_path: Path) -> None:
         "device": "auto",
         "kv_cache_mb": 256,
         "generation_config": None,
+        "tensor_parallel": 1,
         "max_sequences": 256,
         "max_waiting": 256,
         "max_waiting_per_key": 64,

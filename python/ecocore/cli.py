@@ -58,6 +58,10 @@ MmprojPath = Annotated[
 ModelPath = Annotated[Path, typer.Argument(help="A .gguf file, or a folder with config.json and safetensors.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="auto")]
 KvCache = Annotated[int | None, typer.Option(help="Memory for keys and values, MiB for each model.", show_default="256")]
+TensorParallel = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Processes that share each model of --model, on CUDA with a device each.", show_default="1"),
+]
 
 
 def main() -> NoReturn:
@@ -110,6 +114,7 @@ def serve(
         str | None,
         typer.Option(metavar="model", help="model: requests that say nothing draw as the model's generation_config.json says."),
     ] = None,
+    tensor_parallel: TensorParallel = None,
     max_sequences: Annotated[
         int | None, typer.Option(help="Answers of a model that are computed at once, as its memory allows.", show_default="256")
     ] = None,
@@ -309,6 +314,18 @@ def engine(
         serve_engine(region, socket, parent.tell, log_level=server["log_level"])
 
 
+@app.command(hidden=True)
+def rank(
+    share: Annotated[str, typer.Argument(help="JSON of what to load.")],
+    *,
+    meeting: Annotated[Path, typer.Option(help="Where the ranks meet.")],
+) -> int:
+    """One of the processes that share a model. Whoever loads the model starts it, and ends it with itself."""
+    from ecocore.worker import Share, work
+
+    return work(Share.of(json.loads(share)), meeting)
+
+
 @app.command()
 def bench(
     url: Annotated[str, typer.Argument(help="The server, as in http://HOST:PORT.")] = "http://127.0.0.1:8000",
@@ -384,11 +401,18 @@ def chat(
     precision: Precision = None,
     device: Device = None,
     kv_cache_mb: KvCache = None,
+    tensor_parallel: TensorParallel = None,
 ) -> None:
     """Talk with a model on the terminal, without a server. Ctrl-C stops an answer, Ctrl-D or /exit leaves."""
     from ecocore.config import RuntimeConfig
 
-    flags = {"model": model and [model], "precision": precision, "device": device, "kv_cache_mb": kv_cache_mb}
+    flags = {
+        "model": model and [model],
+        "precision": precision,
+        "device": device,
+        "kv_cache_mb": kv_cache_mb,
+        "tensor_parallel": tensor_parallel,
+    }
     config = RuntimeConfig.read(flags)
     if text is None and not sys.stdin.isatty():
         text = sys.stdin.read().strip()
@@ -493,6 +517,8 @@ def _load(choice: "ModelChoice | None", config: "RuntimeConfig") -> "Runtime":
         precision=config.precision,
         kv_cache_mb=config.kv_cache_mb,
         generation_config=config.generation_config,
+        # The embedded model is too small to gain from it, and the numbers of its heads are odd.
+        tensor_parallel=1 if choice is None else config.tensor_parallel,
         capacity=capacity,
         model_id=name,
     )

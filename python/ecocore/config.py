@@ -249,6 +249,7 @@ class RuntimeConfig(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = "auto"
     kv_cache_mb: Annotated[int, Field(ge=1, le=2**20)] = 256
     generation_config: Literal["model"] | None = None
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     max_sequences: Annotated[int, Field(ge=1, le=2**16)] = 256
     max_waiting: Annotated[int, Field(ge=1, le=2**16)] = 256
     max_waiting_per_key: Annotated[int, Field(ge=1, le=2**16)] = 64

@@ -12,6 +12,7 @@ EcocoreError
 │   ├── QueueFull                  too many requests are waiting
 │   └── KeyQueueFull               too many requests of one key are waiting
 ├── EngineFailure                  a step of the engine failed; the request is lost
+│   └── EngineBroken               and so will every other: the engine ends
 ├── RegionUnavailable              no engine that could run the request runs at the moment; retry
 ├── RuntimeClosed                  the runtime was closed
 └── InternalError                  a broken rule between our own rooms; please report it
@@ -92,6 +93,13 @@ class EngineFailure(EcocoreError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class EngineBroken(EngineFailure):
+    """A part of the engine is lost for good: no step can be computed any more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("engine_error", message)
 
 
 class RegionUnavailable(EcocoreError):

@@ -13,13 +13,14 @@ from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from ecocore._core import Batch, SampledTokens
+from ecocore.errors import EngineBroken
 
 
 class Model(Protocol):
     """Computes one step."""
 
     def forward(self, batch: Batch) -> Any:
-        """Logits (batch.num_logits, vocab) as a float tensor."""
+        """Logits (batch.num_logits, vocab) as a float tensor. Raises EngineBroken where no later step could go well."""
 
 
 class Drawing(Protocol):
@@ -91,7 +92,7 @@ class Executor:
         self._launched.put(work)
 
     def wait(self) -> Computed | Looked:
-        """The oldest that was launched, once it is computed. Raises what broke the executor, such as a panic of the core."""
+        """The oldest that was launched, once it is computed. Raises what broke the executor: EngineBroken or a panic."""
         computed = self._computed.get()
         if isinstance(computed, BaseException):
             raise computed
@@ -118,6 +119,8 @@ class Executor:
                 known = batch if self.depth == 1 else batch.filled(self._drawn)
                 logits = self._model.forward(known)
                 tokens = self._sampler.sample(logits, self._sampler.prepare(batch))
+            except EngineBroken:
+                raise
             except Exception as error:  # noqa: BLE001 - one step fails, the engine lives
                 return Computed(batch, None, error, time.perf_counter() - begun)
         self._drawn.append(tokens)

@@ -246,6 +246,7 @@ class StepLoop:
             # Also those who are still in the inbox, or half-way out of it.
             self._deliver(self._outputs.fail(self._bare_outputs(left), *end))
         finally:
+            self._leave([*left])
             self._executor.close()
 
     def _bare_outputs(self, left: Mapping[int, tuple[int, int]]) -> list[int]:

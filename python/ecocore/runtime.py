@@ -6,17 +6,19 @@ Builds the rooms and connects them: prompt -> scheduler -> model -> sampler -> o
 import asyncio
 import hashlib
 import itertools
+import json
 import logging
 import queue
 import secrets
+import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
 
 from ecocore import __version__
 from ecocore._core import EventBatch, OutputStreams, Scheduler, Tokenizer
@@ -36,6 +38,10 @@ from ecocore.prompt.template import ChatTemplate
 from ecocore.request import MAX_CHOICES, ChatParams, ChatRequest, SamplingParams
 from ecocore.sampling.grammar import Grammars
 from ecocore.sampling.sampler import BatchSampler
+from ecocore.worker import Share
+
+if TYPE_CHECKING:
+    from ecocore.model.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +80,7 @@ class _Parts:
     viewer: Viewer | None = None
     tool_template: ChatTemplate | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    workers: "Workers | None" = None
 
 
 class Runtime:
@@ -128,7 +135,8 @@ class Runtime:
         self._mailboxes: dict[int, Callable[[Event], None]] = {}
         # The engine's thread holds no runtime, so that one which nobody holds ends like one that was closed.
         self._loop.subscribe(_routed_weakly(weakref.WeakMethod(self._route)))
-        self._end = weakref.finalize(self, self._loop.close)
+        self._workers = parts.workers
+        self._end = weakref.finalize(self, _ended, self._loop, parts.workers)
         self._loop.start()
 
     # --- making one -------------------------------------------------------------------------------------
@@ -142,20 +150,17 @@ class Runtime:
         precision: Literal["exact", "fast"] | None = None,
         kv_cache_mb: int = 256,
         generation_config: Literal["model"] | None = None,
+        tensor_parallel: int = 1,
         capacity: Capacity | None = None,
         mmproj: str | Path | None = None,
         model_id: str | None = None,
         progress: bool | None = None,
     ) -> Self:
         """Loads a model; see `ecocore.load`. `capacity`: answers at once."""
-        if precision not in (None, "exact", "fast"):
-            raise InvalidParameter("precision", f"is {precision!r}; it must be 'exact' or 'fast'")
-        if generation_config not in (None, "model"):
-            raise InvalidParameter("generation_config", f"is {generation_config!r}; it must be 'model' or None")
-        if kv_cache_mb < 1:
-            raise InvalidParameter("kv_cache_mb", "must be at least 1")
+        _check_options(precision, kv_cache_mb, tensor_parallel, generation_config)
         # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.
         from ecocore.families import family_of
+        from ecocore.model.parallel import Group
         from ecocore.model.runner import ModelRunner
         from ecocore.weights.checkpoint import open_checkpoint
         from ecocore.weights.embedded import EMBEDDED_MODEL_ID, embedded_model_path
@@ -172,54 +177,67 @@ class Runtime:
         if mmproj is not None and viewer is None:
             raise InvalidParameter("mmproj", f"is for models that see images, and {Path(model).name} is none")
         name = model_id or Path(model).name.removesuffix(".gguf")
-        with loading_bar(f"loading {name}", show=progress) as advance:
-            runner = ModelRunner.load(
-                family.model_class(),
-                family.configure(checkpoint),
-                checkpoint,
-                precision=precision,
-                device=device,
-                kv_cache_bytes=kv_cache_mb * 2**20,
-                block_size=BLOCK_SIZE,
-                progress=advance,
+        config, group = family.configure(checkpoint), Group(size=tensor_parallel)
+        with ExitStack() as stack:
+            workers = None
+            if tensor_parallel > 1:
+                # What can be refused at once is, before processes are started.
+                group.kv_layers(config)
+                workers = stack.enter_context(closing(_workers(Path(model), device, precision, kv_cache_mb, tensor_parallel)))
+            with loading_bar(f"loading {name}", show=progress) as advance:
+                runner = ModelRunner.load(
+                    family.model_class(),
+                    config,
+                    checkpoint,
+                    precision=precision,
+                    device=device,
+                    kv_cache_bytes=kv_cache_mb * 2**20,
+                    block_size=BLOCK_SIZE,
+                    progress=advance,
+                    group=group,
+                )
+                if workers is not None:
+                    runner.lead(workers)
+            if runner.context_length < runner.model_context_length:
+                log.info(
+                    "%s could use %d tokens of context; a key-value cache of %d MB holds %d",
+                    name,
+                    runner.model_context_length,
+                    kv_cache_mb,
+                    runner.context_length,
+                )
+            runtime = cls(
+                _Parts(
+                    model_id=name,
+                    tokenizer=Tokenizer.from_file(checkpoint.tokenizer_path),
+                    template=ChatTemplate(checkpoint.chat_template, checkpoint.special_tokens),
+                    model=runner,
+                    vocab_size=runner.vocab_size,
+                    context_length=runner.context_length,
+                    num_blocks=runner.num_blocks,
+                    block_size=runner.block_size,
+                    end_ids=tuple(sorted(checkpoint.end_ids)),
+                    fingerprint=_fingerprint(
+                        runner.fingerprint, checkpoint.chat_template + (checkpoint.tool_template or ""), checkpoint.tokenizer_path
+                    ),
+                    # A device has cores of its own.
+                    cores=_CORES if runner.device.type == "cpu" else nullcontext(),
+                    capacity=capacity or Capacity(),
+                    depth=runner.depth,
+                    start_ids=checkpoint.start_ids,
+                    tool_syntax=family.tool_syntax,
+                    thinks=family.thinks,
+                    image_text=None if viewer is None else viewer.image_text,
+                    viewer=viewer,
+                    tool_template=ChatTemplate(checkpoint.tool_template, checkpoint.special_tokens)
+                    if checkpoint.tool_template
+                    else None,
+                    sampling=sampling,
+                    workers=workers,
+                )
             )
-        if runner.context_length < runner.model_context_length:
-            log.info(
-                "%s could use %d tokens of context; a key-value cache of %d MB holds %d",
-                name,
-                runner.model_context_length,
-                kv_cache_mb,
-                runner.context_length,
-            )
-        return cls(
-            _Parts(
-                model_id=name,
-                tokenizer=Tokenizer.from_file(checkpoint.tokenizer_path),
-                template=ChatTemplate(checkpoint.chat_template, checkpoint.special_tokens),
-                model=runner,
-                vocab_size=runner.vocab_size,
-                context_length=runner.context_length,
-                num_blocks=runner.num_blocks,
-                block_size=runner.block_size,
-                end_ids=tuple(sorted(checkpoint.end_ids)),
-                fingerprint=_fingerprint(
-                    runner.fingerprint, checkpoint.chat_template + (checkpoint.tool_template or ""), checkpoint.tokenizer_path
-                ),
-                # A device has cores of its own.
-                cores=_CORES if runner.device.type == "cpu" else nullcontext(),
-                capacity=capacity or Capacity(),
-                depth=runner.depth,
-                start_ids=checkpoint.start_ids,
-                tool_syntax=family.tool_syntax,
-                thinks=family.thinks,
-                image_text=None if viewer is None else viewer.image_text,
-                viewer=viewer,
-                tool_template=ChatTemplate(checkpoint.tool_template, checkpoint.special_tokens)
-                if checkpoint.tool_template
-                else None,
-                sampling=sampling,
-            )
-        )
+            stack.pop_all()
+        return runtime
 
     @classmethod
     def mock(
@@ -460,7 +478,7 @@ class Runtime:
     @property
     def is_alive(self) -> bool:
         """Whether requests are taken."""
-        return self._loop.is_alive
+        return self._loop.is_alive and (self._workers is None or self._workers.is_alive)
 
     # --- ending -----------------------------------------------------------------------------------------
 
@@ -482,6 +500,7 @@ def load(
     precision: Literal["exact", "fast"] | None = None,
     kv_cache_mb: int = 256,
     generation_config: Literal["model"] | None = None,
+    tensor_parallel: int = 1,
     max_sequences: int = Capacity.running,
     max_waiting: int = Capacity.waiting,
     mmproj: str | Path | None = None,
@@ -493,12 +512,13 @@ def load(
     `model`: a GGUF file or a Hugging Face folder with safetensors; None is the embedded SmolLM2-135M-Instruct.
     `device`: "cpu", "cuda", "cuda:N" or "auto". `precision`: "exact" computes in float32, "fast" in bfloat16; None chooses
     "fast" for bfloat16 folders. `kv_cache_mb`: memory for keys and values, MiB; where it holds fewer tokens than the model's
-    context, it is the context. `generation_config`: "model" takes temperature, top_p and the like from the model's
-    generation_config.json where a request leaves them open; None takes the API's defaults. `max_sequences`: answers that are
-    computed at once, as memory allows; `max_waiting`: answers that may wait beyond them, before more raise QueueFull.
-    `mmproj`: the GGUF file of the part that sees images; None takes the only one whose name has mmproj in it, beside the
-    model. `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile,
-    InvalidParameter, InvalidConfiguration.
+    context, it is the context. `tensor_parallel`: how many processes share the model, its cache and the work of each step; on
+    CUDA each has a device of its own, on a processor they share its threads. `generation_config`: "model" takes temperature,
+    top_p and the like from the model's generation_config.json where a request leaves them open; None takes the API's defaults.
+    `max_sequences`: answers that are computed at once, as memory allows; `max_waiting`: answers that may wait beyond them, before
+    more raise QueueFull. `mmproj`: the GGUF file of the part that sees images; None takes the only one whose name has mmproj in
+    it, beside the model. `progress`: whether to show a bar while loading; None shows it on a terminal. Raises InvalidModelFile,
+    InvalidParameter, InvalidConfiguration, and EngineFailure if one of the processes cannot start.
     """
     return Runtime.load(
         model,
@@ -506,6 +526,7 @@ def load(
         precision=precision,
         kv_cache_mb=kv_cache_mb,
         generation_config=generation_config,
+        tensor_parallel=tensor_parallel,
         capacity=Capacity(running=max_sequences, waiting=max_waiting),
         mmproj=mmproj,
         model_id=model_id,
@@ -527,6 +548,46 @@ def _makers_sampling(told: Mapping[str, Any]) -> dict[str, Any]:
     except InvalidParameter as error:
         raise InvalidModelFile(f"generation_config.json: {error}; correct it, or load without generation_config") from None
     return fields
+
+
+def _check_options(precision: object, kv_cache_mb: int, tensor_parallel: int, generation_config: object) -> None:
+    if precision not in (None, "exact", "fast"):
+        raise InvalidParameter("precision", f"is {precision!r}; it must be 'exact' or 'fast'")
+    if generation_config not in (None, "model"):
+        raise InvalidParameter("generation_config", f"is {generation_config!r}; it must be 'model' or None")
+    if kv_cache_mb < 1:
+        raise InvalidParameter("kv_cache_mb", "must be at least 1")
+    if tensor_parallel < 1:
+        raise InvalidParameter("tensor_parallel", "must be at least 1")
+
+
+def _workers(model: Path, device: str, precision: Literal["exact", "fast"] | None, kv_cache_mb: int, size: int) -> "Workers":
+    """Starts the ranks beside this one, which then load their parts."""
+    from ecocore.model.parallel import share_threads
+    from ecocore.model.workers import Workers
+
+    threads = share_threads(size)
+    shares = (
+        Share(
+            model=str(model.absolute()),
+            rank=rank,
+            size=size,
+            device=device,
+            precision=precision,
+            kv_cache_bytes=kv_cache_mb * 2**20,
+            block_size=BLOCK_SIZE,
+            threads=threads,
+        )
+        for rank in range(1, size)
+    )
+    # -P: what lies in the folder that this process was started in is not for importing.
+    return Workers([[sys.executable, "-P", "-m", "ecocore", "rank", json.dumps(share.told())] for share in shares])
+
+
+def _ended(loop: StepLoop, workers: "Workers | None") -> None:
+    loop.close()
+    if workers is not None:
+        workers.close()
 
 
 def _fingerprint(computed: str, template: str, tokenizer: Path) -> str:

@@ -44,6 +44,9 @@ class MemoryCheckpoint:
     def load(self, name: str, dtype: torch.dtype) -> Tensor:
         return self.tensors[name].to(dtype, copy=True)
 
+    def load_part(self, name: str, dtype: torch.dtype, *, axis: Literal[0, 1], part: range) -> Tensor:
+        return self.load(name, dtype).narrow(axis, part.start, len(part)).contiguous()
+
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, DIM, MLP, VOCAB = 48, 2, 6, 2, 16, 96, 130
 

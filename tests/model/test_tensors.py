@@ -6,7 +6,8 @@ import pytest
 import torch
 from tests.model.checkpoints import MemoryCheckpoint
 
-from ecocore.errors import InvalidModelFile
+from ecocore.errors import InvalidConfiguration, InvalidModelFile
+from ecocore.model.parallel import Group
 from ecocore.model.tensors import TensorLoader
 
 
@@ -94,3 +95,56 @@ def test_matrices_of_one_input_become_one_layer() -> None:
     layer = tensors.linear(torch.ones(2, 16), torch.full((3, 16), 2.0))
     assert layer(torch.ones(4, 16))[0].tolist() == [16, 16, 32, 32, 32]
     assert tensors.linears == [layer]
+
+
+# --- parts of ranks ----------------------------------------------------------------------------------------
+
+
+def of_rank(rank: int, size: int) -> TensorLoader:
+    checkpoint = MemoryCheckpoint(
+        {"matrix": torch.arange(84.0).view(12, 7), "bias": torch.arange(12.0), "tower": torch.ones(1)}, {}
+    )
+    return TensorLoader(checkpoint, dtype=torch.float32, device=torch.device("cpu"), group=Group(rank, size))
+
+
+def test_columns_and_biases_of_ranks_are_the_whole_cut_between_heads() -> None:
+    whole = torch.arange(84.0).view(12, 7)
+    assert torch.equal(torch.cat([of_rank(rank, 3).column("matrix", 12, 7, units=6) for rank in range(3)]), whole)
+    assert torch.equal(of_rank(1, 3).column("bias", 12, units=6), torch.arange(4.0, 8.0))
+    # Two keys for four ranks: each is on two of them.
+    kept = [of_rank(rank, 4).column("matrix", 12, 7, units=2) for rank in range(4)]
+    assert all(torch.equal(mine, whole[at : at + 6]) for mine, at in zip(kept, (0, 0, 6, 6), strict=True))
+
+
+def test_rows_of_ranks_add_up_to_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "summed", lambda _, rows: rows)
+    inputs = torch.randn((4, 7), generator=torch.Generator().manual_seed(1))
+    parts = [of_rank(rank, 2).row("matrix", 12, 7)(inputs[:, part]) for rank, part in enumerate((slice(0, 3), slice(3, 7)))]
+    torch.testing.assert_close(parts[0] + parts[1], inputs @ torch.arange(84.0).view(12, 7).T)
+
+
+def test_tokens_of_ranks_are_as_many_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = torch.arange(84.0).view(12, 7)
+    embeddings = [of_rank(rank, 5).embedding("matrix", 12, 7) for rank in range(5)]
+    assert torch.equal(torch.cat([embedding.weight for embedding in embeddings])[:12], whole)
+    assert {len(embedding.weight) for embedding in embeddings} == {3}
+    monkeypatch.setattr(Group, "summed", lambda _, rows: rows)
+    token_ids = torch.tensor([0, 11, 5, 2])
+    assert torch.equal(torch.stack([embedding(token_ids) for embedding in embeddings]).sum(0), whole[token_ids])
+
+
+def test_more_ranks_than_inputs_are_refused() -> None:
+    with pytest.raises(InvalidConfiguration, match="8 processes cannot share matrix of 7 inputs"):
+        of_rank(0, 8).row("matrix", 12, 7)
+
+
+def test_the_first_rank_alone_asks_for_what_is_left_over() -> None:
+    for rank in range(2):
+        tensors = of_rank(rank, 2)
+        tensors.column("matrix", 12, 7)
+        tensors.ignore("bias")
+        if rank == 0:
+            with pytest.raises(InvalidModelFile, match=r"does not know: tower$"):
+                tensors.finish()
+        else:
+            tensors.finish()

@@ -130,6 +130,16 @@ def test_a_tensor_is_loaded_in_the_dtype_that_is_asked_for(tmp_path: Path) -> No
     assert torch.equal(rounded, exact.to(torch.bfloat16))
 
 
+def test_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
+    checkpoint = GgufCheckpoint(write(tmp_path / "a.gguf", lambda writer: add_random_tensors(writer, (6, 512), [Kind.Q8_0])))
+    (name,) = checkpoint.names()
+    whole = checkpoint.load(name, torch.float32)
+    assert torch.equal(checkpoint.load_part(name, torch.float32, axis=0, part=range(2, 5)), whole[2:5])
+    columns = checkpoint.load_part(name, torch.bfloat16, axis=1, part=range(100, 300))
+    assert torch.equal(columns, whole[:, 100:300].to(torch.bfloat16))
+    assert columns.is_contiguous()
+
+
 def test_metadata_reads_as_the_gguf_package_wrote_it(tmp_path: Path) -> None:
     written = {
         "x.float": 0.5,

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from ecocore import _core
 from ecocore.errors import InvalidModelFile
+from ecocore.weights import safetensors
 from ecocore.weights.safetensors import SafetensorsCheckpoint
 
 
@@ -79,6 +80,38 @@ def test_a_tensor_of_several_pieces_is_turned_into_another_type_like_a_whole_one
     for dtype in (torch.float32, torch.bfloat16):
         with pytest.raises(InvalidModelFile, match="the file was cut since it was opened"):
             checkpoint.load(last, dtype)
+
+
+@pytest.mark.parametrize("piece", [1, 20, 2**24])
+def test_parts_are_those_of_the_safetensors_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(safetensors, "_STRIP", piece)
+    checkpoint = SafetensorsCheckpoint(folder(tmp_path))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as theirs:
+        for name in ("half", "brain", "double"):
+            rows, columns = theirs.get_slice(name), theirs.get_tensor(name)
+            for part in (range(1), range(1, 2), range(columns.shape[0])):
+                if part.stop <= columns.shape[0]:
+                    expected = rows[part.start : part.stop].to(torch.float32)
+                    assert torch.equal(checkpoint.load_part(name, torch.float32, axis=0, part=part), expected), name
+            for part in (range(1), range(1, 2), range(columns.shape[1])):
+                expected = columns[:, part.start : part.stop].to(torch.bfloat16)
+                loaded = checkpoint.load_part(name, torch.bfloat16, axis=1, part=part)
+                assert torch.equal(loaded, expected), name
+                assert loaded.is_contiguous()
+        assert checkpoint.load_part("single", torch.float32, axis=0, part=range(2, 4)).tolist() == rows_of("single", 2, 4)
+
+
+def rows_of(name: str, start: int, stop: int) -> list[float]:
+    return random_tensors()[name][start:stop].tolist()
+
+
+def test_a_part_of_a_file_that_was_cut_meanwhile_is_an_error(tmp_path: Path) -> None:
+    checkpoint = SafetensorsCheckpoint(folder(tmp_path, {"a": torch.zeros(4, 4)}))
+    data = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(data[:-4])
+    with pytest.raises(InvalidModelFile, match="the file was cut"):
+        checkpoint.load_part("a", torch.float32, axis=1, part=range(2))
+    assert checkpoint.load_part("a", torch.float32, axis=0, part=range(2)).tolist() == [[0.0] * 4] * 2
 
 
 def test_a_loaded_tensor_shares_no_memory_with_the_file(tmp_path: Path) -> None:

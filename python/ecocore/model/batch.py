@@ -56,7 +56,7 @@ class ComputedBatch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """A step that belongs to no request: for warming up, and for asking the machine what its kernels do."""
+    """A step in plain arrays, which belongs to no request here: for asking the machine what its kernels do, or told by rank 0."""
 
     block_size: int
     token_ids: Integers

@@ -32,18 +32,20 @@ class Gemma4:
         """Takes its tensors from `tensors`; positions 0 to `num_positions` - 1 can be computed. Raises InvalidModelFile."""
         prefix = next((prefix for prefix in PREFIXES if f"{prefix}embed_tokens.weight" in tensors), PREFIXES[0])
         self._cap = config.logit_cap
-        self._embedding = tensors.tensor(f"{prefix}embed_tokens.weight", config.vocab_size, config.hidden_size)
+        self._embedding = tensors.embedding(f"{prefix}embed_tokens.weight", config.vocab_size, config.hidden_size)
         # Rounded to the model's dtype before it multiplies, as it was in training.
         self._embedding_scale = torch.tensor(config.hidden_size**0.5, dtype=tensors.dtype, device=tensors.device)
         self._layers = [_Layer(config, kind, tensors, f"{prefix}layers.{index}.") for index, kind in enumerate(config.kv_layers)]
         self._final_norm = WideRmsNorm(config.rms_norm_eps, tensors.tensor(f"{prefix}norm.weight", config.hidden_size))
         if config.tie_word_embeddings:
             tensors.ignore("lm_head.weight")
-            self._head = tensors.linear(self._embedding)
+            self._head = tensors.tied_head(self._embedding, config.vocab_size)
         else:
-            self._head = tensors.linear(tensors.tensor("lm_head.weight", config.vocab_size, config.hidden_size))
+            self._head = tensors.head("lm_head.weight", config.vocab_size, config.hidden_size)
         self.looks_around: Final = config.looks_around
-        self._tower = None if config.tower is None else Tower(config.tower, tensors, out_size=config.hidden_size)
+        # One rank looks at images, and tells the others what it saw.
+        tower = config.tower if tensors.group.rank == 0 else None
+        self._tower = None if tower is None else Tower(tower, tensors, out_size=config.hidden_size)
         self.row_bytes: Final = config.hidden_size * tensors.dtype.itemsize
         divisors = _divisors(config, tensors)
         self._rotary = {
@@ -56,7 +58,7 @@ class Gemma4:
     def hidden_states(self, token_ids: Tensor, positions: Tensor, attention: AttentionPlan, sight: Sight | None = None) -> Tensor:
         """`token_ids`, `positions`: (rows,) int64, a padded number. Gives (rows, hidden_size), before the last norm."""
         turns = {window: table.at(positions) for window, table in self._rotary.items()}
-        hidden = self._embedding[token_ids].mul_(self._embedding_scale)
+        hidden = self._embedding(token_ids).mul_(self._embedding_scale)
         if sight is not None and len(sight.rows):
             # What was seen is not scaled as tokens are.
             hidden.index_copy_(0, sight.rows, sight.embeddings)
@@ -87,27 +89,28 @@ class _Layer:
     def __init__(self, config: Gemma4Config, kind: KvLayer, tensors: TensorLoader, prefix: str) -> None:
         hidden, heads, kv_heads, dim = config.hidden_size, config.num_heads, kind.num_kv_heads, kind.head_dim
         self.window: Final = kind.window
-        self._num_heads, self._num_kv_heads, self._head_dim = heads, kv_heads, dim
+        self._num_heads, self._num_kv_heads = (len(tensors.group.part(count)) for count in (heads, kv_heads))
+        self._head_dim = dim
         # Layers that see everything may do without a matrix of values: theirs are the keys as they were before norm and turn.
         self._keys_are_values = config.keys_are_values and kind.window is None
 
-        def matrix(name: str, out_features: int, in_features: int) -> Tensor:
-            return tensors.tensor(f"{prefix}{name}.weight", out_features, in_features)
+        def matrix(name: str, out_features: int, units: int | None = None) -> Tensor:
+            return tensors.column(f"{prefix}{name}.weight", out_features, hidden, units=units)
 
         def norm(name: str, width: int = hidden) -> WideRmsNorm:
             return WideRmsNorm(config.rms_norm_eps, tensors.tensor(f"{prefix}{name}.weight", width))
 
-        values = [] if self._keys_are_values else [matrix("self_attn.v_proj", kv_heads * dim, hidden)]
+        values = [] if self._keys_are_values else [matrix("self_attn.v_proj", kv_heads * dim, kv_heads)]
         self._qkv = tensors.linear(
-            matrix("self_attn.q_proj", heads * dim, hidden), matrix("self_attn.k_proj", kv_heads * dim, hidden), *values
+            matrix("self_attn.q_proj", heads * dim, heads), matrix("self_attn.k_proj", kv_heads * dim, kv_heads), *values
         )
-        self._output = tensors.linear(matrix("self_attn.o_proj", hidden, heads * dim))
+        self._output = tensors.row(f"{prefix}self_attn.o_proj.weight", hidden, heads * dim, units=heads)
         self._query_norm, self._key_norm = norm("self_attn.q_norm", dim), norm("self_attn.k_norm", dim)
         self._value_norm = WideRmsNorm(config.rms_norm_eps)
         self._mlp = GatedMlp(
-            tensors.linear(matrix("mlp.gate_proj", config.intermediate_size, hidden)),
-            tensors.linear(matrix("mlp.up_proj", config.intermediate_size, hidden)),
-            tensors.linear(matrix("mlp.down_proj", hidden, config.intermediate_size)),
+            tensors.linear(matrix("mlp.gate_proj", config.intermediate_size)),
+            tensors.linear(matrix("mlp.up_proj", config.intermediate_size)),
+            tensors.row(f"{prefix}mlp.down_proj.weight", hidden, config.intermediate_size),
             "gelu_tanh",
         )
         self._before_attention, self._after_attention = norm("input_layernorm"), norm("post_attention_layernorm")

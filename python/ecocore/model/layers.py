@@ -114,7 +114,7 @@ class Linear:
 class GatedMlp:
     """down(activation(gate x) * up x)."""
 
-    def __init__(self, gate: Linear, up: Linear, down: Linear, activation: Activation = "silu") -> None:
+    def __init__(self, gate: Linear, up: Linear, down: Callable[[Tensor], Tensor], activation: Activation = "silu") -> None:
         self._gate, self._up, self._down = gate, up, down
         self._activation: Activation = activation
 

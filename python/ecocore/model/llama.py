@@ -68,14 +68,14 @@ class Llama:
         `names`: what they are called, if not as usual.
         """
         names = names or NAMES
-        self._embedding = tensors.tensor(names.embedding, config.vocab_size, config.hidden_size)
+        self._embedding = tensors.embedding(names.embedding, config.vocab_size, config.hidden_size)
         self._layers = [_Layer(config, tensors, names, index) for index in range(config.num_layers)]
         self._final_norm = RmsNorm(tensors.tensor(names.final_norm, config.hidden_size), config.rms_norm_eps)
         if config.tie_word_embeddings:
             tensors.ignore(names.head)
-            self._head = tensors.linear(self._embedding)
+            self._head = tensors.tied_head(self._embedding, config.vocab_size)
         else:
-            self._head = tensors.linear(tensors.tensor(names.head, config.vocab_size, config.hidden_size))
+            self._head = tensors.head(names.head, config.vocab_size, config.hidden_size)
         tensors.ignore(*DERIVED)
         self.rotary: Final = RotaryTable(_frequencies(config, tensors), num_positions, dtype=tensors.dtype, device=tensors.device)
 
@@ -85,7 +85,7 @@ class Llama:
 
     def embedded(self, token_ids: Tensor) -> Tensor:
         """What the layers begin with: (rows, hidden_size), in memory of its own."""
-        return self._embedding[token_ids]
+        return self._embedding(token_ids)
 
     def run(self, hidden: Tensor, turn: tuple[Tensor, Tensor], attention: AttentionPlan) -> Tensor:
         """The layers over rows that were embedded; `turn` as `RotaryTable` gives it."""
@@ -105,22 +105,21 @@ class _Layer:
         prefix = names.layer.format(index)
         hidden, heads, kv_heads, dim = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
 
-        def matrix(name: str, out_features: int, in_features: int) -> Tensor:
-            return tensors.tensor(prefix + name, out_features, in_features)
+        def matrix(name: str, heads: int) -> Tensor:
+            return tensors.column(prefix + name, heads * dim, hidden, units=heads)
 
         def norm(name: str) -> RmsNorm:
             return RmsNorm(tensors.tensor(prefix + name, hidden), config.rms_norm_eps)
 
-        self._num_heads, self._num_kv_heads, self._head_dim = heads, kv_heads, dim
-        query, key = matrix(names.query, heads * dim, hidden), matrix(names.key, kv_heads * dim, hidden)
-        self._qkv = tensors.linear(
-            query, key, matrix(names.value, kv_heads * dim, hidden), bias=_biases(config, tensors, names, prefix)
-        )
-        self._output = tensors.linear(matrix(names.output, hidden, heads * dim))
+        self._num_heads, self._num_kv_heads = (len(tensors.group.part(count)) for count in (heads, kv_heads))
+        self._head_dim = dim
+        query, key, value = matrix(names.query, heads), matrix(names.key, kv_heads), matrix(names.value, kv_heads)
+        self._qkv = tensors.linear(query, key, value, bias=_biases(config, tensors, names, prefix))
+        self._output = tensors.row(prefix + names.output, hidden, heads * dim, units=heads)
         self._mlp = GatedMlp(
-            tensors.linear(matrix(names.gate, config.intermediate_size, hidden)),
-            tensors.linear(matrix(names.up, config.intermediate_size, hidden)),
-            tensors.linear(matrix(names.down, hidden, config.intermediate_size)),
+            tensors.linear(tensors.column(prefix + names.gate, config.intermediate_size, hidden)),
+            tensors.linear(tensors.column(prefix + names.up, config.intermediate_size, hidden)),
+            tensors.row(prefix + names.down, hidden, config.intermediate_size),
         )
         self._attention_norm, self._mlp_norm = norm(names.attention_norm), norm(names.mlp_norm)
 
@@ -138,7 +137,10 @@ def _biases(config: LlamaConfig, tensors: TensorLoader, names: TensorNames, pref
     if not config.qkv_bias:
         return []
     heads = {names.query: config.num_heads, names.key: config.num_kv_heads, names.value: config.num_kv_heads}
-    return [tensors.tensor(prefix + name.replace(".weight", ".bias"), count * config.head_dim) for name, count in heads.items()]
+    return [
+        tensors.column(prefix + name.replace(".weight", ".bias"), count * config.head_dim, units=count)
+        for name, count in heads.items()
+    ]
 
 
 def _frequencies(config: LlamaConfig, tensors: TensorLoader) -> Tensor:

@@ -38,7 +38,9 @@ class Qwen25Vl:
             names = replace(names, **{name: text.replace("model.", _NEWER_TEXT, 1) for name, text in told.items()})
         self._text = Llama(config.text, tensors, num_positions=num_positions, names=names)
         prefix = next((prefix for prefix in _TOWER_PREFIXES if f"{prefix}merger.ln_q.weight" in tensors), _TOWER_PREFIXES[0])
-        self._tower = None if config.tower is None else Tower(config.tower, tensors, prefix)
+        # One rank looks at images, and tells the others what it saw.
+        tower = config.tower if tensors.group.rank == 0 else None
+        self._tower = None if tower is None else Tower(tower, tensors, prefix)
         self.row_bytes: Final = config.text.hidden_size * tensors.dtype.itemsize
         axes = [index % 3 for index, count in enumerate(config.sections) for _ in range(count)]
         self._axes = torch.tensor(axes, device=tensors.device)

@@ -6,7 +6,8 @@ Leaves to others which sequence runs when, and what is made of the logits.
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, cast
 
 import torch
@@ -15,14 +16,16 @@ from torch.nn.functional import pad
 
 from ecocore import __version__
 from ecocore.errors import InternalError, InvalidConfiguration
-from ecocore.model.attention import AttentionPlan, masks_for
+from ecocore.model.attention import AttentionPlan, Spans, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
 from ecocore.model.invariance import LARGEST, LARGEST_WITH_IMAGES, decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.layers import Linear, padded
+from ecocore.model.parallel import Group
 from ecocore.model.sight import SeeingModel, Sight, Sights, View
 from ecocore.model.tensors import TensorLoader
+from ecocore.model.workers import Step, Workers
 
 if TYPE_CHECKING:
     from ecocore.weights.checkpoint import Checkpoint
@@ -52,7 +55,9 @@ class ModelThatSees(Model, SeeingModel, Protocol):
 class ModelRunner:
     """A model on its device, ready to compute batches. `forward` belongs to one thread at a time."""
 
-    def __init__(self, model: Model, config: ModelConfig, cache: KvCache, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Model, config: ModelConfig, cache: KvCache, group: Group, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """Use `ModelRunner.load`."""
         self.vocab_size: Final = config.vocab_size
         self.num_blocks: Final = cache.num_blocks
@@ -65,6 +70,8 @@ class ModelRunner:
         self.fingerprint = ""
         self._model = model
         self._cache = cache
+        self._group = group
+        self._workers: Workers | None = None
         self._masks = masks_for(cache, dtype=dtype, device=device)
         self._decode_alone = False
         self._sights = Sights(cast("ModelThatSees", model), device=device) if hasattr(model, "see") else None
@@ -81,52 +88,80 @@ class ModelRunner:
         kv_cache_bytes: int = 256 * 2**20,
         block_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
+        group: Group | None = None,
     ) -> Self:
-        """Loads the weights and takes the cache's memory.
+        """Loads the weights and takes the cache's memory; of a `group`, this rank's part, before `lead` or `follow`.
 
         `precision`: "exact" computes in float32, "fast" in bfloat16, the cache included; None is "fast" for
         folders stored in bfloat16, else "exact". `device`: "auto", "cpu", "cuda" or "cuda:N". `progress` hears
         (bytes done, bytes in all). Raises InvalidModelFile, InvalidConfiguration.
         """
-        target = _device(device)
+        group = group or Group()
+        target = group.device(_device(device))
+        kv_layers = group.kv_layers(config)
         dtype = {"exact": torch.float32, "fast": torch.bfloat16}[precision or _default_precision(checkpoint)]
         with torch.inference_mode():
             cache = KvCache(
-                kv_cache_bytes,
-                layers=config.kv_layers,
+                kv_cache_bytes // group.size,
+                layers=kv_layers,
                 block_size=block_size,
                 dtype=dtype,
                 device=target,
             )
-            tensors = TensorLoader(checkpoint, dtype=dtype, device=target, progress=progress)
+            tensors = TensorLoader(checkpoint, dtype=dtype, device=target, progress=progress, group=group)
             num_positions = min(config.context_length, cache.num_blocks * block_size)
             model = model_class(config, tensors, num_positions=num_positions)
             identity = tensors.finish()
-            runner = cls(model, config, cache, device=target, dtype=dtype)
+            runner = cls(model, config, cache, group, device=target, dtype=dtype)
             runner.fingerprint = _fingerprint(config, identity, dtype, target, block_size)
             runner._watch_rows(config, tensors.linears)
         return runner
+
+    def lead(self, workers: Workers) -> None:
+        """Makes this the rank that tells the others each step. Raises EngineFailure if one has not come so far."""
+        identities = workers.ready()
+        self._group.connect(workers.meeting, self.device)
+        workers.watch(self._group.abort)
+        self._workers = workers
+        self.fingerprint = "fp_" + hashlib.blake2b(repr((self.fingerprint, identities)).encode(), digest_size=8).hexdigest()
+
+    def follow(self, steps: Iterable[Step], meeting: Path) -> None:
+        """Computes this rank's part of each step that it is told."""
+        self._group.connect(meeting, self.device)
+        for step in steps:
+            with torch.inference_mode():
+                sight = step.sight and step.sight.to(self.device)
+                self._computed(step.batch, self._plan(step.batch, step.spans), sight)
 
     @torch.inference_mode()
     def forward(self, batch: ComputedBatch) -> Tensor:
         """Logits (batch.num_logits, vocab_size) float32 on the CPU; stores the step's keys and values.
 
         A row's logits are a function of its sequence alone: no other row, chunk boundary on the grid, prefix hit
-        or recomputation changes a bit.
+        or recomputation changes a bit. Raises EngineBroken once another rank is lost.
         """
         spans = self._sights.spans(batch) if self._sights else []
-        attention = AttentionPlan(batch, self._cache, self._masks, device=self.device, alone=self._decode_alone, spans=spans)
-        inputs = self._padded(batch.token_ids), self._padded(batch.positions), attention
+        plan = self._plan(batch, spans)
         sight = self._sights.of(batch) if self._sights else None
+        if self._workers is None:
+            return self._computed(batch, plan, sight).float().cpu()
+        with self._workers.told(Step(batch, spans, sight)):
+            return self._computed(batch, plan, sight).float().cpu()
+
+    def _plan(self, batch: ComputedBatch, spans: Sequence[Spans]) -> AttentionPlan:
+        return AttentionPlan(batch, self._cache, self._masks, device=self.device, alone=self._decode_alone, spans=spans)
+
+    def _computed(self, batch: ComputedBatch, attention: AttentionPlan, sight: Sight | None) -> Tensor:
+        """Logits on the device."""
+        inputs = self._padded(batch.token_ids), self._padded(batch.positions), attention
         if sight is None:
             hidden = self._model.hidden_states(*inputs)
         else:
             hidden = cast("ModelThatSees", self._model).hidden_states(*inputs, sight)
         count = len(batch.sample_indices)
         if not count:
-            return torch.empty((0, self.vocab_size))
-        logits = self._model.logits(hidden[self._padded(batch.sample_indices)])
-        return logits[:count].float().cpu()
+            return hidden.new_empty((0, self.vocab_size))
+        return self._model.logits(hidden[self._padded(batch.sample_indices)])[:count]
 
     def show(self, sequence_id: int, views: Sequence[View], prompt_length: int) -> None:
         """Says what a sequence's prompt shows, before its first step. For models that see; any thread."""
@@ -166,8 +201,8 @@ class ModelRunner:
             logger.warning("rows of matrix products depend on each other on this machine: computing them in tiles")
             logger.info("%d of %d matrices are computed in tiles", len(dependent), len(linears))
         self._decode_alone = not all(
-            decodes_stand_alone(kind, num_heads=config.num_heads, dtype=dtype, device=self.device)
-            for kind in dict.fromkeys(config.kv_layers)
+            decodes_stand_alone(kind, num_heads=len(self._group.part(config.num_heads)), dtype=dtype, device=self.device)
+            for kind in dict.fromkeys(self._cache.layers)
         )
         if self._decode_alone:
             logger.warning("rows of attention depend on each other on this machine: computing sequences one by one")

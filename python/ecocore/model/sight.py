@@ -60,6 +60,11 @@ class Sight:
     embeddings: Tensor
     coordinates: Tensor | None
 
+    def to(self, device: torch.device) -> "Sight":
+        """The same on a device."""
+        coordinates = None if self.coordinates is None else self.coordinates.to(device)
+        return Sight(self.rows.to(device), self.embeddings.to(device), coordinates)
+
 
 class SeeingModel(Protocol):
     """What a model that sees images has besides."""

@@ -1,18 +1,20 @@
 """Named tensors out of a checkpoint: each taken once, with the shape it must have, and none left over.
 
-Takes a checkpoint, gives tensors and layers on the device. Knows no model: names and shapes are the caller's.
+Takes a checkpoint, gives tensors and layers on the device; of a matrix that several ranks share, this rank's part alone is
+read. Knows no model: names and shapes are the caller's, and always those of the whole.
 """
 
 import ctypes
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch import Tensor
 
-from ecocore.errors import InvalidModelFile
+from ecocore.errors import InvalidConfiguration, InvalidModelFile
 from ecocore.model.layers import Linear
+from ecocore.model.parallel import Embedding, Group, Head, Layer, RowParallel, filled_up, tokens_of
 
 if TYPE_CHECKING:
     from ecocore.weights.checkpoint import Checkpoint
@@ -36,8 +38,10 @@ class TensorLoader:
         dtype: torch.dtype,
         device: torch.device,
         progress: Callable[[int, int], None] | None = None,
+        group: Group | None = None,
     ) -> None:
-        """`progress` hears (bytes done, bytes in all) after each tensor."""
+        """`progress` hears (bytes done, bytes in all) after each tensor. `group`: who computes together; None is one alone."""
+        self.group: Final = group or Group()
         self.dtype: Final = dtype
         self.device: Final = device
         self.linears: Final[list[Linear]] = []
@@ -56,17 +60,36 @@ class TensorLoader:
 
         Raises InvalidModelFile if it is missing, not of `shape`, or holds what is no number.
         """
-        if name not in self._unused:
-            raise InvalidModelFile(f"the model file lacks the tensor {name} of shape {_spelled(shape)}")
-        if (found := tuple(self._checkpoint.shape(name))) != shape:
-            raise InvalidModelFile(f"the tensor {name} has shape {_spelled(found)}; this model needs {_spelled(shape)}")
-        tensor = self._checkpoint.load(name, dtype or self.dtype)
-        del self._unused[name]
-        if not _finite(tensor):
-            raise InvalidModelFile(f"the tensor {name} holds a weight that is infinite or not a number; fetch its file anew")
-        self._identify(name, tensor)
-        self._advance(name)
-        return tensor.to(self.device)
+        self._check(name, shape)
+        return self._taken(name, self._checkpoint.load(name, dtype or self.dtype))
+
+    def column(self, name: str, *shape: int, units: int | None = None) -> Tensor:
+        """The outputs that this rank has of a matrix (out_features, in_features), or of a bias (out_features,).
+
+        `units`: what is not cut through, such as heads; None cuts anywhere.
+        """
+        return self._part(name, shape, axis=0, units=units)
+
+    def row(self, name: str, out_features: int, in_features: int, *, units: int | None = None) -> Layer:
+        """A layer that takes this rank's inputs and gives the whole product, cut as the `column` that it follows."""
+        if (units or in_features) < self.group.size:
+            raise InvalidConfiguration(
+                f"tensor_parallel: {self.group.size} processes cannot share {name} of {in_features} inputs"
+            )
+        part = self.linear(self._part(name, (out_features, in_features), axis=1, units=units))
+        return part if self.group.size == 1 else RowParallel(part, self.group)
+
+    def embedding(self, name: str, vocab_size: int, hidden_size: int) -> Embedding:
+        """The layer that makes rows of tokens."""
+        return Embedding(self._tokens(name, vocab_size, hidden_size), self.group)
+
+    def head(self, name: str, vocab_size: int, hidden_size: int) -> Layer:
+        """The layer that makes logits of rows."""
+        return self._head(self._tokens(name, vocab_size, hidden_size), vocab_size)
+
+    def tied_head(self, embedding: Embedding, vocab_size: int) -> Layer:
+        """The same with the weight of the embedding."""
+        return self._head(embedding.weight, vocab_size)
 
     def linear(self, *parts: Tensor, bias: Sequence[Tensor] = ()) -> Linear:
         """One layer out of matrices (out_features, in_features) that read the same input, outputs side by side.
@@ -94,12 +117,50 @@ class TensorLoader:
 
         A tensor that nobody asked for would have changed the answer: the file describes another model.
         """
-        if self._unused:
+        # What the first rank keeps for all, the others leave.
+        if self._unused and self.group.rank == 0:
             names = list(self._unused)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise InvalidModelFile(f"the model file has tensors that this model does not know: {', '.join(names[:3])}{more}")
         self._tidy()
         return self._identity.hexdigest()
+
+    def _part(self, name: str, shape: tuple[int, ...], *, axis: Literal[0, 1], units: int | None) -> Tensor:
+        if self.group.size == 1:
+            return self.tensor(name, *shape)
+        units = units or shape[axis]
+        part, width = self.group.part(units), shape[axis] // units
+        return self._range(name, shape, axis, range(part.start * width, part.stop * width))
+
+    def _tokens(self, name: str, vocab_size: int, hidden_size: int) -> Tensor:
+        """Rows of this rank's tokens, equally many on each rank."""
+        if self.group.size == 1:
+            return self.tensor(name, vocab_size, hidden_size)
+        tokens = tokens_of(self.group, vocab_size)
+        there = range(min(tokens.start, vocab_size), min(tokens.stop, vocab_size))
+        return filled_up(self._range(name, (vocab_size, hidden_size), 0, there), len(tokens))
+
+    def _range(self, name: str, shape: tuple[int, ...], axis: Literal[0, 1], part: range) -> Tensor:
+        self._check(name, shape)
+        return self._taken(name, self._checkpoint.load_part(name, self.dtype, axis=axis, part=part))
+
+    def _head(self, weight: Tensor, vocab_size: int) -> Layer:
+        part = self.linear(weight)
+        return part if self.group.size == 1 else Head(part, vocab_size, self.group)
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        if name not in self._unused:
+            raise InvalidModelFile(f"the model file lacks the tensor {name} of shape {_spelled(shape)}")
+        if (found := tuple(self._checkpoint.shape(name))) != shape:
+            raise InvalidModelFile(f"the tensor {name} has shape {_spelled(found)}; this model needs {_spelled(shape)}")
+
+    def _taken(self, name: str, tensor: Tensor) -> Tensor:
+        del self._unused[name]
+        if not _finite(tensor):
+            raise InvalidModelFile(f"the tensor {name} holds a weight that is infinite or not a number; fetch its file anew")
+        self._identify(name, tensor)
+        self._advance(name)
+        return tensor.to(self.device)
 
     def _identify(self, name: str, tensor: Tensor) -> None:
         flat = tensor.flatten()

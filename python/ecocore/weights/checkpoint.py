@@ -75,6 +75,9 @@ class Checkpoint(Protocol):
     def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """The tensor as a new contiguous CPU tensor of `dtype`, which shares no memory with anything."""
 
+    def load_part(self, name: str, dtype: torch.dtype, *, axis: Literal[0, 1], part: range) -> torch.Tensor:
+        """As `load`, of the places `part` of the first or second dimension alone."""
+
 
 def open_checkpoint(path: str | PathLike[str], mmproj: Path | None = None) -> Checkpoint:
     """Opens a `.gguf` file, or a folder with `config.json` and safetensors. Raises InvalidModelFile.

@@ -89,6 +89,10 @@ class GgufCheckpoint:
         self._file.dequantize(name, tensor)
         return tensor.to(dtype)
 
+    def load_part(self, name: str, dtype: torch.dtype, *, axis: Literal[0, 1], part: range) -> torch.Tensor:
+        """See `Checkpoint`. Blocks of quantised weights may lie across a cut: the whole tensor is turned, and then cut."""
+        return self.load(name, dtype).narrow(axis, part.start, len(part)).clone(memory_format=torch.contiguous_format)
+
     def token_id(self, text: str) -> int:
         """The id of a token that the file must have. Raises InvalidModelFile."""
         tokens = self._array("tokenizer.ggml.tokens", str)

@@ -48,6 +48,7 @@ class RetoldCheckpoint:
         self.path, self.tokenizer_path = first.path, first.tokenizer_path
         self.chat_template, self.tool_template = first.chat_template, first.tool_template
         self.special_tokens: Mapping[str, str] = first.special_tokens
+        self.generation_config: Mapping[str, Any] = first.generation_config
         self.start_ids, self.end_ids = first.start_ids, first.end_ids
         self._first = first
         self._homes: dict[str, GgufCheckpoint] = {}
@@ -74,6 +75,10 @@ class RetoldCheckpoint:
     def load(self, name: str, dtype: torch.dtype) -> Tensor:
         """See `Checkpoint`."""
         return self._put(name, *(self._home(part).load(part, dtype) for part in self._parts(name))).contiguous()
+
+    def load_part(self, name: str, dtype: torch.dtype, *, axis: Literal[0, 1], part: range) -> Tensor:
+        """See `Checkpoint`. What it is made of may lie across a cut: the whole is made, and then cut."""
+        return self.load(name, dtype).narrow(axis, part.start, len(part)).clone(memory_format=torch.contiguous_format)
 
     def _parts(self, name: str) -> tuple[str, ...]:
         return self._made[name].parts if name in self._made else (name,)

@@ -27,6 +27,8 @@ _MAX_TEMPLATE = 2**20
 _MAX_CONTAINERS = 4_000_000
 # Numbers that are read at a time where they are turned into another type: few enough to stay in a core's cache.
 _PIECE = 2**18
+# Of a matrix of which some columns are wanted, so many bytes are looked at a time.
+_STRIP = 16 * 2**20
 
 
 class _Place(NamedTuple):
@@ -81,21 +83,34 @@ class SafetensorsCheckpoint:
         The file is read, not mapped: a mapped file that is cut meanwhile would kill the process. What is stored in
         another type is turned piece by piece, so that the tensor is never in memory twice.
         """
+        place = self._supported(name)
+        return _read(name, place, 0, place.shape, dtype)
+
+    def load_part(self, name: str, dtype: torch.dtype, *, axis: Literal[0, 1], part: range) -> torch.Tensor:
+        """See `Checkpoint`. What is left out is never in memory, or not all of it at a time."""
+        place = self._supported(name)
+        rows, *within = place.shape
+        row_bytes = (place.end - place.start) // rows
+
+        def read(some: range, kind: torch.dtype) -> torch.Tensor:
+            return _read(name, place, some.start * row_bytes, (len(some), *within), kind)
+
+        if axis == 0:
+            return read(part, dtype)
+        out = torch.empty((rows, len(part), *within[1:]), dtype=dtype)
+        step = max(1, _STRIP // row_bytes)
+        for start in range(0, rows, step):
+            some = range(start, min(start + step, rows))
+            out[some.start : some.stop] = read(some, _DTYPES[place.dtype]).narrow(1, part.start, len(part))
+        return out
+
+    def _supported(self, name: str) -> _Place:
         place = self._place(name)
         if place.dtype not in _DTYPES:
             raise InvalidModelFile(
                 f"{place.shard.name}: tensor {name}: type {place.dtype} is not supported; choose a checkpoint in bfloat16"
             )
-        tensor = torch.empty(place.shape, dtype=dtype)
-        try:
-            with place.shard.open("rb") as file:
-                file.seek(place.start)
-                complete = _fill(tensor.view(-1), file, _DTYPES[place.dtype])
-        except OSError as error:
-            raise InvalidModelFile(f"{place.shard.name}: tensor {name}: cannot be read: {error.strerror}") from error
-        if not complete:
-            raise InvalidModelFile(f"{place.shard.name}: tensor {name}: the file was cut since it was opened; fetch it anew")
-        return tensor
+        return place
 
     def _place(self, name: str) -> _Place:
         if name not in self._places:
@@ -129,6 +144,20 @@ class SafetensorsCheckpoint:
 
 
 # --- weights --------------------------------------------------------------------------------------------
+
+
+def _read(name: str, place: _Place, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Numbers of a tensor from its byte `start` on, as a tensor of `shape`."""
+    tensor = torch.empty(shape, dtype=dtype)
+    try:
+        with place.shard.open("rb") as file:
+            file.seek(place.start + start)
+            complete = _fill(tensor.view(-1), file, _DTYPES[place.dtype])
+    except OSError as error:
+        raise InvalidModelFile(f"{place.shard.name}: tensor {name}: cannot be read: {error.strerror}") from error
+    if not complete:
+        raise InvalidModelFile(f"{place.shard.name}: tensor {name}: the file was cut since it was opened; fetch it anew")
+    return tensor
 
 
 def _places(folder: Path) -> Iterator[tuple[str, _Place]]:
