@@ -33,8 +33,10 @@ __all__ = [
     "TokenStream",
     "Tokenizer",
     "__version__",
+    "cuda_sources",
     "json_shape",
     "mock_logits",
+    "pack_rows",
     "read_gguf",
     "read_safetensors_header",
     "resize_rgb",
@@ -171,6 +173,20 @@ def sample_rows(
     A row's result depends on that row alone. `histories` are the tokens drawn so far, `prompts` the prompt
     (for repetition_penalty), `masks` the allowed tokens. Seeds are taken modulo 2^64.
     """
+
+def pack_rows(
+    vocab_size: int,
+    params: Sequence[SamplerParams],
+    seeds: Sequence[SupportsIndex] | NDArray[Any],
+    positions: Sequence[SupportsIndex] | NDArray[Any],
+    prompts: Sequence[NDArray[np.uint32] | None],
+    histories: Sequence[NDArray[np.uint32] | None],
+    masks: Sequence[NDArray[np.bool_] | None],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint32]]:
+    """What `sample_rows` takes beside the logits, checked and packed as `cuda/sample.cuh` reads it: inputs, changes, masks."""
+
+def cuda_sources() -> list[tuple[str, str]]:
+    """The files of `cuda/`: name and text."""
 
 @final
 class GrammarCompiler:

@@ -9,6 +9,7 @@
 pub mod batch;
 mod call_ids;
 pub mod chunks;
+pub mod cuda;
 pub mod error;
 pub mod event;
 pub mod event_codec;

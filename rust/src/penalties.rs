@@ -58,23 +58,30 @@ impl Penalties {
     /// Writes the changed logits of a row into `patches`, sorted by id: bias, then repetition, then
     /// frequency, then presence, each rounded to float32. `logit` tells the row's own value of an id.
     pub fn patches(&self, history: &History, logit: impl Fn(u32) -> f32, patches: &mut Vec<(u32, f32)>) {
+        let patch =
+            |Change { id, bias, count, repeats }| (id, self.changed(logit(id) + bias, repeats, count));
         patches.clear();
+        patches.extend(self.changes(history).map(patch));
+    }
+
+    /// Which logits of a row change, and by what; in id order, each id once.
+    pub fn changes<'a>(&'a self, history: &'a History) -> impl Iterator<Item = Change> {
         let drawn: &[(u32, u32)] = if self.look_back() { &history.drawn } else { &[] };
         let prompt: &[u32] = if self.repeats() { &history.prompt } else { &[] };
         let (mut bias, mut drawn, mut prompt) =
             (self.bias.iter().peekable(), drawn.iter().peekable(), prompt.iter().peekable());
-        loop {
+        std::iter::from_fn(move || {
             let next = [bias.peek().map(|b| b.0), drawn.peek().map(|d| d.0), prompt.peek().map(|&&id| id)];
-            let Some(id) = next.into_iter().flatten().min() else { return };
+            let id = next.into_iter().flatten().min()?;
             let bias = bias.next_if(|b| b.0 == id).map_or(0.0, |b| b.1);
             let count = drawn.next_if(|d| d.0 == id).map_or(0, |d| d.1);
             let seen = prompt.next_if(|&&p| p == id).is_some() || count > 0;
-            patches.push((id, self.changed(logit(id) + bias, seen, count)));
-        }
+            Some(Change { id, bias, count, repeats: seen && self.repeats() })
+        })
     }
 
-    fn changed(&self, mut logit: f32, seen: bool, count: u32) -> f32 {
-        if seen && self.repeats() {
+    fn changed(&self, mut logit: f32, repeats: bool, count: u32) -> f32 {
+        if repeats {
             logit = if logit > 0.0 { logit / self.repetition } else { logit * self.repetition };
         }
         if count > 0 {
@@ -83,6 +90,19 @@ impl Penalties {
         }
         logit
     }
+}
+
+/// How one logit changes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    /// The token.
+    pub id: u32,
+    /// What is added.
+    pub bias: f32,
+    /// How often the token was drawn, which frequency and presence punish.
+    pub count: u32,
+    /// Whether the repetition penalty applies.
+    pub repeats: bool,
 }
 
 /// The tokens that one sequence has seen: how often each was drawn, and which the prompt holds.

@@ -3,6 +3,7 @@
 
 mod batch;
 mod buffer;
+mod cuda;
 mod event;
 mod grammar;
 mod json_scan;
@@ -26,6 +27,7 @@ use crate::error::Error;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     batch::register(module)?;
+    cuda::register(module)?;
     event::register(module)?;
     meter::register(module)?;
     grammar::register(module)?;

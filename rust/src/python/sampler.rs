@@ -19,7 +19,7 @@ use crate::sampler_state::{Constraints, SamplerInputs, SamplerState, check_ids};
 
 /// See `_core.pyi`.
 #[pyclass(name = "SamplerParams", module = "ecocore._core", frozen)]
-struct PySamplerParams(Arc<SamplingParams>);
+pub(super) struct PySamplerParams(pub(super) Arc<SamplingParams>);
 
 #[pymethods]
 impl PySamplerParams {
@@ -78,17 +78,8 @@ fn sample_rows(
 ) -> PyResult<PySampledTokens> {
     let logits = FloatRows::open(logits, "logits")?;
     let draws = draws(seeds, positions)?;
-    let counts = [
-        ("params", params.len()),
-        ("seeds", draws.len()),
-        ("prompts", prompts.len()),
-        ("histories", histories.len()),
-        ("masks", masks.len()),
-    ];
-    if let Some((name, count)) = counts.into_iter().find(|(_, count)| *count != logits.rows()) {
-        let message = format!("has {count} entries for {} rows of logits", logits.rows());
-        return Err(Error::parameter(name, message)).or_raise(py);
-    }
+    let counts = [params.len(), draws.len(), prompts.len(), histories.len(), masks.len()];
+    check_counts(logits.rows(), counts).or_raise(py)?;
     let params: Vec<&SamplingParams> = params.iter().map(|params| &*params.0).collect();
     let prompts = slices("prompt", &prompts).or_raise(py)?;
     let drawn = slices("history", &histories).or_raise(py)?;
@@ -110,16 +101,7 @@ fn draw_rows(
     drawn: &[Option<&[u32]>],
     masks: &[Option<&[bool]>],
 ) -> Result<SampledTokens, Error> {
-    let none: &[u32] = &[];
-    let mut histories = Vec::with_capacity(logits.len());
-    for index in 0..logits.len() {
-        let (prompt, drawn) = (prompts[index].unwrap_or(none), drawn[index].unwrap_or(none));
-        params[index].validate_vocab(vocab_size)?;
-        check_ids("prompt", prompt, vocab_size)?;
-        check_ids("history", drawn, vocab_size)?;
-        check_mask(index, masks[index], vocab_size)?;
-        histories.push(History::new(&params[index].penalties, prompt, drawn));
-    }
+    let histories = histories(vocab_size, params, prompts, drawn, masks)?;
     let row = |index: usize| Row {
         logits: logits[index],
         params: params[index],
@@ -141,6 +123,37 @@ fn draw_rows(
     })
 }
 
+/// Checks that each row has its entry in every list.
+pub(super) fn check_counts(rows: usize, counts: [usize; 5]) -> Result<(), Error> {
+    let names = ["params", "seeds", "prompts", "histories", "masks"];
+    match names.into_iter().zip(counts).find(|(_, count)| *count != rows) {
+        Some((name, count)) => {
+            Err(Error::parameter(name, format!("has {count} entries for {rows} rows of logits")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the sequence of each row has seen, with every id and mask checked against the vocabulary.
+pub(super) fn histories(
+    vocab_size: usize,
+    params: &[&SamplingParams],
+    prompts: &[Option<&[u32]>],
+    drawn: &[Option<&[u32]>],
+    masks: &[Option<&[bool]>],
+) -> Result<Vec<History>, Error> {
+    let none: &[u32] = &[];
+    let history = |index: usize| {
+        let (prompt, drawn) = (prompts[index].unwrap_or(none), drawn[index].unwrap_or(none));
+        params[index].validate_vocab(vocab_size)?;
+        check_ids("prompt", prompt, vocab_size)?;
+        check_ids("history", drawn, vocab_size)?;
+        check_mask(index, masks[index], vocab_size)?;
+        Ok(History::new(&params[index].penalties, prompt, drawn))
+    };
+    (0..params.len()).map(history).collect()
+}
+
 fn check_mask(row: usize, mask: Option<&[bool]>, vocab_size: usize) -> Result<(), Error> {
     match mask {
         Some(mask) if mask.len() != vocab_size => {
@@ -156,7 +169,7 @@ fn check_mask(row: usize, mask: Option<&[bool]>, vocab_size: usize) -> Result<()
 }
 
 /// One draw for each pair of a seed and a position.
-fn draws(seeds: &Bound<'_, PyAny>, positions: &Bound<'_, PyAny>) -> PyResult<Vec<Draw>> {
+pub(super) fn draws(seeds: &Bound<'_, PyAny>, positions: &Bound<'_, PyAny>) -> PyResult<Vec<Draw>> {
     let py = seeds.py();
     let seeds = integers(seeds, "seeds")?;
     let positions = integers(positions, "positions")?;
@@ -195,7 +208,7 @@ fn modulo_2_64(value: &Bound<'_, PyAny>) -> PyResult<u64> {
 }
 
 /// The elements of each array, which must be contiguous.
-fn slices<'a, T: numpy::Element>(
+pub(super) fn slices<'a, T: numpy::Element>(
     name: &str,
     arrays: &'a [Option<PyReadonlyArray1<'_, T>>],
 ) -> Result<Vec<Option<&'a [T]>>, Error> {
