@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.kernels.host import compiler
 from tests.servers import Postgres, Redis, has_redis, postgres_programs, running
 
 from ecocore.runtime import Runtime
@@ -24,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "postgres": postgres_programs() is None and "PostgreSQL is absent: install postgresql; its service need not run",
         "redis": not has_redis() and "Redis is absent: install redis-server; its service need not run",
         "gpu": not _has_gpu() and "no CUDA device",
+        "cxx": compiler() is None and "a C++ compiler is absent, which runs kernels on the CPU: install g++",
+        "nvrtc": not _has_nvrtc() and "NVRTC is absent: torch's plain wheel brings it",
     }
     for item in items:
         for marker, reason in absent.items():
@@ -32,6 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if os.environ.get("ECOCORE_CI") == "1" and marker in NEVER_ABSENT_IN_CI:
                 raise pytest.UsageError(f"{item.nodeid} would skip: {reason}")
             item.add_marker(pytest.mark.skip(reason=str(reason)))
+
+
+def _has_nvrtc() -> bool:
+    from ecocore.errors import KernelUnavailable
+    from ecocore.kernels.nvrtc import Nvrtc
+
+    try:
+        Nvrtc.find()
+    except KernelUnavailable:
+        return False
+    return True
 
 
 def _has_gpu() -> bool:

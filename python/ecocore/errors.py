@@ -15,6 +15,7 @@ EcocoreError
 │   └── EngineBroken               and so will every other: the engine ends
 ├── RegionUnavailable              no engine that could run the request runs at the moment; retry
 ├── RuntimeClosed                  the runtime was closed
+├── KernelUnavailable              a CUDA kernel cannot be compiled, loaded or launched here; the message says what is missing
 └── InternalError                  a broken rule between our own rooms; please report it
 """
 
@@ -108,6 +109,10 @@ class RegionUnavailable(EcocoreError):
 
 class RuntimeClosed(EcocoreError):
     """The runtime was closed."""
+
+
+class KernelUnavailable(EcocoreError):
+    """A CUDA kernel cannot be compiled, loaded or launched here; the message says what is missing."""
 
 
 class InternalError(EcocoreError):

@@ -1,0 +1,1 @@
+"""Work on a CUDA device: each kernel has one typed function that checks, allocates and launches."""
