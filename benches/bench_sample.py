@@ -1,5 +1,7 @@
 """Logits to ids: `ecocore.Sampler` beside sorting in torch and beside the processors of transformers.
 
+Where there is a CUDA device, the kernel runs there beside torch's sort and FlashInfer.
+
 Draws differ by their generators, so the distributions are compared: ecocore's draws must lie inside the
 peer's kept set and their frequencies must fit its probabilities. Greedy ids must be equal.
 """
@@ -36,8 +38,11 @@ def cases(settings: Settings) -> Iterator[Case]:
     for vocab_size in (1024,) if settings.quick else VOCABULARIES:
         for rows in (1, 8):
             yield _greedy(rows, vocab_size)
+        draws = DRAWS // 4 if settings.quick else DRAWS
         for shape, kept, rows in itertools.product(("peaked", "flat"), FILTERS, (1, 8)):
-            yield _filtered(rows, vocab_size, shape, kept, draws=DRAWS // 4 if settings.quick else DRAWS)
+            yield _filtered(rows, vocab_size, shape, kept, draws=draws)
+        for shape, kept, rows in itertools.product(("peaked", "flat"), FILTERS, (1, 64, 256) if _has_cuda() else ()):
+            yield _filtered_on_cuda(rows, vocab_size, shape, kept, draws=draws)
 
 
 def _greedy(rows: int, vocab_size: int) -> Case:
@@ -74,6 +79,38 @@ def _filtered(rows: int, vocab_size: int, shape: str, kept: Filter, *, draws: in
     return Case(f"{kept.name}, {shape}, V={vocab_size}, rows={rows}", "row", rows, run, peers)
 
 
+def _filtered_on_cuda(rows: int, vocab_size: int, shape: str, kept: Filter, *, draws: int) -> Case:
+    """Every contender ends with its ids on the device and the host waiting for nothing else."""
+    import torch
+
+    on_cpu = workloads.logits(rows, vocab_size, shape)
+    logits, ours, positions = on_cpu.cuda(), _ecocore(vocab_size, kept), itertools.count()
+
+    def run() -> Any:
+        return ours(logits, [SEED] * rows, [next(positions) for _ in range(rows)])
+
+    def fits(probabilities: Callable[[Any], Any]) -> Callable[[], bool]:
+        def agrees() -> bool:
+            names = [SEED] * rows, list(range(rows))
+            if _ids(ours(logits, *names)) != _ids(ours(on_cpu, *names)):
+                return False
+            return _fits(_histogram(ours, logits[:1], draws), probabilities(logits[:1])[0].cpu())
+
+        return agrees
+
+    def waited(peer: Peer | Absent) -> Peer | Absent:
+        return peer if isinstance(peer, Absent) else Peer(peer.name, lambda: (peer.run(), torch.cuda.synchronize()), peer.agrees)
+
+    peers = (waited(_torch_sort(logits, kept, fits)), waited(_flashinfer(logits, kept, draws)))
+    return Case(f"{kept.name}, {shape}, V={vocab_size}, rows={rows}, on {torch.cuda.get_device_name()}", "row", rows, run, peers)
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 # --- contenders -----------------------------------------------------------------------------------------
 
 Draw = Callable[[Any, list[int], list[int]], Any]
@@ -92,15 +129,21 @@ def _torch_sort(logits: Any, kept: Filter, fits: Fits) -> Peer:
     import torch
 
     def probabilities(logits: Any) -> Any:
-        ordered, order = torch.sort(logits, dim=-1)
-        if kept.top_k:
-            ordered[..., : -kept.top_k] = -math.inf
-        below = torch.cumsum(torch.softmax(ordered, dim=-1), dim=-1) <= 1 - kept.top_p
-        below[..., -1] = False
-        ordered[below] = -math.inf
-        return torch.softmax(torch.empty_like(ordered).scatter_(-1, order, ordered), dim=-1)
+        return _sorted_probabilities(logits, kept)
 
     return Peer("torch sort", lambda: torch.multinomial(probabilities(logits), 1), fits(probabilities))
+
+
+def _sorted_probabilities(logits: Any, kept: Filter) -> Any:
+    import torch
+
+    ordered, order = torch.sort(logits, dim=-1)
+    if kept.top_k:
+        ordered[..., : -kept.top_k] = -math.inf
+    below = torch.cumsum(torch.softmax(ordered, dim=-1), dim=-1) <= 1 - kept.top_p
+    below[..., -1] = False
+    ordered[below] = -math.inf
+    return torch.softmax(torch.empty_like(ordered).scatter_(-1, order, ordered), dim=-1)
 
 
 def _transformers(logits: Any, kept: Filter, fits: Fits) -> Peer | Absent:
@@ -119,6 +162,25 @@ def _transformers(logits: Any, kept: Filter, fits: Fits) -> Peer | Absent:
         return torch.softmax(warpers(no_ids[: len(logits)], logits), dim=-1)
 
     return Peer("transformers processors", lambda: torch.multinomial(probabilities(logits), 1), fits(probabilities))
+
+
+def _flashinfer(logits: Any, kept: Filter, draws: int) -> Peer | Absent:
+    """Rejection sampling on the device, one generator for the batch."""
+    if not workloads.has("flashinfer"):
+        return Absent("FlashInfer")
+    import torch
+    from flashinfer import sampling
+
+    def draw(logits: Any) -> Any:
+        if kept.top_k:
+            return sampling.top_k_top_p_sampling_from_logits(logits, kept.top_k, kept.top_p, deterministic=True)
+        return sampling.top_p_sampling_from_probs(torch.softmax(logits, dim=-1), kept.top_p, deterministic=True)
+
+    def agrees() -> bool:
+        expected = _sorted_probabilities(logits[:1], kept)[0].cpu()
+        return _fits(_histogram(lambda rows, *_: draw(rows), logits[:1], draws), expected)
+
+    return Peer("FlashInfer", lambda: draw(logits), agrees)
 
 
 # --- comparison -----------------------------------------------------------------------------------------

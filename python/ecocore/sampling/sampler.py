@@ -1,7 +1,7 @@
 """Token ids from logits: `Sampler` for anybody's loop, `BatchSampler` for the engine's.
 
-Takes logits as the model left them and checked `SamplingParams`; gives drawn ids. The work is done in Rust,
-and the logits are never written to. The order of the steps: docs/sampling.md.
+Takes logits as the model left them and checked `SamplingParams`; gives drawn ids. The work is done in Rust, or by
+a kernel where the logits lie on a CUDA device, and the logits are never written to. The order of the steps: docs/sampling.md.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ecocore.errors import InvalidParameter
 from ecocore.request import SamplingParams
 
 Tensor: TypeAlias = Any
-"""A CPU tensor of torch or a numpy array."""
+"""A tensor of torch or a numpy array."""
 
 
 class Sampler:
@@ -39,20 +39,21 @@ class Sampler:
         seeds: Sequence[SupportsIndex] | NDArray[Any],
         positions: Sequence[SupportsIndex] | NDArray[Any],
     ) -> Tensor:
-        """One id per row: an int64 tensor of torch if `logits` is one, else an int64 numpy array.
+        """One id per row: an int64 tensor of torch on the device of `logits` if that is one, else an int64 numpy array.
 
-        `logits`: CPU tensor or numpy array (rows, vocab_size) of float32, float16 or bfloat16 with contiguous
-        rows; read in place, never written to. NaN counts as -inf.
+        `logits`: tensor or numpy array (rows, vocab_size) of float32, float16 or bfloat16 with contiguous
+        rows; read in place, never written to. NaN counts as -inf. On a CUDA device a kernel draws, the same tokens as the CPU.
         `params`: one per row. Their `history` (ids drawn so far), `prompt` (for the repetition penalty) and
         `mask` (allowed ids) belong to that row; their `seed` is not looked at.
         `seeds`: one integer per row, taken modulo 2^64. `positions`: how many tokens the row's sequence drew
         before, 0 to 2^32 - 1; a seed draws anew at each position.
 
         Raises InvalidParameter: a wrong shape, dtype or device, an id outside the vocabulary, a mask of another
-        length or without an allowed token, a row whose allowed logits are all -inf or NaN.
+        length or without an allowed token, a row whose allowed logits are all -inf or NaN. KernelUnavailable: `logits` is on a
+        CUDA device that the kernel cannot be made for.
         """
-        tokens = _core.sample_rows(
-            self._checked(logits),
+        logits = self._checked(logits)
+        rows = (
             [_core_params(row, tell_logprobs=False) for row in params],
             seeds,
             positions,
@@ -60,7 +61,9 @@ class Sampler:
             [self._ids("history", row.history) for row in params],
             [self._mask(row.mask) for row in params],
         )
-        return _like(logits, tokens.token_ids)
+        if _is_on_cuda(logits):
+            return _draw_on_cuda(logits, _core.pack_rows(self.vocab_size, *rows))
+        return _like(logits, _core.sample_rows(logits, *rows).token_ids)
 
     def _checked(self, logits: Tensor) -> Tensor:
         shape = tuple(getattr(logits, "shape", ()))
@@ -150,6 +153,23 @@ def _core_params(params: SamplingParams, *, tell_logprobs: bool) -> _core.Sample
         logit_bias=params.logit_bias,
         top_logprobs=params.top_logprobs if tell_logprobs else None,
     )
+
+
+def _is_on_cuda(logits: Tensor) -> bool:
+    # A numpy array has a device too, but that is a string.
+    return getattr(getattr(logits, "device", None), "type", None) == "cuda"
+
+
+def _draw_on_cuda(logits: Tensor, packed: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint32]]) -> Tensor:
+    """Uploads the rows, draws, and waits to see whether every row had a token."""
+    from ecocore.kernels.sample import Rows, kernel_for
+
+    drawn = kernel_for(logits).draw(logits, Rows.upload(packed, logits.device))
+    impossible = (drawn.possible == 0).nonzero()
+    if len(impossible):
+        row = int(impossible[0])
+        raise InvalidParameter("logits", f"leaves no token to draw: in row {row} every allowed logit is -inf or NaN")
+    return drawn.ids
 
 
 def _like(logits: Tensor, ids: NDArray[np.int64]) -> Tensor:
