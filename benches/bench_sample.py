@@ -99,7 +99,14 @@ def _filtered_on_cuda(rows: int, vocab_size: int, shape: str, kept: Filter, *, d
         return agrees
 
     def waited(peer: Peer | Absent) -> Peer | Absent:
-        return peer if isinstance(peer, Absent) else Peer(peer.name, lambda: (peer.run(), torch.cuda.synchronize()), peer.agrees)
+        if isinstance(peer, Absent):
+            return peer
+
+        def run_and_wait() -> None:
+            peer.run()
+            torch.cuda.synchronize()
+
+        return Peer(peer.name, run_and_wait, peer.agrees)
 
     peers = (waited(_torch_sort(logits, kept, fits)), waited(_flashinfer(logits, kept, draws)))
     return Case(f"{kept.name}, {shape}, V={vocab_size}, rows={rows}, on {torch.cuda.get_device_name()}", "row", rows, run, peers)

@@ -111,7 +111,7 @@ struct Shared {
     u32 low[BINS * COLUMNS], high[BINS * COLUMNS];
     u64 sums[THREADS + WARPS];
     u64 inner[WARPS];
-    // leader
+    // leader; `taken` has the bins as they are walked, the largest keys first
     u64 bins[BINS], taken[BINS];
     u64 groups[GROUPS];
     u64 pieces[MAX_RANKS * WARPS];
@@ -289,12 +289,21 @@ __device__ __noinline__ u64 sum(Team team, Measure measure) {
 }
 
 /// The first index at which the running sum of `values` exceeds `left`, which becomes what is left before it.
+///
+/// No branch leaves the loop early, so that the reads need not wait for each other.
 __device__ inline u32 walk(const u64* values, u32 count, u64& left) {
-    for (u32 index = 0; index + 1 < count; ++index) {
-        if (left < values[index]) return index;
-        left -= values[index];
+    u64 running = 0, before = 0;
+    u32 index = 0;
+#pragma unroll 16
+    for (u32 place = 0; place + 1 < count; ++place) {
+        running += values[place];
+        if (running <= left) {
+            before = running;
+            ++index;
+        }
     }
-    return count - 1;
+    left -= before;
+    return index;
 }
 
 /// The first id, in id order, at which the running sum exceeds the goal's target.
@@ -317,6 +326,7 @@ __device__ __noinline__ u32 seek(Team team, Measure measure, Goal goal) {
     team.apart([&](const Lane& lane) {
         if (lane.rank != rank) return;
         u64 sum = 0;
+#pragma unroll 1
         for (u32 id = first + lane.thread * each; id < first + (lane.thread + 1) * each && id < last; ++id) {
             sum += measure.of(lane.key(id), id);
         }
@@ -334,6 +344,7 @@ __device__ __noinline__ u32 seek(Team team, Measure measure, Goal goal) {
         u32 warp = walk(team.own(lane).inner, WARPS, left);
         u32 place = walk(team.own(lane).sums + padded(warp * 32), 32, left);
         u32 id = first + (warp * 32 + place) * each;
+#pragma unroll 1
         for (; id + 1 < last; ++id) {
             u64 mass = measure.of(lane.key(id), id);
             if (left < mass) break;
@@ -379,7 +390,7 @@ __device__ __noinline__ Cut select(Team team, Measure measure, Goal goal) {
         team.apart([&](const Lane& lane) {
             if (!lane.leads()) return;
             for (u32 bin = lane.thread; bin < BINS; bin += THREADS) {
-                team.own(lane).taken[bin] = team.own(lane).bins[bin];
+                team.own(lane).taken[BINS - 1 - bin] = team.own(lane).bins[bin];
                 team.own(lane).bins[bin] = 0;
             }
         });
@@ -391,17 +402,16 @@ __device__ __noinline__ Cut select(Team team, Measure measure, Goal goal) {
         });
         team.together([&](const Lane& lane) {
             if (!lane.leads() || lane.thread != 0) return;
-            u64 left = rest;
+            Shared& own = team.own(lane);
+            u64 left = rest - 1;
             if (first) {
                 u64 total = 0;
-                for (u32 group = 0; group < GROUPS; ++group) total += team.own(lane).groups[group];
-                left = goal.need(total);
+                for (u32 group = 0; group < GROUPS; ++group) total += own.groups[group];
+                left = goal.need(total) - 1;
             }
-            u32 group = GROUPS - 1;
-            for (; group > 0 && left > team.own(lane).groups[group]; --group) left -= team.own(lane).groups[group];
-            u32 bin = (group + 1) * (BINS / GROUPS) - 1;
-            for (; bin > group * (BINS / GROUPS) && left > team.own(lane).taken[bin]; --bin) left -= team.own(lane).taken[bin];
-            team.own(lane).choice = {bin, left, team.own(lane).taken[bin]};
+            const u32 group = walk(own.groups, GROUPS, left);
+            const u32 place = group * (BINS / GROUPS) + walk(own.taken + group * (BINS / GROUPS), BINS / GROUPS, left);
+            own.choice = {BINS - 1 - place, left + 1, own.taken[place]};
         });
         const Choice choice = team.lead().choice;
         prefix = prefix << 8 | choice.bin;

@@ -82,16 +82,17 @@ def test_a_launch_can_be_captured_and_replayed_with_other_rows() -> None:
     rng = np.random.default_rng(6)
     first, second = (batch_of(rng, 16, 5000, torch.float32) for _ in range(2))
     packed = [_core.pack_rows(5000, *batch.others()) for batch in (first, second)]
-    room = tuple(np.zeros(max(len(one), len(other)), one.dtype) for one, other in zip(*packed, strict=True))
-    rows, logits = Rows.upload(room, torch.device("cuda")), torch.empty(16, 5000, device="cuda")  # type: ignore[arg-type]
+    bytes_of = [[torch.from_numpy(array.view(np.uint8)) for array in one] for one in packed]
+    room = [torch.zeros(max(map(len, arrays)), dtype=torch.uint8, device="cuda") for arrays in zip(*bytes_of, strict=True)]
+    inputs, changes, masks = room
+    rows, logits = Rows(inputs, changes, masks), torch.empty(16, 5000, device="cuda")
     drawn, kernel = Drawn.empty(16, logits.device), kernel_for(logits)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         kernel.launch(logits, rows, drawn)
-    for batch, each in ((first, packed[0]), (second, packed[1]), (first, packed[0])):
+    for batch, contents in ((first, bytes_of[0]), (second, bytes_of[1]), (first, bytes_of[0])):
         logits.copy_(batch.logits)
-        for place, array in zip((rows.inputs, rows.changes, rows.masks.view(torch.uint8)), each, strict=True):
-            content = torch.from_numpy(array.view(np.uint8))
+        for place, content in zip(room, contents, strict=True):
             place[: len(content)].copy_(content)
         graph.replay()
         assert drawn.ids.tolist() == _core.sample_rows(batch.logits, *batch.others()).token_ids.tolist()

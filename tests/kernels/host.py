@@ -13,6 +13,17 @@ ROOT: Final = Path(__file__).parents[2]
 H200: Final = Limits((9, 0), 132, 232448)
 A100: Final = Limits((8, 0), 108, 166912)
 
+_U32, _U64, _F32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float
+SIGNATURES: Final[tuple[tuple[str, Any, tuple[Any, ...]], ...]] = (
+    ("weight_of", _U32, (_F32, _F32, _F32)),
+    ("key_of_logit", _U32, (_F32,)),
+    ("half_of", _F32, (_U32,)),
+    ("high_half", _U64, (_U64, _U64)),
+    ("part", _U64, (_U64, _U64)),
+    ("quotient_of", _U32, (_U64, _U64, _U64)),
+    ("bits_of", _U64, (_U64, _U32, _U32)),
+)
+
 
 def compiler() -> str | None:
     """A C++ compiler of this machine."""
@@ -35,15 +46,7 @@ def build(folder: Path, *, threads: int) -> ctypes.CDLL:
     command += [f"-DTHREADS={threads}", "-shared", "-fPIC", f"-I{ROOT / 'cuda'}", "-o", str(library)]
     subprocess.run([*command, str(Path(__file__).with_name("host_sample.cpp"))], check=True, timeout=300)
     loaded = ctypes.CDLL(str(library))
-    for name, result, *arguments in (
-        ("weight_of", ctypes.c_uint32, *[ctypes.c_float] * 3),
-        ("key_of_logit", ctypes.c_uint32, ctypes.c_float),
-        ("half_of", ctypes.c_float, ctypes.c_uint32),
-        ("high_half", ctypes.c_uint64, *[ctypes.c_uint64] * 2),
-        ("part", ctypes.c_uint64, *[ctypes.c_uint64] * 2),
-        ("quotient_of", ctypes.c_uint32, *[ctypes.c_uint64] * 3),
-        ("bits_of", ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32),
-    ):
+    for name, result, arguments in SIGNATURES:
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded

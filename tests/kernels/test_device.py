@@ -12,7 +12,6 @@ import torch
 from tests.kernels.host import compiler
 
 from ecocore.errors import KernelUnavailable
-from ecocore.kernels import device
 from ecocore.kernels.device import CudaDevice, Grid, LaunchAttribute, LaunchConfig, Limits, find_driver
 
 
@@ -134,7 +133,7 @@ def test_a_machine_without_a_driver_says_so() -> None:
 
 
 def test_a_torch_for_other_hardware_is_not_mistaken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(KernelUnavailable, match="not built for CUDA"):
         find_driver()
 

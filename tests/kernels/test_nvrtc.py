@@ -171,7 +171,7 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     assert default_cache() is not None
-    monkeypatch.setattr(nvrtc.Path, "home", nowhere)
+    monkeypatch.setattr(Path, "home", nowhere)
     assert default_cache() is None
 
 

@@ -77,9 +77,8 @@ class Rows:
         tells: bool = False,
     ) -> Self:
         """Copies packed rows to the device."""
-        inputs, changes, masks = packed
-        bits = masks.view(np.int32)
-        return cls(*(torch.from_numpy(array).to(device) for array in (inputs, changes, bits)), tells=tells)
+        inputs, changes, masks = (torch.from_numpy(array.view(np.uint8)).to(device) for array in packed)
+        return cls(inputs, changes, masks, tells=tells)
 
     def __len__(self) -> int:
         return self.inputs.numel() // INPUT_BYTES
