@@ -159,11 +159,14 @@ def test_threads_may_run_ahead_as_far_as_barriers_let_them(narrow: ctypes.CDLL, 
     rng = np.random.default_rng(ranks)
     typical = [_core.SamplerParams(typical_p=0.3)] * 8
     for vocab in (40, 500, 3000):
-        batch = batch_of(rng, 8, vocab, torch.float32, tells=4)
+        batch = batch_of(rng, 8, vocab, torch.float32, tells=20)
         batch = replace(batch, params=typical, tells=None) if vocab == 500 else batch
         expected = _core.sample_rows(batch.logits, *batch.others()).token_ids.tolist()
+        in_step = drawn_by(FakeDevice(library=narrow), batch)
         for order in range(2):
-            assert drawn_by(FakeDevice(library=narrow, order=order, ranks=ranks, fibers=True), batch).ids.tolist() == expected
+            drawn = drawn_by(FakeDevice(library=narrow, order=order, ranks=ranks, fibers=True), batch)
+            assert drawn.ids.tolist() == expected
+            assert drawn.told is None or torch.equal(drawn.told, in_step.told)
 
 
 @pytest.mark.cxx
