@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn words(bytes: &[u8]) -> Vec<u32> {
-        bytes.as_chunks().0.iter().copied().map(u32::from_ne_bytes).collect()
+        bytes.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect()
     }
 
     #[test]
