@@ -56,15 +56,15 @@ __device__ inline float logit_at(u32 kind, const void* row, u32 id) {
 /// `value`, or `bound` where it is smaller or NaN.
 __device__ inline float at_least(float value, float bound) { return value > bound ? value : bound; }
 
-/// e^x * 2^octaves for -80 <= x <= 0.
-__device__ inline float power(float x, u32 octaves) {
+/// e^x * 2^31 for -24 <= x <= 0.
+__device__ inline float power(float x) {
     constexpr float MAGIC = 12582912.0f;
     float shifted = x * 1.44269504f + MAGIC;
     float n = shifted - MAGIC;
     float r = (x - n * 0.693359375f) - n * -2.1219444e-4f;
     float q = (((0.0013814541f * r + 0.008368745f) * r + 0.04166839f) * r + 0.16666521f) * r + 0.49999994f;
     float e = ((q * r) * r + r) + 1.0f;
-    return __uint_as_float(__float_as_uint(e) + (__float_as_uint(shifted) << 23) + (octaves << 23));
+    return __uint_as_float(__float_as_uint(e) + (__float_as_uint(shifted) << 23) + (31u << 23));
 }
 
 /// Where the distances of one row are measured from.
@@ -77,17 +77,11 @@ struct Scale {
     __device__ float distance(u32 key) const { return at_least((logit_of(key) - peak) * inverse, -24.0f); }
 
     /// Integer mass of a logit: floor(2^31 e^x).
-    __device__ u32 weight(u32 key) const { return static_cast<u32>(power(distance(key), 31)); }
+    __device__ u32 weight(u32 key) const { return static_cast<u32>(power(distance(key))); }
 
     /// Information content in units of 2^-20, up to the logarithm of the mass, which is the same for all.
     __device__ u32 surprise(u32 key) const { return static_cast<u32>(distance(key) * -1048576.0f); }
 };
-
-/// e^(logit - peak) in units of 2^-43, to the nearest: what log-probabilities sum.
-__device__ inline u64 raw_mass(u32 key, float peak) {
-    float term = power(at_least(logit_of(key) - peak, -80.0f), 0);
-    return static_cast<u64>(term * 8796093022208.0f + 0.5f);
-}
 
 // --- parts of a mass ----------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ struct Change {
     u32 repeats;
 };
 
-/// What log-probabilities of a row are made of: ln p = logit - peak - ln(sum / 2^43), all of the raw row.
+/// What log-probabilities of a row are made of: ln p = logit - peak - ln(sum / 2^31), all of the raw row.
 struct Told {
     u64 sum;
     float peak, chosen;
@@ -177,8 +177,6 @@ enum Unit : u32 {
     /// That times the information content; of 64 bits the lower and the upper half, since the sum has 76.
     CONTENT_LOW,
     CONTENT_HIGH,
-    /// e^(logit - peak) for log-probabilities.
-    RAW_MASS,
 };
 
 /// What a token counts, and its place in line. One type for all steps: each building block is then compiled once.
@@ -207,7 +205,6 @@ struct Measure {
     __device__ u64 of(u32 raw, u32 id) const {
         if (ties && key(raw) != tie) return 0;
         if (unit == COUNT) return 1;
-        if (unit == RAW_MASS) return raw_mass(raw, scale.peak);
         if (!likeliest.keeps(raw, id)) return 0;
         u32 weight = scale.weight(raw);
         if (weight < least || (by_content && !closest.keeps(key(raw), id))) return 0;
@@ -479,8 +476,8 @@ __device__ __noinline__ void tell(Team team, u32 wanted, u32 peak, Told& told) {
     Measure raw;
     Cut cut = {NONE, 0};
     if (wanted) cut = select(team, raw, {wanted, 0, 0});
-    raw.unit = RAW_MASS;
-    raw.scale.peak = logit_of(peak);
+    raw.unit = MASS;
+    raw.scale = {logit_of(peak), 1};
     const u64 mass = sum(team, raw);
     team.together([&](const Lane& lane) {
         for (u32 id = lane.begin + lane.thread; id < lane.end; id += THREADS) {

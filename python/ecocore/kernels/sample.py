@@ -35,7 +35,7 @@ TOLD: Final = np.dtype(
     [("sum", "u8"), ("peak", "f4"), ("chosen", "f4"), ("ids", "u4", (20,)), ("logits", "f4", (20,))],
 )
 """`Told` of cuda/sample.cuh."""
-_TOLD_UNIT: Final = 2.0**43
+_TOLD_UNIT: Final = 2.0**31
 _LOWEST: Final = -9999.0
 
 

@@ -183,7 +183,8 @@ fn whole(row: &[f32], index: usize) -> &[f32; BLOCK] {
     row[index * BLOCK..][..BLOCK].try_into().expect("a block that is not copied is whole")
 }
 
-fn bounded(logit: f32) -> f32 {
+/// The logit as it counts.
+pub(super) fn bounded(logit: f32) -> f32 {
     if logit > MAX_LOGIT { MAX_LOGIT } else { logit }
 }
 

@@ -1,6 +1,6 @@
 //! Log-probabilities of the raw distribution: before any bias, penalty, mask or temperature.
 
-use super::blocks::{BLOCK, Blocks};
+use super::blocks::{BLOCK, Blocks, bounded};
 use super::candidates::{logit_of, order};
 use super::nucleus::BlockMass;
 use super::weights::{ONE, Scale};
@@ -36,7 +36,7 @@ impl RawDistribution {
 
     /// The log-probabilities of a draw whose raw logit is `logit`.
     pub fn of(self, logit: f32) -> Logprobs {
-        Logprobs { chosen: self.log(logit), top: self.top }
+        Logprobs { chosen: self.log(bounded(logit)), top: self.top }
     }
 
     fn log(&self, logit: f32) -> f64 {
