@@ -4,10 +4,12 @@ import importlib.util
 import json
 import random
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 from hypothesis import given, settings
@@ -246,7 +248,7 @@ def test_vocabulary_is_that_of_the_reference(name: str) -> None:
     tokenizer, oracle = pair(name)
     vocab = oracle.get_vocab()
     assert tokenizer.vocab_size == 1 + max(vocab.values())
-    assert tokenizer.backend == "tokenizers"
+    assert tokenizer.backend == ("ecocore" if name in {*BY_TABLE, "smollm2"} else "tokenizers")
     assert {token: tokenizer.token_to_id(token) for token in vocab} == vocab
     assert tokenizer.token_to_id("no such token") is None
     special = {index for index, token in oracle.get_added_tokens_decoder().items() if token.special}
@@ -404,10 +406,37 @@ def test_a_file_opens_by_path_or_string(tmp_path: Path) -> None:
 
 def test_a_text_beyond_the_pattern_is_an_error_of_the_caller() -> None:
     """Oniguruma gives up on ten million spaces; the process lives on and so does the tokenizer."""
-    tokenizer, oracle = pair("llama3")
+    oracle = byte_level(LLAMA3 + "|x")  # a pattern that ecocore leaves to the crate
+    tokenizer = Tokenizer.from_json(oracle.to_str().encode())
+    assert tokenizer.backend == "tokenizers"
     with pytest.raises(InvalidParameter, match="text: is beyond this tokenizer"):
         tokenizer.encode(" " * 10_000_001 + "x")
     assert tokenizer.encode("x") == oracle_ids(oracle, "x")
+
+
+@pytest.mark.parametrize("name", [*ALL, "bytes"])
+@given(turns=st.lists(texts, max_size=6))
+@settings(deadline=None, max_examples=40)
+def test_a_chat_that_grows_has_the_ids_of_its_text(name: str, turns: list[str]) -> None:
+    tokenizer = Tokenizer.bytes_only() if name == "bytes" else pair(name)[0]
+    chat = ""
+    for turn in turns:
+        chat += "<|end|>" + turn
+        ids = tokenizer.encode_chat(chat)
+        assert ids.dtype == np.uint32
+        assert ids.tolist() == tokenizer.encode(chat)
+    with pytest.raises(InvalidParameter, match="text: holds a lone surrogate"):
+        tokenizer.encode_chat(chat + "\ud800")
+
+
+def test_threads_share_a_tokenizer() -> None:
+    tokenizer, oracle = pair("qwen2")
+    documents = ["".join(random.Random(seed).choices(FRAGMENTS, k=400)) for seed in range(8)]
+    expected = [oracle_ids(oracle, document) for document in documents]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(tokenizer.encode, documents)) == expected
+            assert [ids.tolist() for ids in pool.map(tokenizer.encode_chat, documents)] == expected
 
 
 def test_a_batch_is_each_text_alone() -> None:

@@ -275,3 +275,304 @@ fn holes_of_a_vocabulary_are_no_tokens() {
     assert!(tokenizer.decode(&[200], false).is_err());
     assert_eq!(tokenizer.encode("\u{8}hello").expect("the rest").len(), 4);
 }
+
+/// Pipelines as the families have them, and some that only look like them.
+mod own {
+    use super::*;
+
+    const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const CASES: u64 = 5000;
+
+    /// What tells pipelines apart: contractions in any case, digits of all scripts, spaces of all kinds, marks that
+    /// compose or change places, scripts without spaces, bytes that a vocabulary lacks, and added tokens.
+    const FRAGMENTS: &[&str] = &[
+        "'s",
+        "'S",
+        "'ll",
+        "'LL",
+        "'\u{17f}",
+        "'re ",
+        "don't",
+        "I'M",
+        "0123456789",
+        "\u{bd}\u{b2}\u{663}",
+        "12 34",
+        " \t\u{a0}\r\n\n  \n",
+        "\n\n\n",
+        "   ",
+        "\t\t",
+        "e\u{301}",
+        "\u{1df6}\u{8f9}",
+        "\0\u{6}\u{80}",
+        "\u{2581}",
+        "\u{2581}\u{2581}",
+        "<0x41>",
+        "\u{1100}\u{1161}\u{11a8}",
+        "日本語の文章",
+        "中文",
+        "한국어",
+        "हिन्दी",
+        "ไทยภาษา",
+        "العربية ",
+        "עִבְרִית",
+        "Ελληνικά",
+        "русский",
+        " the quick",
+        " Hello",
+        "HTTPServer",
+        "camelCase",
+        "ǅungla",
+        "world",
+        "def f(x):\n\t\treturn",
+        "=====",
+        "/**\n",
+        "//\n/",
+        "https://x.y/z?q=1",
+        "\u{340}\u{344}",
+        "\u{212b}",
+        "\u{3000}",
+        "\u{2028}",
+        "\u{85}",
+        "\u{180e}",
+        "\u{200b}",
+        "1,234.5",
+        "𞤀",
+        "👩‍👩‍👧‍👦",
+        "<e>",
+        "<ee>",
+        "<e",
+        "[tool]",
+    ];
+
+    /// A small generator: the same cases every time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 33) as usize % bound
+        }
+
+        fn of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+            choices[self.below(choices.len())]
+        }
+
+        fn text(&mut self) -> String {
+            let mut text = String::new();
+            for _ in 0..self.below(12) {
+                match self.below(4) {
+                    0 => text.push_str(self.of(FRAGMENTS)),
+                    1 => {
+                        let ranges =
+                            [0x20..0x7f, 0x80..0x800, 0x300..0x370, 0x800..0xd800, 0xe000..0x11_0000];
+                        let range = ranges[self.below(ranges.len())].clone();
+                        let code = range.start + self.below(range.len()) as u32;
+                        text.extend(char::from_u32(code));
+                    }
+                    2 => {
+                        let space = self.of(&[" ", "\n", "\t", "\r", "'"]);
+                        text.push_str(&space.repeat(1 + self.below(4)));
+                    }
+                    _ => (0..self.below(40))
+                        .for_each(|_| text.push_str(self.of(&["a", "b", "e", "t", "h", " ", ".", "A", "0"]))),
+                }
+            }
+            text
+        }
+    }
+
+    /// A `tokenizer.json` whose merges grow words from the left, by ranks in no order.
+    fn file(normalizer: Json, pre_tokenizer: Json, letters: Vec<String>, model: Json, seed: u64) -> Vec<u8> {
+        let is_text = normalizer["type"] == "Replace";
+        let alphabet = alphabet();
+        let spelled = |fragment: &str| -> Vec<String> {
+            match is_text {
+                true => fragment.replace(' ', "\u{2581}").chars().map(String::from).collect(),
+                false => fragment.bytes().map(|byte| alphabet[usize::from(byte)].clone()).collect(),
+            }
+        };
+        let mut dice = Dice(seed);
+        let mut tokens = letters;
+        let mut merges = vec![];
+        for _ in 0..300 {
+            let word = spelled(dice.of(&[
+                dice_fragment(&mut Dice(seed + merges.len() as u64)),
+                "the",
+                " the",
+                "hat",
+                "aab",
+                " a",
+            ]));
+            let start = dice.below(word.len());
+            let mut left = word[start].clone();
+            for right in &word[start + 1..word.len().min(start + 2 + dice.below(4))] {
+                let whole = format!("{left}{right}");
+                if !tokens.contains(&left) || !tokens.contains(right) {
+                    break;
+                }
+                if !tokens.contains(&whole) {
+                    tokens.push(whole.clone());
+                    merges.insert(dice.below(merges.len() + 1), serde_json::json!([left, right]));
+                }
+                left = whole;
+            }
+        }
+        let added = ["<e>", "<ee>", "[tool]"];
+        let plain =
+            serde_json::json!({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+        let added: Vec<Json> = (tokens.len()..)
+            .zip(added)
+            .map(|(id, content)| {
+                let mut token = plain.clone();
+                token["id"] = id.into();
+                token["content"] = content.into();
+                token["special"] = content.starts_with('<').into();
+                token
+            })
+            .collect();
+        let decoder = match is_text {
+            true => serde_json::json!({"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]}),
+            false => {
+                serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})
+            }
+        };
+        let mut json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
+            "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder,
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                "vocab": tokens.iter().zip(0..).map(|(token, id)| (token.clone(), Json::from(id))).collect::<serde_json::Map<_, _>>(),
+                "merges": merges,
+            },
+        });
+        for (key, value) in model.as_object().expect("entries of the model") {
+            json["model"][key] = value.clone();
+        }
+        json.to_string().into_bytes()
+    }
+
+    fn dice_fragment(dice: &mut Dice) -> &'static str {
+        dice.of(FRAGMENTS)
+    }
+
+    fn split(regex: &str) -> Json {
+        let level = byte_level_step(false);
+        serde_json::json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}, level]})
+    }
+
+    fn byte_level_step(use_regex: bool) -> Json {
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+    }
+
+    /// The same ids as the `tokenizers` crate for every case, alone and as a chat that grows.
+    fn check(json: &[u8], backend: &str, seed: u64) {
+        let tokenizer = Tokenizer::from_json(json).expect("a sound file");
+        let oracle = tokenizers::Tokenizer::from_bytes(json).expect("a sound file");
+        assert_eq!(tokenizer.backend(), backend);
+        let mut dice = Dice(seed);
+        let mut chat = String::new();
+        for case in 0..CASES {
+            let text = dice.text();
+            let expected = oracle.encode_fast(text.as_str(), false).expect("any text").get_ids().to_vec();
+            assert_eq!(tokenizer.encode(&text).expect("any text"), expected, "case {case}: {text:?}");
+            // The crate's backend has no other way for chats, and would take minutes.
+            if backend == "tokenizers" {
+                continue;
+            }
+            if case % 50 == 0 {
+                chat.clear();
+            }
+            chat.push_str("<e>");
+            chat.push_str(&text);
+            assert_eq!(
+                tokenizer.encode_chat(&chat).expect("any text"),
+                tokenizer.encode(&chat).expect("any text"),
+                "{chat:?}"
+            );
+        }
+    }
+
+    /// All bytes but some, as SmolLM2's vocabulary has them.
+    fn most_bytes() -> Vec<String> {
+        let lacking = [0x06, 0x80, 0xf5, 0xff];
+        (0..).zip(alphabet()).filter(|(byte, _)| !lacking.contains(byte)).map(|(_, letter)| letter).collect()
+    }
+
+    #[test]
+    fn words_of_gpt2() {
+        check(&file(Json::Null, byte_level_step(true), alphabet(), serde_json::json!({}), 11), "ecocore", 1);
+    }
+
+    #[test]
+    fn digits_apart_and_lacking_bytes() {
+        let digits = serde_json::json!({"type": "Digits", "individual_digits": true});
+        let pre = serde_json::json!({"type": "Sequence", "pretokenizers": [digits, byte_level_step(true)]});
+        check(&file(Json::Null, pre, most_bytes(), serde_json::json!({}), 12), "ecocore", 2);
+    }
+
+    #[test]
+    fn words_of_cl100k_that_win_over_merges() {
+        let json =
+            file(Json::Null, split(CL100K), alphabet(), serde_json::json!({"ignore_merges": true}), 13);
+        check(&json, "ecocore", 3);
+    }
+
+    #[test]
+    fn composed_text_with_single_digits() {
+        let nfc = serde_json::json!({"type": "NFC"});
+        let pre = split(&CL100K.replace("{1,3}", ""));
+        check(&file(nfc, pre, alphabet(), serde_json::json!({}), 14), "ecocore", 4);
+    }
+
+    #[test]
+    fn words_of_o200k() {
+        check(&file(Json::Null, split(O200K), alphabet(), serde_json::json!({}), 15), "ecocore", 5);
+    }
+
+    /// Characters of a vocabulary without words, and bytes for all others.
+    fn characters() -> Vec<String> {
+        let text: String = FRAGMENTS.concat().replace(' ', "\u{2581}");
+        let mut letters: Vec<String> =
+            text.chars().filter(|&letter| letter != '日' && letter != '<').map(String::from).collect();
+        letters.extend((b'a'..=b'z').map(|letter| char::from(letter).to_string()));
+        letters.sort();
+        letters.dedup();
+        letters.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+        letters
+    }
+
+    #[test]
+    fn whole_texts_with_bytes_to_fall_back_to() {
+        let spaces =
+            serde_json::json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+        let model = serde_json::json!({"byte_fallback": true, "fuse_unk": true});
+        let json = file(spaces, Json::Null, characters(), model, 16);
+        check(&json, "ecocore", 6);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_to_the_crate() {
+        let other = split(&CL100K.replace("{1,3}", "{1,4}"));
+        check(&file(Json::Null, other, alphabet(), serde_json::json!({}), 17), "tokenizers", 7);
+        let lacking = serde_json::json!({"unk_token": "<unk>"});
+        let json =
+            file(Json::Null, split(CL100K), [most_bytes(), vec!["<unk>".into()]].concat(), lacking, 18);
+        check(&json, "tokenizers", 8);
+    }
+}
+
+#[test]
+fn giant_words_are_merged_in_time() {
+    // Quadratic merging would take minutes.
+    let tokenizer = byte_level("llama-bpe");
+    let ids = tokenizer.encode(&"hel".repeat(200_000)).expect("one word");
+    assert_eq!(ids, vec![257; 200_000]);
+    let ids = tokenizer.encode(&format!("{}x", " ".repeat(500_000))).expect("two words");
+    assert_eq!(ids.len(), 500_001);
+}

@@ -72,12 +72,18 @@ class Tokenizer:
 
     @property
     def backend(self) -> str:
-        """What does the work: "tokenizers" or "bytes"."""
+        """What does the work: "ecocore" for the pipelines that it knows, "tokenizers" for others, or "bytes"."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Adds no special token; added tokens in the text are recognised.
 
         Raises InvalidParameter for a lone surrogate.
+        """
+
+    def encode_chat(self, text: str) -> NDArray[np.uint32]:
+        """`encode` of the prompt of a chat, as an array.
+
+        The texts between its added tokens are remembered, so that a prompt that grew by a turn costs that turn.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -1,5 +1,7 @@
 //! The vocabulary inside a GGUF file: takes its metadata, gives a tokenizer. Reading the file is `gguf`'s.
 
+use std::borrow::Cow;
+
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as DecoderSequence;
@@ -14,7 +16,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrap
 
 use crate::error::Error;
 use crate::gguf::{Metadata, Value};
-use crate::pipeline::{BytePairs, Parts, Pipeline, Places, quote};
+use crate::pipeline::{BytePairs, PartModel, Parts, Places, quote};
 use crate::tokenizer::{Decoding, Tokenizer};
 use crate::vocab::Spelling;
 
@@ -69,10 +71,10 @@ fn byte_level(metadata: &Metadata) -> Result<Tokenizer, Error> {
         added_tokens,
         normalizer: style.normalizer(),
         pre_tokenizer: Some(style.pre_tokenizer()?),
-        model: model.build(&PLACES)?,
+        model: PartModel::BytePairs(model),
         decoder: Some(ByteLevel::default().into()),
     };
-    Tokenizer::from_pipeline(Pipeline::new(parts)?, &Spelling::ByteLevel, Decoding::Joined, TOKENS)
+    Tokenizer::from_parts(parts, &Spelling::ByteLevel, Decoding::Joined, &PLACES)
 }
 
 /// What a space is written as.
@@ -109,11 +111,11 @@ fn spaces_are_letters(metadata: &Metadata) -> Result<Tokenizer, Error> {
         added_tokens: added_tokens(tokens, &types),
         normalizer: Some(Replace::new(" ", SPACE).map_err(inner)?.into()),
         pre_tokenizer: None,
-        model: model.build(&PLACES)?,
+        model: PartModel::BytePairs(model),
         decoder: Some(DecoderSequence::new(decoder).into()),
     };
     let spelling = Spelling::Text { replacements: vec![(SPACE.into(), " ".into())], byte_fallback: true };
-    Tokenizer::from_pipeline(Pipeline::new(parts)?, &spelling, Decoding::ByteFallback, TOKENS)
+    Tokenizer::from_parts(parts, &spelling, Decoding::ByteFallback, &PLACES)
 }
 
 /// Whether a token marks a place in a conversation: `<|turn>`, `<turn|>` or `<|image|>`.
@@ -190,12 +192,12 @@ fn vocab(tokens: &[String]) -> Result<tokenizers::models::bpe::Vocab, Error> {
     Ok(vocab)
 }
 
-fn merges(lines: &[String]) -> Result<Vec<(String, String)>, Error> {
-    let pair = |(rank, line): (usize, &String)| match line.split_once(' ') {
-        Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
+fn merges(lines: &[String]) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, Error> {
+    let pairs = lines.iter().enumerate().map(|(rank, line)| match line.split_once(' ') {
+        Some((left, right)) if !right.contains(' ') => Ok((left.into(), right.into())),
         _ => Err(Error::file(format!("{MERGES}[{rank}]"), format!("is {}, not two tokens", quote(line)))),
-    };
-    lines.iter().enumerate().map(pair).collect()
+    });
+    pairs.collect()
 }
 
 fn added_tokens(tokens: &[String], types: &[i64]) -> Vec<AddedToken> {

@@ -1,6 +1,7 @@
 //! The `tokenizers` crate behind our door: takes the parts of a pipeline, checks what the crate takes on
 //! trust, gives ids and text. Reading the parts from a file is `tokenizer_json`'s and `gguf_vocab`'s.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::models::bpe;
@@ -11,13 +12,13 @@ use crate::vocab::{Spelling, Vocab};
 
 /// Ids are dense in every vocabulary we know, the largest having 262144. One stray id of four billion in
 /// an altered file must not make a table of that length.
-const MAX_IDS: u32 = 1 << 22;
+pub(crate) const MAX_IDS: u32 = 1 << 22;
 
 /// Byte-pair encoding as a file states it, not yet checked.
 #[derive(Default)]
-pub(crate) struct BytePairs {
+pub(crate) struct BytePairs<'a> {
     pub vocab: bpe::Vocab,
-    pub merges: Vec<(String, String)>,
+    pub merges: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub unk_token: Option<String>,
     pub continuing_subword_prefix: Option<String>,
     pub end_of_word_suffix: Option<String>,
@@ -32,9 +33,9 @@ pub(crate) struct Places {
     pub merges: &'static str,
 }
 
-impl BytePairs {
-    /// The model, whose merges all join two tokens to a third.
-    pub(crate) fn build(self, places: &Places) -> Result<ModelWrapper, Error> {
+impl BytePairs<'_> {
+    /// Refuses merges that are longer than any token.
+    fn check(&self, places: &Places) -> Result<(), Error> {
         let longest = self.vocab.keys().map(String::len).max().unwrap_or(0);
         let prefix = self.continuing_subword_prefix.as_deref().unwrap_or("").len();
         for (rank, (left, right)) in self.merges.iter().enumerate() {
@@ -45,8 +46,32 @@ impl BytePairs {
                 return Err(Error::file(format!("{}[{rank}]", places.merges), message));
             }
         }
+        Ok(())
+    }
+
+    /// The ids of both parts and of the whole of each merge, by rank. Only for vocabularies without a prefix.
+    pub(crate) fn ranks(&self, places: &Places) -> Result<Vec<(u32, u32, u32)>, Error> {
+        self.check(places)?;
+        let id = |token: &str| {
+            let id = self.vocab.get(token).copied();
+            id.ok_or_else(|| needs(places, token))
+        };
+        let mut whole = String::new();
+        let ids = self.merges.iter().map(|(left, right)| {
+            whole.clear();
+            whole.push_str(left);
+            whole.push_str(right);
+            Ok((id(left)?, id(right)?, id(&whole)?))
+        });
+        ids.collect()
+    }
+
+    /// The model, whose merges all join two tokens to a third.
+    pub(crate) fn build(self, places: &Places) -> Result<ModelWrapper, Error> {
+        self.check(places)?;
+        let merges = self.merges.into_iter().map(|(left, right)| (left.into_owned(), right.into_owned()));
         let mut builder = bpe::BPE::builder()
-            .vocab_and_merges(self.vocab, self.merges)
+            .vocab_and_merges(self.vocab, merges.collect::<Vec<_>>())
             .fuse_unk(self.fuse_unk)
             .byte_fallback(self.byte_fallback)
             .ignore_merges(self.ignore_merges);
@@ -60,12 +85,19 @@ impl BytePairs {
             builder = builder.end_of_word_suffix(suffix);
         }
         builder.build().map(ModelWrapper::BPE).map_err(|error| match error.downcast_ref::<bpe::Error>() {
-            Some(bpe::Error::MergeTokenOutOfVocabulary(token)) => {
-                Error::file(places.merges, format!("a merge needs {}, which is no token", quote(token)))
-            }
+            Some(bpe::Error::MergeTokenOutOfVocabulary(token)) => needs(places, token),
             _ => Error::file(places.vocab, error.to_string()),
         })
     }
+}
+
+fn needs(places: &Places, token: &str) -> Error {
+    Error::file(places.merges, format!("a merge needs {}, which is no token", quote(token)))
+}
+
+/// The error of a vocabulary whose ids make no table.
+pub(crate) fn ids_taken(place: &'static str) -> Error {
+    Error::file(place, format!("must give each token an id of its own, below {MAX_IDS}"))
 }
 
 /// Text of a model file as a message may show it: short, with control characters escaped.
@@ -77,12 +109,19 @@ pub(crate) fn quote(text: &str) -> String {
 }
 
 /// The parts of a tokenizer in the order in which text passes them.
-pub(crate) struct Parts {
+pub(crate) struct Parts<'a> {
     pub added_tokens: Vec<AddedToken>,
     pub normalizer: Option<NormalizerWrapper>,
     pub pre_tokenizer: Option<PreTokenizerWrapper>,
-    pub model: ModelWrapper,
+    pub model: PartModel<'a>,
     pub decoder: Option<DecoderWrapper>,
+}
+
+/// What merges or chooses tokens.
+pub(crate) enum PartModel<'a> {
+    BytePairs(BytePairs<'a>),
+    /// One that the crate has read.
+    Other(ModelWrapper),
 }
 
 /// A pipeline of the crate that only encodes and decodes: nothing truncates, pads or adds special tokens.
@@ -90,8 +129,11 @@ pub(crate) struct Pipeline(tokenizers::Tokenizer);
 
 impl Pipeline {
     /// Connects the parts.
-    pub(crate) fn new(parts: Parts) -> Result<Self, Error> {
-        let mut pipeline = tokenizers::Tokenizer::new(parts.model);
+    pub(crate) fn new(parts: Parts<'_>, places: &Places) -> Result<Self, Error> {
+        let mut pipeline = tokenizers::Tokenizer::new(match parts.model {
+            PartModel::BytePairs(model) => model.build(places)?,
+            PartModel::Other(model) => model,
+        });
         pipeline.with_pre_tokenizer(parts.pre_tokenizer).with_decoder(parts.decoder);
         guarded(|| {
             pipeline.with_normalizer(parts.normalizer)?;
@@ -120,7 +162,7 @@ impl Pipeline {
                 None => vocab.push_hole(),
             }
         }
-        Err(Error::file(place, format!("must give each token an id of its own, below {MAX_IDS}")))
+        Err(ids_taken(place))
     }
 
     /// The id of a token as the file spells it.
@@ -162,15 +204,19 @@ pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result
 mod tests {
     use super::*;
 
-    fn byte_pairs(tokens: &[&str], merges: &[(&str, &str)]) -> BytePairs {
+    fn byte_pairs<'a>(tokens: &[&str], merges: &[(&'a str, &'a str)]) -> BytePairs<'a> {
         let vocab = tokens.iter().zip(0..).map(|(&token, id)| (token.to_owned(), id)).collect();
         let merges = merges.iter().map(|&(left, right)| (left.into(), right.into())).collect();
         BytePairs { vocab, merges, ..BytePairs::default() }
     }
 
-    fn check_refused(byte_pairs: BytePairs, expected: &str) {
-        let error =
-            byte_pairs.build(&Places { vocab: "vocab", merges: "merges" }).expect_err("must be refused");
+    fn check_refused(byte_pairs: BytePairs<'_>, expected: &str) {
+        let places = Places { vocab: "vocab", merges: "merges" };
+        if byte_pairs.continuing_subword_prefix.is_none() {
+            let error = byte_pairs.ranks(&places).expect_err("must be refused");
+            assert_eq!(error.to_string(), expected);
+        }
+        let error = byte_pairs.build(&places).expect_err("must be refused");
         assert_eq!(error.to_string(), expected);
     }
 

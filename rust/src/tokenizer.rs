@@ -1,6 +1,22 @@
 //! The tokenizer: takes text, gives token ids, and back. Which file a vocabulary comes from is settled when
 //! it is opened; what special tokens a prompt needs is the chat template's.
 
+mod added_tokens;
+mod characters;
+mod class_runs;
+mod classes;
+mod composed;
+mod encoder;
+mod hash;
+mod masks;
+mod merges;
+mod own;
+mod scheme;
+mod segments;
+mod simd;
+mod word_cache;
+mod words;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -10,10 +26,13 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{PartModel, Parts, Pipeline, Places};
 use crate::text_stream::Utf8Stream;
 use crate::vocab::{Spelling, Vocab};
 use crate::{gguf_vocab, tokenizer_json};
+
+use own::Own;
+use scheme::Scheme;
 
 /// The end token of [`Tokenizer::bytes_only`].
 const BYTES_END: &str = "<|end|>";
@@ -29,6 +48,8 @@ pub struct Tokenizer {
 enum Backend {
     /// Each byte is a token, see [`Tokenizer::bytes_only`].
     Bytes,
+    /// Ecocore itself, for the pipelines that it knows.
+    Own(Box<Own>),
     /// The `tokenizers` crate.
     Crate(Box<Pipeline>),
 }
@@ -84,20 +105,29 @@ impl Tokenizer {
         Self { backend: Backend::Bytes, decoding: Decoding::Joined, vocab }
     }
 
-    /// A tokenizer over a pipeline; `place` is what its file calls the vocabulary.
-    pub(crate) fn from_pipeline(
-        pipeline: Pipeline,
+    /// A tokenizer of these parts; `places` is what their file calls its lists.
+    pub(crate) fn from_parts(
+        parts: Parts<'_>,
         spelling: &Spelling,
         decoding: Decoding,
-        place: &'static str,
+        places: &Places,
     ) -> Result<Self, Error> {
-        let vocab = Arc::new(pipeline.table(spelling, place)?);
+        if let PartModel::BytePairs(model) = &parts.model
+            && decoding != Decoding::Pipeline
+            && let Some(scheme) = Scheme::of(&parts, model)
+        {
+            let (own, vocab) = Own::new(scheme, &parts.added_tokens, model, spelling, places)?;
+            return Ok(Self { backend: Backend::Own(Box::new(own)), decoding, vocab });
+        }
+        let pipeline = Pipeline::new(parts, places)?;
+        let vocab = Arc::new(pipeline.table(spelling, places.vocab)?);
         Ok(Self { backend: Backend::Crate(Box::new(pipeline)), decoding, vocab })
     }
 
     /// Ids of `text`. Adds no special token; added tokens in the text are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         match &self.backend {
+            Backend::Own(own) => Ok(own.encode(text)),
             Backend::Crate(pipeline) => pipeline.encode(text),
             Backend::Bytes => {
                 let mut ids = Vec::with_capacity(text.len());
@@ -107,6 +137,15 @@ impl Tokenizer {
                 }
                 Ok(ids)
             }
+        }
+    }
+
+    /// `encode` of the prompt of a chat. The texts between its added tokens are remembered, so that a prompt that grew
+    /// by a turn costs that turn.
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>, Error> {
+        match &self.backend {
+            Backend::Own(own) => Ok(own.encode_chat(text)),
+            _ => self.encode(text),
         }
     }
 
@@ -163,15 +202,17 @@ impl Tokenizer {
     /// Id of a token as the vocabulary spells it. [`Tokenizer::bytes_only`] spells its bytes `<0x00>` to `<0xFF>`.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         match &self.backend {
+            Backend::Own(own) => own.token_to_id(token),
             Backend::Crate(pipeline) => pipeline.token_to_id(token),
             Backend::Bytes if token == BYTES_END => Some(256),
             Backend::Bytes => (0..=u8::MAX).find(|byte| format!("<0x{byte:02X}>") == token).map(u32::from),
         }
     }
 
-    /// What turns text into ids: "tokenizers" or "bytes".
+    /// What turns text into ids: "ecocore", "tokenizers" or "bytes".
     pub fn backend(&self) -> &'static str {
         match self.backend {
+            Backend::Own(_) => "ecocore",
             Backend::Bytes => "bytes",
             Backend::Crate(_) => "tokenizers",
         }

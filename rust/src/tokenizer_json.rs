@@ -1,6 +1,7 @@
 //! `tokenizer.json`: takes its text, gives a tokenizer. Byte-pair encodings are read here, since the crate
 //! trusts their merges; the other models, which no family of ours has, are read by the crate.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use tokenizers::models::bpe;
 use tokenizers::{AddedToken, ModelWrapper};
 
 use crate::error::Error;
-use crate::pipeline::{BytePairs, Parts, Pipeline, Places, guarded, quote};
+use crate::pipeline::{BytePairs, PartModel, Parts, Places, guarded, quote};
 use crate::tokenizer::{Decoding, Tokenizer};
 use crate::vocab::Spelling;
 
@@ -33,9 +34,9 @@ pub(crate) fn read(json: &[u8]) -> Result<Tokenizer, Error> {
         outline.added_tokens.iter().map(|added| (added.id, added.token.content.clone())).collect();
     let parts = Parts {
         model: match model.kind.as_deref() {
-            None if model.merges.is_none() => other_model(json)?,
-            None | Some("BPE") => parse::<Bpe>(json)?.model.into_byte_pairs()?.build(&PLACES)?,
-            Some("WordPiece" | "WordLevel" | "Unigram") => other_model(json)?,
+            None if model.merges.is_none() => PartModel::Other(other_model(json)?),
+            None | Some("BPE") => PartModel::BytePairs(parse::<Bpe>(json)?.model.into_byte_pairs()?),
+            Some("WordPiece" | "WordLevel" | "Unigram") => PartModel::Other(other_model(json)?),
             Some(kind) => {
                 return Err(Error::file("model", format!("is of the unknown type {}", quote(kind))));
             }
@@ -45,9 +46,9 @@ pub(crate) fn read(json: &[u8]) -> Result<Tokenizer, Error> {
         pre_tokenizer: part("pre_tokenizer", outline.pre_tokenizer)?,
         decoder: part("decoder", outline.decoder)?,
     };
-    let pipeline = Pipeline::new(parts)?;
-    check_added_ids(&pipeline, &ids)?;
-    Tokenizer::from_pipeline(pipeline, &spelling, decoding, PLACES.vocab)
+    let tokenizer = Tokenizer::from_parts(parts, &spelling, decoding, &PLACES)?;
+    check_added_ids(&tokenizer, &ids)?;
+    Ok(tokenizer)
 }
 
 /// What is looked at first. It leaves the two long lists unread.
@@ -77,12 +78,13 @@ struct Added {
 }
 
 #[derive(Deserialize)]
-struct Bpe {
-    model: BpeModel,
+struct Bpe<'a> {
+    #[serde(borrow)]
+    model: BpeModel<'a>,
 }
 
 #[derive(Deserialize)]
-struct BpeModel {
+struct BpeModel<'a> {
     unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
@@ -90,21 +92,19 @@ struct BpeModel {
     byte_fallback: Option<bool>,
     ignore_merges: Option<bool>,
     vocab: bpe::Vocab,
-    merges: Vec<Merge>,
+    #[serde(borrow)]
+    merges: Vec<Merge<'a>>,
 }
 
-impl BpeModel {
-    fn into_byte_pairs(self) -> Result<BytePairs, Error> {
+impl<'a> BpeModel<'a> {
+    fn into_byte_pairs(self) -> Result<BytePairs<'a>, Error> {
         let merges = self.merges.into_iter().enumerate().filter_map(|(rank, merge)| match merge {
             Merge::Pair(left, right) => Some(Ok((left, right))),
             Merge::Line(line) if line.starts_with("#version") => None,
-            Merge::Line(line) => Some(match line.split_once(' ') {
-                Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
-                _ => {
-                    let message = format!("is {}, not two tokens with a space between", quote(&line));
-                    Err(Error::file(format!("{}[{rank}]", PLACES.merges), message))
-                }
-            }),
+            Merge::Line(line) => Some(two_tokens(&line).ok_or_else(|| {
+                let message = format!("is {}, not two tokens with a space between", quote(&line));
+                Error::file(format!("{}[{rank}]", PLACES.merges), message)
+            })),
         });
         Ok(BytePairs {
             merges: merges.collect::<Result<_, _>>()?,
@@ -119,32 +119,54 @@ impl BpeModel {
     }
 }
 
-/// `"a b"` in older files, `["a", "b"]` in newer ones. Serde's own choice between the two would buffer
-/// each of some 300,000 merges.
-enum Merge {
-    Line(String),
-    Pair(String, String),
+/// The two halves of a line.
+fn two_tokens<'a>(line: &Cow<'a, str>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+    match line {
+        Cow::Borrowed(line) => {
+            let (left, right) = line.split_once(' ').filter(|(_, right)| !right.contains(' '))?;
+            Some((left.into(), right.into()))
+        }
+        Cow::Owned(line) => {
+            let (left, right) = line.split_once(' ').filter(|(_, right)| !right.contains(' '))?;
+            Some((left.to_owned().into(), right.to_owned().into()))
+        }
+    }
 }
 
-impl<'de> Deserialize<'de> for Merge {
+/// `"a b"` in older files, `["a", "b"]` in newer ones. Serde's own choice between the two would buffer
+/// each of some 300,000 merges.
+enum Merge<'a> {
+    Line(Cow<'a, str>),
+    Pair(Cow<'a, str>, Cow<'a, str>),
+}
+
+/// Text that stays in the file's bytes where it stands there as it is.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct MergeVisitor;
 
         impl<'de> Visitor<'de> for MergeVisitor {
-            type Value = Merge;
+            type Value = Merge<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a merge, \"a b\" or [\"a\", \"b\"]")
             }
 
-            fn visit_str<E>(self, line: &str) -> Result<Merge, E> {
-                Ok(Merge::Line(line.to_owned()))
+            fn visit_borrowed_str<E>(self, line: &'de str) -> Result<Merge<'de>, E> {
+                Ok(Merge::Line(Cow::Borrowed(line)))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Merge, A::Error> {
+            fn visit_str<E>(self, line: &str) -> Result<Merge<'de>, E> {
+                Ok(Merge::Line(Cow::Owned(line.to_owned())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Merge<'de>, A::Error> {
                 match (sequence.next_element()?, sequence.next_element()?) {
                     // A third element is reported by the deserializer, which wants the list at its end.
-                    (Some(left), Some(right)) => Ok(Merge::Pair(left, right)),
+                    (Some(Text(left)), Some(Text(right))) => Ok(Merge::Pair(left, right)),
                     _ => Err(serde::de::Error::custom("a merge needs two tokens")),
                 }
             }
@@ -175,10 +197,10 @@ fn other_model(json: &[u8]) -> Result<ModelWrapper, Error> {
     Ok(other.model)
 }
 
-/// The crate numbers added tokens itself. Where the file says otherwise, the model would read other ids.
-fn check_added_ids(pipeline: &Pipeline, added: &[(u32, String)]) -> Result<(), Error> {
+/// Added tokens are numbered behind the others. Where the file says otherwise, the model would read other ids.
+fn check_added_ids(tokenizer: &Tokenizer, added: &[(u32, String)]) -> Result<(), Error> {
     for (index, (id, content)) in added.iter().enumerate().filter(|(_, (_, content))| !content.is_empty()) {
-        if pipeline.token_to_id(content) != Some(*id) {
+        if tokenizer.token_to_id(content) != Some(*id) {
             let message = format!("{} cannot have the id {id}: ids are taken or left out", quote(content));
             return Err(Error::file(format!("added_tokens[{index}]"), message));
         }

@@ -60,7 +60,7 @@ fn into_bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
 /// | U+100 to U+120 | 00 to 20 |
 /// | U+121 to U+142 | 7F to A0 |
 /// | U+143 | AD |
-fn byte_of(character: char) -> Option<u8> {
+pub(crate) fn byte_of(character: char) -> Option<u8> {
     let byte = match u32::from(character) {
         code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => code,
         code @ 0x100..=0x120 => code - 0x100,

@@ -56,7 +56,7 @@ class PromptBuilder:
         """
         self._bounds.check(request)
         text = self.text(request)
-        prompt = self._bounds.fitted(self._tokenizer.encode(text), request, field="messages")
+        prompt = self._bounds.fitted(self._tokenizer.encode_chat(text), request, field="messages")
         if text.endswith(_THOUGHTS):
             prompt = replace(prompt, in_thought=True)
         return replace(prompt, viewer=self._viewer, context_length=self._context_length) if request.images else prompt

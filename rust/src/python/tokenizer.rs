@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::tokenizer::{TokenStream, Tokenizer};
 use crate::vocab::Vocab;
 
+/// Bytes that ecocore encodes in a few microseconds.
+const AT_ONCE: usize = 2048;
+
 /// See `_core.pyi`.
 #[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
 pub struct PyTokenizer(pub Arc<Tokenizer>);
@@ -42,7 +45,12 @@ impl PyTokenizer {
     fn encode(&self, text: &Bound<'_, PyString>) -> PyResult<Vec<u32>> {
         let py = text.py();
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        py.detach(|| self.0.encode(text)).or_raise(py)
+        self.free(py, text, || self.0.encode(text))
+    }
+    fn encode_chat<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let py = text.py();
+        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
+        Ok(PyArray1::from_vec(py, self.free(py, text, || self.0.encode_chat(text))?))
     }
     fn encode_batch(&self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<Vec<Vec<u32>>> {
         let texts = texts.iter().enumerate();
@@ -77,6 +85,17 @@ impl PyTokenizer {
 impl PyTokenizer {
     fn new(tokenizer: Tokenizer) -> Self {
         Self(Arc::new(tokenizer))
+    }
+
+    /// Calls without the GIL, unless the text is done before another thread had it.
+    fn free<T: Send>(
+        &self,
+        py: Python<'_>,
+        text: &str,
+        encode: impl FnOnce() -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        let at_once = text.len() <= AT_ONCE && self.0.backend() == "ecocore";
+        if at_once { encode().or_raise(py) } else { py.detach(encode).or_raise(py) }
     }
 }
 

@@ -1,0 +1,131 @@
+//! The classes of ASCII, many bytes at a time: takes blocks of text, gives a bit per byte and class. The widest way that
+//! the processor knows is chosen at run time; the portable one is eight bytes in one number.
+#![expect(unsafe_code, reason = "a function for one kind of processor is called after asking for it")]
+
+/// The bytes of a block.
+pub(super) const BLOCK: usize = 32;
+
+/// One bit per byte of a block.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Bits {
+    pub letters: u32,
+    pub digits: u32,
+    /// Spaces, tabs and what else ASCII has of `\s`.
+    pub spaces: u32,
+    /// Bytes beyond ASCII, which have no other bit.
+    pub high: u32,
+}
+
+/// Gives the bits of each block.
+pub(super) fn each_block(blocks: &[[u8; BLOCK]], put: impl FnMut(Bits)) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2, as was just asked.
+        return unsafe { avx2::each_block(blocks, put) };
+    }
+    blocks.iter().map(portable).for_each(put);
+}
+
+/// The bits of one block.
+pub(super) fn portable(block: &[u8; BLOCK]) -> Bits {
+    let (eights, _) = block.as_chunks::<8>();
+    let mut bits = Bits::default();
+    for (turn, eight) in eights.iter().enumerate() {
+        let bytes = u64::from_le_bytes(*eight);
+        let ascii = bytes & !HIGH;
+        // Adding carries into the highest bit of a byte that is at least as large as asked.
+        let from = |bytes: u64, first: u8| bytes + splat(0x80 - first);
+        let within = |bytes, first, last| from(bytes, first) & !from(bytes, last + 1);
+        let spaces = within(ascii, b'\t', b'\r') | within(ascii, b' ', b' ');
+        let put = |found: u64| movemask(found & HIGH & !bytes) << (8 * turn);
+        bits.letters |= put(within(ascii | splat(0x20), b'a', b'z'));
+        bits.digits |= put(within(ascii, b'0', b'9'));
+        bits.spaces |= put(spaces);
+        bits.high |= movemask(bytes & HIGH) << (8 * turn);
+    }
+    bits
+}
+
+const HIGH: u64 = splat(0x80);
+
+const fn splat(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// The highest bit of each byte.
+fn movemask(bytes: u64) -> u32 {
+    ((bytes >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
+        _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8,
+    };
+
+    use super::{BLOCK, Bits};
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn each_block(blocks: &[[u8; BLOCK]], mut put: impl FnMut(Bits)) {
+        for block in blocks {
+            // SAFETY: a block has the 32 bytes that are read, and no alignment is asked for.
+            let bytes = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
+            let lower = _mm256_or_si256(bytes, splat(0x20));
+            let spaces = _mm256_or_si256(within(bytes, b'\t', b'\r'), within(bytes, b' ', b' '));
+            put(Bits {
+                letters: mask(within(lower, b'a', b'z')),
+                digits: mask(within(bytes, b'0', b'9')),
+                spaces: mask(spaces),
+                high: mask(bytes),
+            });
+        }
+    }
+
+    /// Which bytes lie in `first..=last`: the distance from `first` wraps around below it.
+    #[target_feature(enable = "avx2")]
+    fn within(bytes: __m256i, first: u8, last: u8) -> __m256i {
+        let distance = _mm256_sub_epi8(bytes, splat(first));
+        _mm256_cmpeq_epi8(_mm256_min_epu8(distance, splat(last - first)), distance)
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn splat(byte: u8) -> __m256i {
+        _mm256_set1_epi8(byte.cast_signed())
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn mask(bytes: __m256i) -> u32 {
+        _mm256_movemask_epi8(bytes).cast_unsigned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the bits say, byte by byte.
+    fn expected(block: &[u8; BLOCK]) -> Bits {
+        let mask = |is: fn(u8) -> bool| {
+            (0..).zip(block).fold(0, |bits, (at, &byte)| bits | u32::from(is(byte)) << at)
+        };
+        Bits {
+            letters: mask(|byte| byte.is_ascii_alphabetic()),
+            digits: mask(|byte| byte.is_ascii_digit()),
+            spaces: mask(|byte| matches!(byte, b'\t'..=b'\r' | b' ')),
+            high: mask(|byte| !byte.is_ascii()),
+        }
+    }
+
+    #[test]
+    fn every_byte_in_every_place_has_its_bits_in_every_way() {
+        for byte in 0..=u8::MAX {
+            for place in 0..BLOCK {
+                let mut block = [byte.wrapping_mul(7).wrapping_add(place as u8); BLOCK];
+                block[place] = byte;
+                assert_eq!(portable(&block), expected(&block), "{block:?}");
+                each_block(&[block], |bits| assert_eq!(bits, expected(&block), "{block:?}"));
+            }
+        }
+    }
+}
