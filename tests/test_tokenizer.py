@@ -248,7 +248,7 @@ def test_vocabulary_is_that_of_the_reference(name: str) -> None:
     tokenizer, oracle = pair(name)
     vocab = oracle.get_vocab()
     assert tokenizer.vocab_size == 1 + max(vocab.values())
-    assert tokenizer.backend == ("ecocore" if name in {*BY_TABLE, "smollm2"} else "tokenizers")
+    assert tokenizer.backend == ("ecocore" if name in (*BY_TABLE, "smollm2") else "tokenizers")
     assert {token: tokenizer.token_to_id(token) for token in vocab} == vocab
     assert tokenizer.token_to_id("no such token") is None
     special = {index for index, token in oracle.get_added_tokens_decoder().items() if token.special}
