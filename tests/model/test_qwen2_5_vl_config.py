@@ -40,6 +40,7 @@ def test_the_flat_form_and_the_nested_one_say_the_same() -> None:
     config = read(HUB)
     assert config == read(nested)
     assert (config.text.head_dim, config.text.rope_theta, config.text.qkv_bias) == (128, 1e6, True)
+    assert config.tower is not None
     assert (config.tower.window, config.tower.full_layers) == (4, frozenset({7, 15, 23, 31}))
 
 

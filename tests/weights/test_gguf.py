@@ -11,6 +11,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ecocore import _core
 from ecocore.errors import InvalidModelFile, InvalidParameter
@@ -47,6 +48,11 @@ def write(path: Path, fill: Callable[[gguf.GGUFWriter], object]) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_blocks(path: Path, kind: Kind, data: NDArray[np.uint8]) -> Path:
+    """A tensor x of these bytes."""
+    return write(path, lambda writer: writer.add_tensor("x", data, raw_dtype=kind))
 
 
 def add_vocabulary(writer: gguf.GGUFWriter) -> None:
@@ -90,7 +96,7 @@ def test_every_block_of_random_bytes_gives_the_bits_of_the_gguf_package(tmp_path
     for at in HALVES[kind]:
         data[:, at + 1] &= 0xBF
         data[:8, at : at + 2] = [[0, 0], [0, 0x80], [1, 0], [1, 0x80], [0xFF, 3], [0, 4], [0xFF, 0x7B], [0xFF, 0xFB]]
-    checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: writer.add_tensor("x", data, raw_dtype=kind)))
+    checkpoint = GgufCheckpoint(write_blocks(tmp_path / "x.gguf", kind, data))
     expected = gguf.dequantize(data, kind)
     assert np.isfinite(expected).all()
     assert (bits(checkpoint.load("x", torch.float32).numpy()) == bits(expected)).all()
@@ -101,7 +107,7 @@ def test_a_scale_that_is_no_number_is_refused(tmp_path: Path, kind: Kind) -> Non
     for at in HALVES[kind]:
         data = np.zeros((3, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
         data[1, at + 1] = 0x7C
-        path = write(tmp_path / "x.gguf", lambda writer, data=data: writer.add_tensor("x", data, raw_dtype=kind))
+        path = write_blocks(tmp_path / "x.gguf", kind, data)
         with pytest.raises(InvalidModelFile, match="tensor x: has a scale that is infinite or not a number"):
             GgufCheckpoint(path).load("x", torch.float32)
 
@@ -110,7 +116,7 @@ def test_a_scale_that_is_no_number_is_refused(tmp_path: Path, kind: Kind) -> Non
 def test_every_type_of_the_format_has_the_size_the_gguf_package_gives_it(tmp_path: Path, kind: Kind) -> None:
     length, size = gguf.GGML_QUANT_SIZES[kind]
     data = np.zeros((3, size), np.uint8)
-    path = write(tmp_path / "x.gguf", lambda writer: writer.add_tensor("x", data, raw_dtype=kind))
+    path = write_blocks(tmp_path / "x.gguf", kind, data)
     checkpoint = GgufCheckpoint(path)
     assert (checkpoint.shape("x"), checkpoint.nbytes("x")) == ((3, length), 3 * size)
     assert _core.read_gguf(path).tensors["x"][0] == kind.name

@@ -66,7 +66,7 @@ class Gemma4Gguf:
         projector = checkpoint.projector(_PROJECTOR)
         if projector is None:
             return RetoldCheckpoint(checkpoint, config={"text_config": text}, made=made)
-        config = {"text_config": text, "vision_config": _tower_config(projector)}
+        config: dict[str, Any] = {"text_config": text, "vision_config": _tower_config(projector)}
         config |= {name: checkpoint.token_id(token) for name, token in _IMAGE_TOKENS.items()}
         made |= _tower_tensors(projector, config["vision_config"]["num_hidden_layers"])
         images = {name: config["vision_config"][name] for name in ("patch_size", "pooling_kernel_size")}
