@@ -16,7 +16,8 @@ import torch
 from gguf import MODEL_ARCH, TokenType
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
-from tests.golden.tiny_models import QWEN_IMAGES, TinyCheckpoint
+from tests.golden.seeing import QWEN_IMAGES
+from tests.golden.tiny_models import TinyCheckpoint
 from torch import Tensor
 
 PRE: Final = {MODEL_ARCH.LLAMA: "llama-bpe", MODEL_ARCH.QWEN2: "qwen2", MODEL_ARCH.QWEN2VL: "qwen2"}

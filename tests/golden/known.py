@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 from tests.golden.cases import Case
-from tests.golden.tiny_models import ALL, STEPS, TOP, Reference, TinyCheckpoint
+from tests.golden.tiny_models import ALL, STEPS, TIE, TOP, Reference, TinyCheckpoint
 
 from ecocore.completion import Completion
 
@@ -22,9 +22,20 @@ class Known:
     cases: Mapping[str, Case]
     references: Mapping[str, Reference]
 
+    @classmethod
+    def of(cls, checkpoint: TinyCheckpoint, cases: Mapping[str, Case]) -> Self:
+        """Asks transformers, with the weights that its copy has by now."""
+        return cls(checkpoint, cases, {name: checkpoint.answer(case) for name, case in cases.items()})
+
     @property
     def folder(self) -> Path:
         return self.checkpoint.folder
+
+    def refuse_ties(self) -> None:
+        """Whether every answer can tell right from wrong."""
+        for name, reference in self.references.items():
+            assert reference.margin > TIE, f"{name}: {reference.margin}; choose another seed"
+            assert len(set(reference.token_ids)) > 3, name
 
     def ask(self, name: str) -> dict[str, Any]:
         """The parameters that make ecocore answer as the reference does."""
@@ -71,9 +82,7 @@ def knowing(root: pytest.TempPathFactory) -> Knows:
     def known(name: str) -> Known:
         if name not in remembered:
             model = ALL[name]
-            checkpoint = TinyCheckpoint(model, root.mktemp("tiny"))
-            references = {case: checkpoint.answer(asked) for case, asked in model.cases.items()}
-            remembered[name] = Known(checkpoint, model.cases, references)
+            remembered[name] = Known.of(TinyCheckpoint(model, root.mktemp("tiny")), model.cases)
         return remembered[name]
 
     return known

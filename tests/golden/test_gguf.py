@@ -1,7 +1,7 @@
 """GGUF files of each family against transformers with the same weights, live."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ import pytest
 import torch
 from gguf import MODEL_ARCH
 from gguf import GGMLQuantizationType as Kind
-from tests.golden import test_seeing, tiny_templates, tiny_tokenizers
+from tests.golden.cases import IMAGES, TEXT, Case
 from tests.golden.converted import convert_decoder, convert_gemma_decoder, convert_gemma_tower, convert_qwen_tower
-from tests.golden.test_families import ASKED, check
-from tests.golden.test_seeing import CONVERSATIONS, GemmaOracle, QwenOracle
-from tests.golden.tiny_models import GEMMA_IMAGES, QWEN_IMAGES, TIE, TinyCheckpoint, TinyModel, gemma4, qwen2, qwen2_5_vl
-from tests.golden.tiny_templates import TEXT
+from tests.golden.known import Known
+from tests.golden.seeing import GEMMA_IMAGES
+from tests.golden.tiny_models import MODELS, SEEING, TinyCheckpoint, qwen2, qwen2_5_vl
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ecocore.describing import describe
@@ -27,31 +26,26 @@ from ecocore.weights.checkpoint import open_checkpoint
 # Every type that is read, so that each row of each matrix is whole blocks of it.
 QUANTISED = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
 QUANTISED += [Kind.IQ4_NL, Kind.IQ4_XS]
+TURNS = {"turns": TEXT["turns"]}
 
 
-def asked(name: str, banned: list[int]) -> dict[str, Any]:
-    return {"messages": TEXT[name], "logit_bias": {str(token_id): -100 for token_id in banned}, **ASKED}
-
-
-def agree(checkpoint: TinyCheckpoint, path: Path, names: list[str]) -> None:
+def agree(checkpoint: TinyCheckpoint, path: Path, cases: Mapping[str, Case]) -> None:
     """The file's answers are transformers', whose weights became the file's."""
+    known = Known.of(checkpoint, cases)
+    known.refuse_ties()
     with Runtime.load(path, kv_cache_mb=16, progress=False) as runtime:
-        for name in names:
-            reference = checkpoint.answer(TEXT[name])
-            assert reference.margin > TIE, f"{name}: {reference.margin}; choose another seed"
-            assert len(set(reference.token_ids)) > 3, name
-            check(runtime.chat(**asked(name, checkpoint.banned)), reference, name)
+        assert runtime.accepts_images == any(case.images for case in cases.values())
+        for name in cases:
+            known.check(runtime.chat(**known.ask(name)), name)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16], ids=lambda kind: kind.name)
 def test_qwen2(tmp_path: Path, kind: Kind, tied: bool) -> None:  # noqa: FBT001
-    model = TinyModel(
-        tiny_tokenizers.qwen_tokenizer, tiny_templates.QWEN_TOOLS, lambda tokenizer: qwen2(tokenizer, tied=tied), seed=11
-    )
+    model = replace(MODELS["qwen2 tied"], build=lambda tokenizer: qwen2(tokenizer, tied=tied), seed=11)
     checkpoint = TinyCheckpoint(model, tmp_path / "folder")
     path = convert_decoder(checkpoint, tmp_path / "model.gguf", MODEL_ARCH.QWEN2, kind=lambda _: kind)
-    agree(checkpoint, path, ["turns"])
+    agree(checkpoint, path, TURNS)
 
 
 def wide_llama(layers: int) -> Callable[[Any], Any]:
@@ -79,34 +73,26 @@ def wide_llama(layers: int) -> Callable[[Any], Any]:
 
 
 def test_llama_with_every_type_in_one_file(tmp_path: Path) -> None:
-    model = TinyModel(tiny_tokenizers.llama_tokenizer, tiny_templates.LLAMA, wide_llama(len(QUANTISED)), seed=12)
+    model = replace(MODELS["llama3 tied"], build=wide_llama(len(QUANTISED)), seed=12)
     checkpoint = TinyCheckpoint(model, tmp_path / "folder")
 
     def kind(name: str) -> Kind:
         return QUANTISED[int(name.split(".")[1])] if name.startswith("blk.") else Kind.Q6_K
 
     path = convert_decoder(checkpoint, tmp_path / "model.gguf", MODEL_ARCH.LLAMA, kind=kind)
-    agree(checkpoint, path, ["turns"])
+    agree(checkpoint, path, TURNS)
     with pytest.raises(InvalidParameter, match=r"is for models that see images, and model\.gguf is none"):
         Runtime.load(path, mmproj=path, progress=False)
 
 
 def qwen_vl(folder: Path) -> TinyCheckpoint:
     """Every second layer is without windows: a converter knows no other patterns."""
-    model = TinyModel(
-        tiny_tokenizers.qwen_tokenizer,
-        tiny_templates.QWEN_VISION,
-        lambda tokenizer: qwen2_5_vl(tokenizer, full_layers=(1, 3)),
-        images=QWEN_IMAGES,
-        seed=13,
-    )
+    model = replace(SEEING["qwen2.5-vl"], build=lambda tokenizer: qwen2_5_vl(tokenizer, full_layers=(1, 3)), seed=13)
     return TinyCheckpoint(model, folder)
 
 
 def gemma(folder: Path) -> TinyCheckpoint:
-    return TinyCheckpoint(
-        TinyModel(tiny_tokenizers.gemma_tokenizer, tiny_templates.GEMMA, gemma4, images=GEMMA_IMAGES, seed=14), folder
-    )
+    return TinyCheckpoint(replace(SEEING["gemma4"], seed=14), folder)
 
 
 def qwen_vl_files(checkpoint: TinyCheckpoint, folder: Path, **options: Any) -> Path:
@@ -177,26 +163,15 @@ def shape_of(config: Any) -> Any:
 def test_qwen2_5_vl_sees_as_transformers(tmp_path: Path) -> None:
     checkpoint = qwen_vl(tmp_path / "folder")
     path = qwen_vl_files(checkpoint, tmp_path, kind=Kind.F16)
-    sees_alike(QwenOracle(checkpoint), path, ["none", "one", "two"])
+    agree(checkpoint, path, {name: IMAGES[name] for name in ("none", "one", "two")})
 
 
 def test_gemma4_sees_as_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A file does not say how many tokens an image may take: as many as the makers' own settings say.
-    monkeypatch.setattr(test_seeing, "GEMMA_IMAGES", GEMMA_IMAGES | {"max_soft_tokens": 280})
+    monkeypatch.setitem(GEMMA_IMAGES, "max_soft_tokens", 280)
     checkpoint = gemma(tmp_path / "folder")
     path = gemma_files(checkpoint, tmp_path, kind=Kind.F16)
-    sees_alike(GemmaOracle(checkpoint), path, ["none", "one", "late"])
-
-
-def sees_alike(oracle: QwenOracle | GemmaOracle, path: Path, names: list[str]) -> None:
-    banned = oracle.checkpoint.banned
-    with Runtime.load(path, kv_cache_mb=16, progress=False) as runtime:
-        assert runtime.accepts_images
-        for name in names:
-            reference = oracle.answer(*CONVERSATIONS[name])
-            assert reference.margin > TIE, f"{name}: {reference.margin}; choose another seed"
-            bias = {str(token_id): -100 for token_id in banned}
-            check(runtime.chat(CONVERSATIONS[name][0], logit_bias=bias, **ASKED), reference, name)
+    agree(checkpoint, path, {name: IMAGES[name] for name in ("none", "one", "late")})
 
 
 @pytest.mark.parametrize("files", [(qwen_vl, qwen_vl_files), (gemma, gemma_files)], ids=["qwen2.5-vl", "gemma4"])
@@ -205,8 +180,6 @@ def test_without_the_part_that_sees_a_model_reads_text_and_refuses_images(tmp_pa
     checkpoint = make(tmp_path / "folder")
     path = convert(checkpoint, tmp_path)
     (tmp_path / "mmproj-model.gguf").unlink()
-    agree(checkpoint, path, ["short"])
-    with Runtime.load(path, kv_cache_mb=4, progress=False) as runtime:
-        assert not runtime.accepts_images
-        with pytest.raises(InvalidRequest, match="images"):
-            runtime.chat(CONVERSATIONS["small"][0], max_tokens=1)
+    agree(checkpoint, path, {"short": TEXT["short"]})
+    with Runtime.load(path, kv_cache_mb=4, progress=False) as runtime, pytest.raises(InvalidRequest, match="images"):
+        runtime.chat(IMAGES["small"].messages, max_tokens=1)
