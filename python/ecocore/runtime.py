@@ -160,30 +160,42 @@ class Runtime:
         _check_options(precision, kv_cache_mb, tensor_parallel, generation_config)
         # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.
         from ecocore.families import family_of
-        from ecocore.model.parallel import Group
+        from ecocore.model.parallel import Group, share_threads
         from ecocore.model.runner import ModelRunner
         from ecocore.weights.checkpoint import open_checkpoint
         from ecocore.weights.embedded import EMBEDDED_MODEL_ID, embedded_model_path
 
         if model is None:
             model, model_id = embedded_model_path(), model_id or EMBEDDED_MODEL_ID
-        checkpoint = open_checkpoint(Path(model), None if mmproj is None else Path(mmproj))
+        model, mmproj = Path(model), None if mmproj is None else Path(mmproj)
+        checkpoint = open_checkpoint(model, mmproj)
         family = family_of(checkpoint)
         checkpoint = family.told(checkpoint)
         if checkpoint.chat_template is None:
-            raise InvalidParameter("model", f"{Path(model).name} brings no chat template, so it cannot take messages")
+            raise InvalidParameter("model", f"{model.name} brings no chat template, so it cannot take messages")
         viewer = family.look(checkpoint)
         sampling = {} if generation_config is None else _makers_sampling(checkpoint.generation_config)
         if mmproj is not None and viewer is None:
-            raise InvalidParameter("mmproj", f"is for models that see images, and {Path(model).name} is none")
-        name = model_id or Path(model).name.removesuffix(".gguf")
+            raise InvalidParameter("mmproj", f"is for models that see images, and {model.name} is none")
+        name = model_id or model.name.removesuffix(".gguf")
         config, group = family.configure(checkpoint), Group(size=tensor_parallel)
         with ExitStack() as stack:
             workers = None
             if tensor_parallel > 1:
                 # What can be refused at once is, before processes are started.
                 group.kv_layers(config)
-                workers = stack.enter_context(closing(_workers(Path(model), device, precision, kv_cache_mb, tensor_parallel)))
+                share = Share(
+                    model=str(model.absolute()),
+                    mmproj=None if mmproj is None else str(mmproj.absolute()),
+                    rank=0,
+                    size=tensor_parallel,
+                    device=device,
+                    precision=precision,
+                    kv_cache_bytes=kv_cache_mb * 2**20,
+                    block_size=BLOCK_SIZE,
+                    threads=share_threads(tensor_parallel),
+                )
+                workers = stack.enter_context(closing(_workers(share)))
             with loading_bar(f"loading {name}", show=progress) as advance:
                 runner = ModelRunner.load(
                     family.model_class(),
@@ -561,27 +573,13 @@ def _check_options(precision: object, kv_cache_mb: int, tensor_parallel: int, ge
         raise InvalidParameter("tensor_parallel", "must be at least 1")
 
 
-def _workers(model: Path, device: str, precision: Literal["exact", "fast"] | None, kv_cache_mb: int, size: int) -> "Workers":
-    """Starts the ranks beside this one, which then load their parts."""
-    from ecocore.model.parallel import share_threads
+def _workers(share: Share) -> "Workers":
+    """Starts the ranks beside the one whose share this is, which then load theirs."""
     from ecocore.model.workers import Workers
 
-    threads = share_threads(size)
-    shares = (
-        Share(
-            model=str(model.absolute()),
-            rank=rank,
-            size=size,
-            device=device,
-            precision=precision,
-            kv_cache_bytes=kv_cache_mb * 2**20,
-            block_size=BLOCK_SIZE,
-            threads=threads,
-        )
-        for rank in range(1, size)
-    )
+    shares = (replace(share, rank=rank) for rank in range(1, share.size))
     # -P: what lies in the folder that this process was started in is not for importing.
-    return Workers([[sys.executable, "-P", "-m", "ecocore", "rank", json.dumps(share.told())] for share in shares])
+    return Workers([[sys.executable, "-P", "-m", "ecocore", "rank", json.dumps(one.told())] for one in shares])
 
 
 def _ended(loop: StepLoop, workers: "Workers | None") -> None:

@@ -18,6 +18,7 @@ class Share:
     """What a rank has to load, all of it plain: it travels as JSON. `threads`: of a processor that ranks share."""
 
     model: str
+    mmproj: str | None
     rank: int
     size: int
     device: str
@@ -56,7 +57,7 @@ def work(share: Share, meeting: Path) -> int:
 
     try:
         torch.set_num_threads(share.threads)
-        checkpoint = open_checkpoint(share.model)
+        checkpoint = open_checkpoint(share.model, None if share.mmproj is None else Path(share.mmproj))
         family = family_of(checkpoint)
         checkpoint = family.told(checkpoint)
         runner = ModelRunner.load(

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +12,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from tests.golden.test_seeing import part, picture, words
-from tests.golden.tiny_models import GEMMA_IMAGES, SEEING, TinyCheckpoint, TinyModel, gemma4
-from tests.golden.tiny_templates import GEMMA, LLAMA
-from tests.golden.tiny_tokenizers import gemma_tokenizer, llama_tokenizer
+from tests.golden.cases import IMAGES, TEXT
+from tests.golden.converted import convert_gemma_decoder, convert_gemma_tower
+from tests.golden.tiny_models import MODELS, SEEING, TinyCheckpoint, TinyModel, gemma4
 from tests.live_server import serving
 from transformers import (
     Gemma4Config,
@@ -36,15 +35,8 @@ TOLERANCE = 2e-3
 # Below this gap in log-probability, sums that are added in another order may have another winner.
 TIE = 1e-3
 ASKED: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "logprobs": True, "top_logprobs": 5, "ignore_eos": True}
-LONG = "".join(f"On day {day} the keeper saw {day * 7 % 11} ships. " for day in range(1, 31))
-TEXTS: dict[str, list[dict[str, Any]]] = {
-    "short": [{"role": "user", "content": "Count from 1 to 10."}],
-    # Of more tokens than a step reads of prompts.
-    "long": [{"role": "user", "content": LONG}],
-}
-IMAGES: dict[str, list[dict[str, Any]]] = {
-    "image": [{"role": "user", "content": [words("What is this? "), part(picture("wide")), words(" Say.")]}],
-}
+READ = {name: TEXT[name] for name in ("short", "long")}
+SEEN = READ | {"one": IMAGES["one"]}
 
 
 def llama(tokenizer: PreTrainedTokenizerFast) -> Any:
@@ -75,10 +67,12 @@ def gemma(tokenizer: PreTrainedTokenizerFast) -> Any:
     return Gemma4ForConditionalGeneration(Gemma4Config(**whole))
 
 
-CASES: dict[str, tuple[TinyModel, list[str]]] = {
-    "llama": (TinyModel(llama_tokenizer, LLAMA, llama, shard_size="100KB"), ["short", "long"]),
-    "qwen2.5-vl": (SEEING["qwen2.5-vl"], ["short", "long", "image"]),
-    "gemma4": (TinyModel(gemma_tokenizer, GEMMA, gemma, images=GEMMA_IMAGES, seed=2), ["short", "long", "image"]),
+# In GGUF files, that of the part that sees with a name that must be told.
+FILES = "gemma4, gguf"
+SHARED: dict[str, TinyModel] = {
+    "llama": replace(MODELS["llama3 tied"], build=llama, cases=READ, shard_size="100KB"),
+    "qwen2.5-vl": replace(SEEING["qwen2.5-vl"], cases=SEEN),
+    FILES: replace(SEEING["gemma4"], build=gemma, cases=SEEN),
 }
 
 
@@ -99,17 +93,21 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def load(folder: Path, ranks: int) -> Runtime:
-    return Runtime.load(folder, kv_cache_mb=16, tensor_parallel=ranks, device="cpu", progress=False)
+def load(model: Path, ranks: int, mmproj: Path | None = None) -> Runtime:
+    return Runtime.load(model, mmproj=mmproj, kv_cache_mb=16, tensor_parallel=ranks, device="cpu", progress=False)
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(scope="module", params=list(SHARED))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    model, names = CASES[request.param]
+    model = SHARED[request.param]
     checkpoint = TinyCheckpoint(model, tmp_path_factory.mktemp("tiny"))
     bias = {str(token_id): -100 for token_id in checkpoint.banned}
-    asked = {name: {"messages": (TEXTS | IMAGES)[name], "logit_bias": bias, **ASKED} for name in names}
-    with load(checkpoint.folder, 2) as two, load(checkpoint.folder, 1) as one:
+    asked = {name: {**case.asked(), "logit_bias": bias, **ASKED} for name, case in model.cases.items()}
+    path, mmproj = checkpoint.folder, None
+    if request.param == FILES:
+        mmproj = convert_gemma_tower(checkpoint, path / "tower.gguf")
+        path = convert_gemma_decoder(checkpoint, path / "model.gguf")
+    with load(path, 2, mmproj) as two, load(path, 1, mmproj) as one:
         yield Pair(one, two, asked)
     with pytest.raises(ProcessLookupError):
         os.kill(worker_of(two), 0)
@@ -151,7 +149,7 @@ def test_ranks_hold_as_many_tokens_and_have_a_fingerprint_of_their_own(pair: Pai
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return TinyCheckpoint(CASES["llama"][0], tmp_path_factory.mktemp("tiny")).folder
+    return TinyCheckpoint(SHARED["llama"], tmp_path_factory.mktemp("tiny")).folder
 
 
 def worker_of(runtime: Runtime) -> int:
