@@ -45,7 +45,7 @@ def test_both_formats_lead_to_the_same_row() -> None:
         (Described("safetensors", {}), "architectures is None"),
         (Described("safetensors", {"architectures": ["llama"]}), "LlamaForCausalLM, "),
         (Described("gguf", {"general.architecture": "mamba"}), "general.architecture is 'mamba'"),
-        (Described("gguf", {"general.architecture": ["llama"]}), "it runs llama, "),
+        (Described("gguf", {"general.architecture": ["llama"]}), "it runs gemma4, llama, "),
     ],
 )
 def test_an_unknown_architecture_is_named_with_the_known_ones(checkpoint: Described, said: str) -> None:
