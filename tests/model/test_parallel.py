@@ -67,7 +67,7 @@ def gemma(tokenizer: PreTrainedTokenizerFast) -> Any:
     return Gemma4ForConditionalGeneration(Gemma4Config(**whole))
 
 
-# In GGUF files, that of the part that sees with a name that must be told.
+# In GGUF files, of which that of the part that sees is named.
 FILES = "gemma4, gguf"
 SHARED: dict[str, TinyModel] = {
     "llama": replace(MODELS["llama3 tied"], build=llama, cases=READ, shard_size="100KB"),
@@ -105,6 +105,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     asked = {name: {**case.asked(), "logit_bias": bias, **ASKED} for name, case in model.cases.items()}
     path, mmproj = checkpoint.folder, None
     if request.param == FILES:
+        (path / "mmproj-broken.gguf").write_text("what lies beside a model is not asked where another is named")
         mmproj = convert_gemma_tower(checkpoint, path / "tower.gguf")
         path = convert_gemma_decoder(checkpoint, path / "model.gguf")
     with load(path, 2, mmproj) as two, load(path, 1, mmproj) as one:
