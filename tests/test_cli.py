@@ -60,7 +60,7 @@ def test_no_verb_shows_the_help() -> None:
     [
         (["fly"], "No such command 'fly'"),
         (["serve", "--fly"], "No such option: --fly"),
-        (["serve", "--prot", "1"], "No such option: --prot (Possible options: --host, --port)"),
+        (["serve", "--prot", "1"], "No such option: --prot (Possible options: --host, --mmproj, --port)"),
         (["serve", "--port", "x"], "'--port': must be a whole number"),
         (["serve", "--port", "70000"], "from --port"),
         (["serve", "--model", "nowhere"], "no file or folder 'nowhere'"),
