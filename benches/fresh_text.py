@@ -9,7 +9,6 @@ other's data. Times are CPU time of the thread, results are Python lists, and th
 import argparse
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,4 +157,4 @@ def _microseconds(encode: Callable[[str], object], texts: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

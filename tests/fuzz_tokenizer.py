@@ -7,7 +7,7 @@ without it there is SmolLM2's alone. `N of N strings equal` for each; exit statu
 import argparse
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ def texts(count: int, added: list[str], seed: int) -> Iterator[str]:
         ranges = [(0x20, 0x7F), (0x80, 0x800), (0x300, 0x370), (0x800, 0xD800), (0xE000, 0x110000)]
         return chr(choose.randrange(*choose.choice(ranges)))
 
-    pieces = [
+    pieces: list[Callable[[], str]] = [
         lambda: choose.choice(fragments),
         character,
         lambda: choose.choice(" \n\t\r '") * choose.randrange(1, 5),

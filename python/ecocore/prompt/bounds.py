@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecocore.errors import ContextLengthExceeded, InvalidParameter
 from ecocore.prompt.prompt import Prompt
@@ -30,7 +31,9 @@ class Bounds:
                     field, f"token id {token_id} is outside the vocabulary of {self.vocab_size}", "invalid_value"
                 )
 
-    def fitted(self, token_ids: Sequence[int], request: ChatRequest, *, field: str, scores: bool = False) -> Prompt:
+    def fitted(
+        self, token_ids: Sequence[int] | NDArray[np.uint32], request: ChatRequest, *, field: str, scores: bool = False
+    ) -> Prompt:
         """The prompt, its answer clamped to what remains of the context. `field`: where the ids come from.
 
         `scores`: as in `Prompt`.

@@ -90,7 +90,7 @@ class SafetensorsCheckpoint:
         """See `Checkpoint`. What is left out is never in memory, or not all of it at a time."""
         place = self._supported(name)
         rows, *within = place.shape
-        row_bytes = (place.end - place.start) // rows
+        row_bytes = (place.end - place.start) // max(rows, 1)
 
         def read(some: range, kind: torch.dtype) -> torch.Tensor:
             return _read(name, place, some.start * row_bytes, (len(some), *within), kind)
@@ -98,7 +98,7 @@ class SafetensorsCheckpoint:
         if axis == 0:
             return read(part, dtype)
         out = torch.empty((rows, len(part), *within[1:]), dtype=dtype)
-        step = max(1, _STRIP // row_bytes)
+        step = max(1, _STRIP // max(row_bytes, 1))
         for start in range(0, rows, step):
             some = range(start, min(start + step, rows))
             out[some.start : some.stop] = read(some, _DTYPES[place.dtype]).narrow(1, part.start, len(part))
