@@ -1,19 +1,21 @@
 //! Random lives against a naive model: whatever happens to the other sequences, each one draws what it would
 //! have drawn alone.
 //!
-//! The model executes every batch on a toy memory in which the value of a position is a hash of the position
-//! before it, of the first one in its window, of its token and of the way it is computed. So a block shared too early, written twice, freed too
-//! soon or cut at another place shows as another token. Steps are executed when they are committed, in their
-//! order, and an abandoned step leaves garbage behind.
+//! The model executes every batch on a toy memory, with one layer for each group. In a layer the value of a position is a
+//! hash of the position before it, of the first one in the layer's window, of what the layer before computed of the
+//! position, and of the way it is computed; where positions look forwards, also of the last one that they see. So a block
+//! shared too early, written twice, freed too soon or cut at another place shows as another token. Steps are executed when
+//! they are committed, in their order, and an abandoned step leaves garbage behind.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 
 use ecocore::batch::{Batch, BatchRow};
 use ecocore::error::Error;
 use ecocore::sampled::SampledTokens;
-use ecocore::scheduler::{Owner, Scheduler, SchedulerConfig, StepLimits};
+use ecocore::scheduler::{GroupConfig, Owner, Scheduler, SchedulerConfig, StepLimits};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -31,17 +33,38 @@ fn mix(values: &[u64]) -> u64 {
     })
 }
 
-/// Key and value of one position, given those it sees: the one before it, and the first of its window. Prefill and
-/// decode differ in their bits.
-fn compute(seen: [u64; 2], token: u32, position: u32, prompt_length: u32) -> u64 {
-    let [before, first] = seen;
-    mix(&[before, first, u64::from(token), u64::from(position), u64::from(position < prompt_length)])
+/// Computes `positions` of a sequence in one layer, whose memory is reached through `at`. `inputs`: of these positions, from
+/// the layer before or the tokens; they become the outputs. Prefill and decode differ in their bits.
+fn compute(
+    positions: Range<u32>,
+    inputs: &mut [u64],
+    window: Option<u32>,
+    prompt_length: u32,
+    whole: &[Range<u32>],
+    mut at: impl FnMut(u32, Option<u64>) -> u64,
+) {
+    let forwards = |position: u32| {
+        let span = whole.iter().find(|span| window.is_some() && span.contains(&position))?;
+        Some((span.end - 1).checked_sub(positions.start).expect("the end of a span is not behind") as usize)
+    };
+    let last_seen: Vec<u64> =
+        positions.clone().map(|position| forwards(position).map_or(0, |last| inputs[last])).collect();
+    for ((position, input), last) in positions.zip(inputs).zip(last_seen) {
+        let seen = seen_from(position, window).map(|seen| seen.map_or(0, |seen| at(seen, None)));
+        let prefill = u64::from(position < prompt_length);
+        *input = at(position, Some(mix(&[seen[0], seen[1], *input, last, u64::from(position), prefill])));
+    }
 }
 
 /// The position before `position` and the first one of its window; None before the start.
 fn seen_from(position: u32, window: Option<u32>) -> [Option<u32>; 2] {
-    let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let first = first_seen(position, window);
     [position.checked_sub(1).filter(|&before| before >= first), Some(first).filter(|&first| first < position)]
+}
+
+/// The first position that `position` sees.
+fn first_seen(position: u32, window: Option<u32>) -> u32 {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
 /// The draw after a position: a function of what was computed and of the index of the draw.
@@ -50,24 +73,34 @@ fn draw(value: u64, output_index: u32) -> u32 {
 }
 
 /// What a sequence draws when it is alone, computed from its definition.
-fn drawn_alone(prompt: &[u32], max_tokens: u32, window: Option<u32>) -> Vec<u32> {
-    let prompt_length = prompt.len() as u32;
-    let (mut values, mut drawn) = (Vec::new(), Vec::new());
-    let next = |values: &mut Vec<u64>, token: u32| {
-        let position = values.len() as u32;
-        let seen = seen_from(position, window).map(|seen| seen.map_or(0, |seen| values[seen as usize]));
-        values.push(compute(seen, token, position, prompt_length));
-    };
-    for &token in prompt {
-        next(&mut values, token);
-    }
+fn drawn_alone(life: &Life, groups: &[GroupConfig]) -> Vec<u32> {
+    let prompt_length = life.prompt.len() as u32;
+    let mut layers = vec![Vec::new(); groups.len()];
+    let mut drawn = Vec::new();
+    let mut tokens = life.prompt.clone();
     loop {
+        let mut values: Vec<u64> = tokens.iter().map(|&token| u64::from(token)).collect();
+        for (group, memory) in groups.iter().zip(&mut layers) {
+            let start = memory.len() as u32;
+            let at = |position: u32, value: Option<u64>| {
+                memory.extend(value);
+                memory[position as usize]
+            };
+            compute(
+                start..start + tokens.len() as u32,
+                &mut values,
+                group.window,
+                prompt_length,
+                &life.whole,
+                at,
+            );
+        }
         let token = draw(values[values.len() - 1], drawn.len() as u32);
         drawn.push(token);
-        if token < END_TOKENS || drawn.len() as u32 == max_tokens {
+        if token < END_TOKENS || drawn.len() as u32 == life.max_tokens {
             return drawn;
         }
-        next(&mut values, token);
+        tokens = vec![token];
     }
 }
 
@@ -75,7 +108,8 @@ fn drawn_alone(prompt: &[u32], max_tokens: u32, window: Option<u32>) -> Vec<u32>
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// A prompt of `length` tokens: those of its family up to `fork`, its own after it.
+    /// A prompt of `length` tokens: those of its family up to `fork`, its own after it. What the last tenant says has
+    /// spans that are whole.
     Submit {
         family: u32,
         fork: u32,
@@ -98,7 +132,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let whose = (0..2u8, 0..3u64, prop_oneof![3 => Just(0), 1 => 0..2u32]);
+    let whose = (0..3u8, 0..3u64, prop_oneof![3 => Just(0), 1 => 0..2u32]);
     let submit = (0..2u32, 0..24u32, 1..24u32, 1..12u32, whose).prop_map(
         |(family, fork, length, max_tokens, (tenant, key, priority))| Op::Submit {
             family,
@@ -130,23 +164,28 @@ impl Op {
 }
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
-    let window = prop::option::weighted(0.3, 1..20u32);
-    let sizes = (2..24u32, 1..6u32, 1..7usize, 1..24u32, 1..8usize, 0..3usize);
-    (sizes, prop::bool::weighted(0.8), window).prop_map(
-        |(
-            (num_blocks, block_size, max_sequences, max_batch_tokens, max_waiting, reserved),
-            prefix_caching,
-            window,
-        )| {
+    let full = (2..24u32).prop_map(|num_blocks| GroupConfig { num_blocks, window: None });
+    let sliding = || {
+        let group = |(num_blocks, window)| GroupConfig { num_blocks, window: Some(window) };
+        (2..16u32, 1..20u32).prop_map(group)
+    };
+    let groups = prop_oneof![
+        4 => full.clone().prop_map(|full| vec![full]),
+        2 => sliding().prop_map(|sliding| vec![sliding]),
+        4 => (full.clone(), sliding()).prop_map(|(full, sliding)| vec![full, sliding]),
+        1 => (full, sliding(), sliding()).prop_map(|(full, one, other)| vec![full, one, other]),
+    ];
+    let sizes = (1..6u32, 1..7usize, 1..24u32, 1..8usize, 0..3usize);
+    (sizes, prop::bool::weighted(0.8), groups).prop_map(
+        |((block_size, max_sequences, max_batch_tokens, max_waiting, reserved), prefix_caching, groups)| {
             SchedulerConfig {
-                num_blocks,
+                groups,
                 block_size,
                 max_sequences,
                 reserved_sequences: reserved.min(max_sequences - 1),
                 max_batch_tokens,
                 max_waiting,
                 prefix_caching,
-                window,
             }
         },
     )
@@ -158,12 +197,25 @@ fn prompt(family: u32, fork: u32, length: u32, id: u64) -> Vec<u32> {
     (0..length).map(|i| token(if i < fork { u64::from(family) } else { id + 100 }, i)).collect()
 }
 
+/// Spans of a prompt that no chunk may cut. As with images, what names a prefix tells them too: the salt.
+fn spans(tenant: u8, length: u32) -> Vec<Range<u32>> {
+    let spans = if tenant == 2 { vec![2..5, 7..13, 13..15] } else { vec![] };
+    spans.into_iter().filter(|span| span.end <= length).collect()
+}
+
+/// A prompt whose spans read alike wherever it forks, since all of their positions see the last one.
+fn prompt_with(whole: &[Range<u32>], mut prompt: Vec<u32>) -> Vec<u32> {
+    whole.iter().for_each(|span| prompt[span.start as usize..span.end as usize].fill(5));
+    prompt
+}
+
 // --- the model ----------------------------------------------------------------------------------------------
 
 /// What the model knows of a sequence that has not ended.
 #[derive(Debug)]
 struct Life {
     prompt: Vec<u32>,
+    whole: Vec<Range<u32>>,
     max_tokens: u32,
     tenant: u8,
     key: u64,
@@ -184,7 +236,8 @@ struct World {
     /// Not yet run, in order of submission.
     queue: VecDeque<u64>,
     in_flight: VecDeque<Batch>,
-    memory: Vec<u64>,
+    /// Of each group.
+    memory: Vec<Vec<u64>>,
     /// Tokens of steps in flight and later, as a device would keep them: the newest draws of each sequence.
     device_tokens: HashMap<u64, HashMap<u32, u32>>,
     finished: HashMap<u64, Vec<u32>>,
@@ -196,7 +249,11 @@ impl World {
     fn new(config: SchedulerConfig) -> Self {
         Self {
             scheduler: Scheduler::new(config.clone()).unwrap(),
-            memory: vec![0xDEAD; (config.num_blocks * config.block_size) as usize],
+            memory: config
+                .groups
+                .iter()
+                .map(|group| vec![0xDEAD; (group.num_blocks * config.block_size) as usize])
+                .collect(),
             config,
             lives: HashMap::new(),
             queue: VecDeque::new(),
@@ -211,8 +268,10 @@ impl World {
     fn apply(&mut self, op: &Op, depth: usize) {
         match *op {
             Op::Submit { family, fork, length, max_tokens, tenant, key, priority } => {
-                let owner = Owner { salt: &[tenant], key, priority };
-                self.submit(prompt(family, fork, length, self.next_id), max_tokens, tenant, owner);
+                let whole = spans(tenant, length);
+                let prompt = prompt_with(&whole, prompt(family, fork, length, self.next_id));
+                let owner = Owner { salt: &[tenant, whole.len() as u8], key, priority };
+                self.submit(prompt, whole, max_tokens, tenant, owner);
             }
             Op::Cancel(choice) if self.next_id > 0 => self.cancel(choice as u64 % self.next_id),
             Op::Schedule { prompt_tokens, ref held } if self.in_flight.len() < depth => {
@@ -227,18 +286,27 @@ impl World {
         assert_eq!(self.scheduler.has_work(), !self.lives.is_empty() || !self.in_flight.is_empty());
     }
 
-    fn submit(&mut self, prompt: Vec<u32>, max_tokens: u32, tenant: u8, owner: Owner<'_>) {
+    fn submit(
+        &mut self,
+        prompt: Vec<u32>,
+        whole: Vec<Range<u32>>,
+        max_tokens: u32,
+        tenant: u8,
+        owner: Owner<'_>,
+    ) {
         let id = self.next_id;
-        let capacity = self.config.num_blocks * self.config.block_size;
+        let tokens = prompt.len() as u32 + max_tokens;
         // Behind a window a sequence may be longer than the pool; how long, the scheduler says itself.
-        let too_long = prompt.len() as u32 + max_tokens > capacity && self.config.window.is_none();
+        let lacks = |group: &GroupConfig| tokens > group.num_blocks * self.config.block_size;
+        let too_long = self.config.groups.iter().any(|group| group.window.is_none() && lacks(group));
+        let may_be_too_long = self.config.groups.iter().any(lacks);
         let full = self.scheduler.stats().waiting >= self.config.max_waiting;
-        let result = self.scheduler.submit(id, prompt.clone(), max_tokens as usize, owner);
-        let refused =
-            self.config.window.is_some() && matches!(result, Err(Error::ContextLengthExceeded { .. }));
-        let too_long = too_long || refused;
-        if too_long {
-            assert!(matches!(result, Err(Error::ContextLengthExceeded { .. })));
+        let mut result = self.scheduler.submit(id, prompt.clone(), max_tokens as usize, owner);
+        if result.is_ok() {
+            result = self.scheduler.keep_whole(id, whole.clone());
+        }
+        if too_long || matches!(result, Err(Error::ContextLengthExceeded { .. })) {
+            assert!(may_be_too_long && matches!(result, Err(Error::ContextLengthExceeded { .. })));
         } else if full {
             assert_eq!(result, Err(Error::QueueFull { limit: self.config.max_waiting }));
         } else {
@@ -246,7 +314,7 @@ impl World {
             self.queue.push_back(id);
             let Owner { key, priority, .. } = owner;
             let (drawn, next, draws, has_run) = (vec![], 0, 0, false);
-            let life = Life { prompt, max_tokens, tenant, key, priority, drawn, next, draws, has_run };
+            let life = Life { prompt, whole, max_tokens, tenant, key, priority, drawn, next, draws, has_run };
             self.lives.insert(id, life);
             self.next_id += 1;
         }
@@ -271,7 +339,8 @@ impl World {
             batch.rows.iter().all(|row| !limits.held.contains(&row.sequence_id)),
             "held back, and yet there"
         );
-        let prompt_tokens = limits.prompt_tokens.max(self.config.block_size);
+        let prompt_tokens =
+            limits.prompt_tokens.max(self.config.block_size).saturating_add(self.uncut(&batch));
         let decodes =
             batch.rows.iter().any(|row| row.samples && row.length == 1 && row.start >= row.prompt_length);
         assert!(!decodes || batch.num_prompt_tokens() <= prompt_tokens, "more of prompts than was allowed");
@@ -291,15 +360,25 @@ impl World {
     }
 
     fn check_sizes(&self, batch: &Batch) {
-        assert_eq!(batch.block_size, self.config.block_size);
-        assert_eq!(batch.block_tables.len(), batch.rows.len() * batch.block_table_width);
+        assert_eq!((batch.block_size, batch.num_groups), (self.config.block_size, self.config.groups.len()));
+        assert_eq!(batch.block_tables.len(), batch.num_groups * batch.rows.len() * batch.block_table_width);
+        assert_eq!(batch.slots.len(), batch.num_groups * batch.token_ids.len());
         let decodes =
             batch.rows.iter().filter(|row| row.samples && row.length == 1 && row.start >= row.prompt_length);
         let bound = self.config.max_batch_tokens.max(decodes.count() as u32 + self.config.block_size);
+        let bound = bound + self.uncut(batch);
         assert!(batch.token_ids.len() as u32 <= bound, "{} tokens in a step", batch.token_ids.len());
         assert!(self.scheduler.stats().running <= self.config.max_sequences);
         let distinct: HashSet<_> = batch.rows.iter().map(|row| row.sequence_id).collect();
         assert_eq!(distinct.len(), batch.rows.len(), "one row for each sequence");
+    }
+
+    /// How much longer than its budget a step may be because of what it cannot cut.
+    fn uncut(&self, batch: &Batch) -> u32 {
+        let whole = |row: &BatchRow| self.lives.get(&row.sequence_id).map_or(&[][..], |life| &life.whole);
+        let longest =
+            |whole: &[Range<u32>]| Some(whole.last()?.end + self.config.block_size - whole[0].start);
+        batch.rows.iter().filter_map(|row| longest(whole(row))).max().unwrap_or(0)
     }
 
     /// First come, first served: who runs for the first time was the first to come of those of its key and priority.
@@ -352,16 +431,22 @@ impl World {
         life.next = end;
         assert!(life.draws <= life.max_tokens && end < prompt_length + life.max_tokens);
 
-        let table = table_of(batch, index);
-        assert!(table[end.div_ceil(size) as usize..].iter().all(|&block| block == -1));
-        let first_seen = self.config.window.map_or(0, |window| (row.start + 1).saturating_sub(window));
-        assert!(
-            table[(first_seen / size) as usize..end.div_ceil(size) as usize].iter().all(|&block| block >= 0)
-        );
+        let cuts = |span: &Range<u32>| span.contains(&end) && span.start != end;
+        assert!(!life.whole.iter().any(cuts), "a span is cut");
+        for (group, config) in self.config.groups.iter().enumerate() {
+            let table = table_of(batch, group, index);
+            let first = first_seen(row.start, config.window) / size;
+            let (known, unused) = table.split_at(end.div_ceil(size) as usize);
+            assert!(unused.iter().all(|&block| block == -1));
+            assert!(known[first as usize..].iter().all(|&block| block >= 0));
+            let slots = &batch.slots[group * batch.token_ids.len()..][tokens.clone()];
+            for (position, &slot) in (row.start..end).zip(slots) {
+                let block = table[(position / size) as usize];
+                assert_eq!(slot, block * i64::from(size) + i64::from(position % size));
+            }
+        }
         for (position, token) in (row.start..end).zip(tokens) {
-            let block = table[(position / size) as usize];
             assert_eq!(batch.positions[token], i64::from(position));
-            assert_eq!(batch.slots[token], block * i64::from(size) + i64::from(position % size));
             let known = life.prompt.iter().chain(&life.drawn).nth(position as usize);
             assert_eq!(batch.token_ids[token], known.map_or(-1, |&id| i64::from(id)));
         }
@@ -370,18 +455,21 @@ impl World {
     /// A block that is written now is in no other row's table, of this step or of one in flight.
     fn check_sharing(&self, batch: &Batch) {
         let size = i64::from(self.config.block_size);
-        let mut offset = 0;
-        for row in &batch.rows {
-            let slots = &batch.slots[offset..offset + row.length as usize];
-            offset += row.length as usize;
-            let written: HashSet<i64> = slots.iter().map(|slot| slot / size).collect();
-            for step in self.in_flight.iter().chain([batch]) {
-                for (index, other) in step.rows.iter().enumerate() {
-                    let collides = self.visible(step, index).any(|(_, block)| written.contains(&block));
-                    assert!(
-                        other.sequence_id == row.sequence_id || !collides,
-                        "a block in use was given away"
-                    );
+        for group in 0..batch.num_groups {
+            let mut offset = group * batch.token_ids.len();
+            for row in &batch.rows {
+                let slots = &batch.slots[offset..offset + row.length as usize];
+                offset += row.length as usize;
+                let written: HashSet<i64> = slots.iter().map(|slot| slot / size).collect();
+                for step in self.in_flight.iter().chain([batch]) {
+                    for (index, other) in step.rows.iter().enumerate() {
+                        let mut visible = self.visible(step, group, index);
+                        assert!(
+                            other.sequence_id == row.sequence_id
+                                || !visible.any(|(_, block)| written.contains(&block)),
+                            "a block in use was given away"
+                        );
+                    }
                 }
             }
         }
@@ -390,25 +478,31 @@ impl World {
     /// Two sequences read the same block only at the same place of the same beginning, of the same tenant.
     fn check_sharing_between_tenants(&self) {
         let size = self.config.block_size as usize;
-        let mut readers: HashMap<i64, (usize, u8, &[u32])> = HashMap::new();
-        for step in &self.in_flight {
-            for (index, row) in step.rows.iter().enumerate() {
-                let Some(life) = self.lives.get(&row.sequence_id) else { continue };
-                for (place, block) in self.visible(step, index) {
-                    let beginning = &life.prompt[..life.prompt.len().min((place + 1) * size)];
-                    let reader = (place, life.tenant, beginning);
-                    assert_eq!(*readers.entry(block).or_insert(reader), reader);
+        for group in 0..self.config.groups.len() {
+            let mut readers: HashMap<i64, (usize, u8, usize, &[u32])> = HashMap::new();
+            for step in &self.in_flight {
+                for (index, row) in step.rows.iter().enumerate() {
+                    let Some(life) = self.lives.get(&row.sequence_id) else { continue };
+                    for (place, block) in self.visible(step, group, index) {
+                        let beginning = &life.prompt[..life.prompt.len().min((place + 1) * size)];
+                        let reader = (place, life.tenant, life.whole.len(), beginning);
+                        assert_eq!(*readers.entry(block).or_insert(reader), reader);
+                    }
                 }
             }
         }
     }
 
     /// The blocks that a row looks at, each with its place in the table: a table may still list some behind the window.
-    fn visible<'a>(&self, batch: &'a Batch, row: usize) -> impl Iterator<Item = (usize, i64)> + use<'a> {
-        let start = batch.rows[row].start;
-        let first = self.config.window.map_or(0, |window| (start + 1).saturating_sub(window))
-            / self.config.block_size;
-        let table = table_of(batch, row).iter().copied().enumerate();
+    fn visible<'a>(
+        &self,
+        batch: &'a Batch,
+        group: usize,
+        row: usize,
+    ) -> impl Iterator<Item = (usize, i64)> + use<'a> {
+        let first =
+            first_seen(batch.rows[row].start, self.config.groups[group].window) / self.config.block_size;
+        let table = table_of(batch, group, row).iter().copied().enumerate();
         table.skip(first as usize).filter(|&(_, block)| block >= 0)
     }
 
@@ -427,11 +521,7 @@ impl World {
         self.scheduler.commit(batch.ticket, &tokens, &finished).unwrap();
         for id in finished {
             let life = self.lives.remove(&id).unwrap();
-            assert_eq!(
-                life.drawn,
-                drawn_alone(&life.prompt, life.max_tokens, self.config.window),
-                "company changed sequence {id}"
-            );
+            assert_eq!(life.drawn, drawn_alone(&life, &self.config.groups), "company changed sequence {id}");
             self.finished.insert(id, life.drawn);
         }
     }
@@ -442,25 +532,31 @@ impl World {
         let mut sampled = SampledTokens::default();
         let mut token = 0;
         for (index, row) in batch.rows.iter().enumerate() {
-            let table = table_of(batch, index);
-            let slot = |position: u32| {
-                table[(position / size) as usize] as usize * size as usize + (position % size) as usize
-            };
-            let mut value = 0;
             let newest = self.device_tokens.entry(row.sequence_id).or_default();
-            for position in row.start..row.start + row.length {
-                let id = match batch.token_ids[token] {
-                    -1 => newest[&position],
-                    id => id as u32,
-                };
-                let seen = seen_from(position, self.config.window);
-                let seen = seen.map(|seen| seen.map_or(0, |seen| self.memory[slot(seen)]));
-                value = compute(seen, id, position, row.prompt_length);
-                self.memory[slot(position)] = value;
+            let positions = row.start..row.start + row.length;
+            let mut values = Vec::new();
+            for position in positions.clone() {
+                values.push(match batch.token_ids[token] {
+                    -1 => u64::from(newest[&position]),
+                    id => id as u64,
+                });
                 token += 1;
             }
+            // What one that has ended computes is dropped.
+            let whole = self.lives.get(&row.sequence_id).map_or(&[][..], |life| &life.whole);
+            for (group, memory) in self.memory.iter_mut().enumerate() {
+                let table = table_of(batch, group, index);
+                let at = |position: u32, value: Option<u64>| {
+                    let block = table[(position / size) as usize] as usize;
+                    let value_there = &mut memory[block * size as usize + (position % size) as usize];
+                    *value_there = value.unwrap_or(*value_there);
+                    *value_there
+                };
+                let window = self.config.groups[group].window;
+                compute(positions.clone(), &mut values, window, row.prompt_length, whole, at);
+            }
             if row.samples {
-                let id = draw(value, row.output_index);
+                let id = draw(values[values.len() - 1], row.output_index);
                 newest.insert(row.start + row.length, id);
                 sampled.sequence_ids.push(row.sequence_id);
                 sampled.token_ids.push(id);
@@ -473,8 +569,8 @@ impl World {
     fn abandon(&mut self, index: usize) {
         let batch = self.in_flight.remove(index).unwrap();
         self.scheduler.abandon(batch.ticket).unwrap();
-        for &slot in &batch.slots {
-            self.memory[slot as usize] = mix(&[batch.ticket, slot as u64]);
+        for (memory, slots) in self.memory.iter_mut().zip(batch.slots.chunks(batch.token_ids.len())) {
+            slots.iter().for_each(|&slot| memory[slot as usize] = mix(&[batch.ticket, slot as u64]));
         }
         for row in &batch.rows {
             self.lives.remove(&row.sequence_id);
@@ -501,8 +597,9 @@ impl World {
     }
 }
 
-fn table_of(batch: &Batch, row: usize) -> &[i64] {
-    &batch.block_tables[row * batch.block_table_width..][..batch.block_table_width]
+fn table_of(batch: &Batch, group: usize, row: usize) -> &[i64] {
+    let first = (group * batch.rows.len() + row) * batch.block_table_width;
+    &batch.block_tables[first..][..batch.block_table_width]
 }
 
 fn run(config: &SchedulerConfig, script: &[Op], depth: usize) -> World {

@@ -7,6 +7,7 @@ import pytest
 from tests.golden.tiny_models import MODELS, SEEING, TinyCheckpoint
 
 from ecocore import cli
+from ecocore.capacity import Capacity
 from ecocore.describing import describe, need
 from ecocore.families import family_of
 from ecocore.model.runner import ModelRunner
@@ -23,6 +24,7 @@ def test_a_card_tells_what_the_model_is(folder: Path) -> None:
     assert (card.family, card.format, card.stored, card.precision) == ("gemma4", "safetensors", "float32", "exact")
     assert (card.layers, card.heads, card.windows, card.images, card.reasoning) == (9, 6, (40,), True, True)
     assert card.cached_numbers == 6 * 2 * 3 * 12 + 3 * 2 * 2 * 16
+    assert card.windowed_numbers == (6 * 2 * 3 * 12,)
     assert card.file_bytes == 4 * card.parameters
 
 
@@ -32,10 +34,17 @@ def test_a_need_is_what_the_cache_and_the_context_take(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     family = family_of(checkpoint)
     runner = ModelRunner.load(
-        family.model_class(), family.configure(checkpoint), checkpoint, device="cpu", kv_cache_bytes=2**20, block_size=1
+        family.model_class(),
+        family.configure(checkpoint),
+        checkpoint,
+        device="cpu",
+        kv_cache_bytes=2**20,
+        step_tokens=Capacity().step_tokens,
     )
     assert told.cached_tokens == runner.context_length
-    assert told.full_context == told.per_token * card.context_length
+    kept, windowed = card.cached_numbers - card.windowed_numbers[0], card.windowed_numbers[0]
+    most = -(-(40 + 2 * Capacity().step_tokens) // 64) + 1
+    assert told.full_context == 4 * (kept * card.context_length + windowed * min(64 * most, card.context_length))
     assert need(card, precision="fast", kv_cache_mb=1, device="cpu").weights * 2 == told.weights
     # The tied head is in memory twice, but not on a device.
     assert told.weights - need(card, precision=None, kv_cache_mb=1, device="cuda").weights == 4 * card.shared_numbers > 0

@@ -123,15 +123,15 @@ def test_a_batch_tells_which_positions_go_into_which_slots() -> None:
     assert (batch.starts.tolist(), batch.lengths.tolist(), batch.prompt_lengths.tolist()) == ([0], [10], [10])
     assert batch.token_ids.tolist() == list(range(100, 110))
     assert batch.positions.tolist() == list(range(10))
-    blocks = batch.block_tables[0]
-    assert batch.slots.tolist() == [blocks[i // 4] * 4 + i % 4 for i in range(10)]
+    (blocks,) = batch.block_tables[0]
+    assert batch.slots.tolist() == [[blocks[i // 4] * 4 + i % 4 for i in range(10)]]
     assert batch.sample_indices.tolist() == [9]
 
     following = scheduled(scheduler)  # with the first step in flight: its token is not known yet
     assert following.sequence_ids.tolist() == [7, 8]
     assert following.token_ids.tolist() == [-1, 100, 101, 102]
-    assert following.block_tables.shape == (2, 3)
-    assert following.block_tables[1, 1:].tolist() == [-1, -1]
+    assert following.block_tables.shape == (1, 2, 3)
+    assert following.block_tables[0, 1, 1:].tolist() == [-1, -1]
     assert following.sample_indices.tolist() == [0, 3]
 
 
@@ -149,6 +149,8 @@ def test_a_cancelled_sequence_frees_its_blocks_when_its_step_is_over() -> None:
         "free_blocks": 4,
         "cached_blocks": 0,
         "total_blocks": 4,
+        "windowed_free_blocks": 0,
+        "windowed_total_blocks": 0,
         "prefix_queries": 5,
         "prefix_hits": 0,
         "preemptions": 0,

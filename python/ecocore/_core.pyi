@@ -348,11 +348,11 @@ class Batch:
     def positions(self) -> NDArray[np.int64]: ...
     @property
     def slots(self) -> NDArray[np.int64]:
-        """KV slot of each token: block * block_size + offset."""
+        """(groups, num_tokens): KV slot of each token in each group of layers, block * block_size + offset."""
 
     @property
     def block_tables(self) -> NDArray[np.int64]:
-        """(num_rows, widest); entries that are unused, or lie behind the window, are -1."""
+        """(groups, num_rows, widest); entries that are unused, or lie behind the group's window, are -1."""
 
     @property
     def sample_indices(self) -> NDArray[np.int64]:
@@ -369,23 +369,25 @@ class Batch:
 
 @final
 class Scheduler:
-    """Continuous batching over a pool of KV blocks. Knows no tensors and no clock."""
+    """Continuous batching over pools of KV blocks. Knows no tensors and no clock."""
 
     def __new__(
         cls,
         *,
-        num_blocks: int,
+        num_blocks: int | None = None,
+        groups: Sequence[tuple[int, int | None]] | None = None,
         block_size: int = 64,
         max_sequences: int = 64,
         max_batch_tokens: int = 512,
         max_waiting: int = 256,
         prefix_caching: bool = True,
-        window: int | None = None,
         reserved_sequences: int = 0,
     ) -> Self:
-        """`max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
-        at the end of the prompt. `window`: how many positions a position attends to, itself included; blocks behind it
-        are given back. `reserved_sequences`: so many of `max_sequences` only for keys that run fewer. Raises
+        """`groups`: of each kind of layers how many blocks they have, and their window: how many positions a position
+        attends to, itself included; blocks behind it are given back. Layers that keep everything have none, and come first.
+        `num_blocks`: of layers that all keep everything, instead of `groups`.
+        `max_batch_tokens`: the token budget of a step; prefill chunks end on multiples of `block_size` or
+        at the end of the prompt. `reserved_sequences`: so many of `max_sequences` only for keys that run fewer. Raises
         InvalidParameter."""
 
     def submit(
@@ -405,9 +407,10 @@ class Scheduler:
 
         Keys are served in proportion, and within a `key` the first to come goes first; a lower `priority` goes before both.
         `scores`: the steps ask for the log-probabilities of its prompt, of which nothing then comes from the cache.
-        `whole`: spans of the prompt, in order and apart, that no step computes in part; not with a window. `shown`: where
-        images begin, and the digest of each: the prefix cache finds what stands before one whatever it is.
-        Raises QueueFull; ContextLengthExceeded if prompt + max_tokens never fit the pool.
+        `whole`: spans of the prompt, in order and apart, that no step computes in part. `shown`: where images begin, and the
+        digest of each: the prefix cache finds what stands before one whatever it is.
+        Raises QueueFull; ContextLengthExceeded if prompt + max_tokens, or a window and what cannot be cut, never fit the
+        pools.
         """
 
     def cancel(self, sequence_id: int) -> bool:
@@ -434,7 +437,8 @@ class Scheduler:
     def has_work(self) -> bool: ...
     def stats(self) -> dict[str, int]:
         """waiting, running, free_blocks, cached_blocks (free but still holding a prefix), total_blocks,
-        prefix_queries, prefix_hits (tokens), preemptions, blocked (1 if somebody waits for blocks or a place)."""
+        windowed_free_blocks and windowed_total_blocks (those of layers with a window), prefix_queries,
+        prefix_hits (tokens), preemptions, blocked (1 if somebody waits for blocks or a place)."""
 
     def check_integrity(self) -> None:
         """Raises InternalError if any count, reference or table is inconsistent."""

@@ -7,6 +7,8 @@ from ecocore.errors import InvalidParameter
 
 MAX_OPEN: Final = 2**16
 """More answers at once would not be an engine's but a queue's."""
+PROMPT_TOKENS: Final = 512
+"""Tokens of prompts that a step reads, however many answers it goes on with."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Capacity:
     def reserved(self) -> int:
         """Sequences that run beyond `running`, for keys that run fewer than so many."""
         return max(1, self.running // 16)
+
+    @property
+    def step_tokens(self) -> int:
+        """Most tokens of a step: all that run may draw in one, and prompts find room beside them."""
+        return self.running + self.reserved + PROMPT_TOKENS
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

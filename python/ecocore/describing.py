@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from ecocore.capacity import Capacity
 from ecocore.families import family_of
+from ecocore.model.config import KvLayer
+from ecocore.model.kv_groups import BLOCK_SIZE, divide, kept_numbers, longest_sequence, sequence_bytes, windows_of
 from ecocore.weights.checkpoint import open_checkpoint
 
 ITEM_BYTES: Final = {"exact": 4, "fast": 2}
@@ -41,6 +44,8 @@ class Card:
     """Numbers of an embedding that also is the head, which the processor keeps twice, each in the order it reads fastest."""
     cached_numbers: int
     """Numbers that the key-value cache keeps of one token."""
+    windowed_numbers: tuple[int, ...]
+    """Those of them that are kept as long as the token is within each of `windows`."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,11 @@ class Need:
     loading: int
     cache: int
     per_token: int
+    """Of the cache, while a token is within all windows."""
     full_context: int
     """What a cache for all of the model's context would take."""
     cached_tokens: int
+    """The longest conversation that the cache holds."""
 
     @property
     def peak(self) -> int:
@@ -93,22 +100,40 @@ def describe(path: Path, mmproj: Path | None = None) -> Card:
         end_ids=tuple(sorted(checkpoint.end_ids)),
         largest_tensor=max(sizes.values(), default=0),
         shared_numbers=text.vocab_size * text.hidden_size if text.tie_word_embeddings else 0,
-        cached_numbers=sum(2 * layer.num_kv_heads * layer.head_dim for layer in config.kv_layers),
+        cached_numbers=sum(map(kept_numbers, config.kv_layers)),
+        windowed_numbers=tuple(
+            sum(kept_numbers(layer) for layer in config.kv_layers if layer.window == window)
+            for window in windows_of(config.kv_layers)
+            if window is not None
+        ),
     )
 
 
 def need(card: Card, *, precision: Literal["exact", "fast"] | None, kv_cache_mb: int, device: Literal["cpu", "cuda"]) -> Need:
     """What it takes on a processor, or on a device."""
     size = ITEM_BYTES[precision or card.precision]
-    per_token = card.cached_numbers * size
     cache = kv_cache_mb * 2**20
+    step_tokens = Capacity().step_tokens
+    layers = _layers(card)
+    groups = divide(
+        cache, layers=layers, block_size=BLOCK_SIZE, itemsize=size, step_tokens=step_tokens, context_length=card.context_length
+    )
     numbers = card.parameters + (card.shared_numbers if device == "cpu" else 0)
     return Need(
         weights=numbers * size,
         # A tensor as it was stored, as it is computed with, and as it is put in order.
         loading=card.largest_tensor * (4 + 2 * size),
         cache=cache,
-        per_token=per_token,
-        full_context=per_token * card.context_length,
-        cached_tokens=min(cache // per_token, card.context_length),
+        per_token=card.cached_numbers * size,
+        full_context=sequence_bytes(
+            card.context_length, layers=layers, block_size=BLOCK_SIZE, itemsize=size, in_flight=2 * step_tokens
+        ),
+        cached_tokens=longest_sequence(groups, block_size=BLOCK_SIZE, context_length=card.context_length),
     )
+
+
+def _layers(card: Card) -> list[KvLayer]:
+    """Layers that keep as much as the model's: one for each window, and one that keeps everything."""
+    numbers: dict[int | None, int] = {None: card.cached_numbers - sum(card.windowed_numbers)}
+    numbers |= dict(zip(card.windows, card.windowed_numbers, strict=True))
+    return [KvLayer(1, count // 2, window) for window, count in numbers.items() if count]

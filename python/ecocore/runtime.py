@@ -28,6 +28,7 @@ from ecocore.errors import InvalidModelFile, InvalidParameter, failure
 from ecocore.events import Event, Failed, Finished
 from ecocore.executor import Executor, Model
 from ecocore.loop import Eyes, StepLoop, Submission
+from ecocore.model.kv_groups import BLOCK_SIZE
 from ecocore.output.stream import event_of
 from ecocore.progress import loading_bar
 from ecocore.prompt.build import PromptBuilder
@@ -47,9 +48,6 @@ log = logging.getLogger(__name__)
 
 Messages = str | Sequence[Mapping[str, Any]]
 
-BLOCK_SIZE: Final = 64
-PROMPT_TOKENS: Final = 512
-
 # One step computes at a time in this process: two models that both use every core would only slow each other.
 _CORES = threading.Lock()
 
@@ -66,7 +64,8 @@ class _Parts:
     model: Model
     vocab_size: int
     context_length: int
-    num_blocks: int
+    groups: tuple[tuple[int, int | None], ...]
+    """Blocks of each group of layers that keep equally much, and its window."""
     block_size: int
     end_ids: tuple[int, ...]
     fingerprint: str
@@ -116,12 +115,11 @@ class Runtime:
         capacity, sampler = parts.capacity, BatchSampler(parts.vocab_size)
         self._loop = StepLoop(
             Scheduler(
-                num_blocks=parts.num_blocks,
+                groups=parts.groups,
                 block_size=parts.block_size,
                 max_sequences=capacity.running + capacity.reserved,
                 reserved_sequences=capacity.reserved,
-                # All of them may draw in one step, and prompts find room beside them.
-                max_batch_tokens=capacity.running + capacity.reserved + PROMPT_TOKENS,
+                max_batch_tokens=capacity.step_tokens,
                 # The loop's capacity is the one bound: what it let in must find room here, also before the first step.
                 max_waiting=capacity.running + capacity.waiting,
             ),
@@ -158,6 +156,7 @@ class Runtime:
     ) -> Self:
         """Loads a model; see `ecocore.load`. `capacity`: answers at once."""
         _check_options(precision, kv_cache_mb, tensor_parallel, generation_config)
+        capacity = capacity or Capacity()
         # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.
         from ecocore.families import family_of
         from ecocore.model.parallel import Group, share_threads
@@ -193,6 +192,7 @@ class Runtime:
                     precision=precision,
                     kv_cache_bytes=kv_cache_mb * 2**20,
                     block_size=BLOCK_SIZE,
+                    step_tokens=capacity.step_tokens,
                     threads=share_threads(tensor_parallel),
                 )
                 workers = stack.enter_context(closing(_workers(share)))
@@ -205,6 +205,7 @@ class Runtime:
                     device=device,
                     kv_cache_bytes=kv_cache_mb * 2**20,
                     block_size=BLOCK_SIZE,
+                    step_tokens=capacity.step_tokens,
                     progress=advance,
                     group=group,
                 )
@@ -226,7 +227,7 @@ class Runtime:
                     model=runner,
                     vocab_size=runner.vocab_size,
                     context_length=runner.context_length,
-                    num_blocks=runner.num_blocks,
+                    groups=tuple((group.num_blocks, group.window) for group in runner.groups),
                     block_size=runner.block_size,
                     end_ids=tuple(sorted(checkpoint.end_ids)),
                     fingerprint=_fingerprint(
@@ -234,7 +235,7 @@ class Runtime:
                     ),
                     # A device has cores of its own.
                     cores=_CORES if runner.device.type == "cpu" else nullcontext(),
-                    capacity=capacity or Capacity(),
+                    capacity=capacity,
                     depth=runner.depth,
                     start_ids=checkpoint.start_ids,
                     tool_syntax=family.tool_syntax,
@@ -280,7 +281,7 @@ class Runtime:
                 model=MockModel(tokenizer.vocab_size, max_sequences=capacity.running, tokens_per_second=tokens_per_second),
                 vocab_size=tokenizer.vocab_size,
                 context_length=context_length,
-                num_blocks=capacity.running * context_length // BLOCK_SIZE,
+                groups=((capacity.running * context_length // BLOCK_SIZE, None),),
                 block_size=BLOCK_SIZE,
                 end_ids=(tokenizer.vocab_size - 1,),
                 fingerprint=f"fp_mock_{__version__}",

@@ -25,6 +25,7 @@ class Share:
     precision: Literal["exact", "fast"] | None
     kv_cache_bytes: int
     block_size: int
+    step_tokens: int
     threads: int
 
     @classmethod
@@ -68,6 +69,7 @@ def work(share: Share, meeting: Path) -> int:
             device=share.device,
             kv_cache_bytes=share.kv_cache_bytes,
             block_size=share.block_size,
+            step_tokens=share.step_tokens,
             group=Group(share.rank, share.size),
         )
         leader.tell({"identity": runner.fingerprint})

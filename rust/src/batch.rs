@@ -50,9 +50,12 @@ pub struct Batch {
     pub token_ids: Vec<i64>,
     /// Position of each token in its sequence, parallel to `token_ids`.
     pub positions: Vec<i64>,
-    /// KV slot of each token (`block * block_size + offset`), parallel to `token_ids`.
+    /// Groups of layers that keep equally much; each has slots and block tables of its own.
+    pub num_groups: usize,
+    /// KV slot of each token (`block * block_size + offset`), `num_groups` times parallel to `token_ids`.
     pub slots: Vec<i64>,
-    /// Block tables, `rows.len()` by `block_table_width`, row-major; unused entries are -1.
+    /// Block tables, `num_groups` times `rows.len()` by `block_table_width`, row-major; entries that are unused or lie behind
+    /// the group's window are -1.
     pub block_tables: Vec<i64>,
     /// Columns of `block_tables`: enough for the longest row.
     pub block_table_width: usize,

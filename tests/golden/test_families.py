@@ -17,11 +17,12 @@ from tests.golden.known import Known, Knows
 from tests.golden.tiny_models import ALL
 from tests.live_server import Live, serving
 
-from ecocore import runtime as runtime_module
+from ecocore import capacity as capacity_module
 from ecocore.capacity import Capacity
 from ecocore.completion import Completion
+from ecocore.model.kv_groups import BLOCK_SIZE
 from ecocore.request import ChatRequest
-from ecocore.runtime import BLOCK_SIZE, Runtime
+from ecocore.runtime import Runtime
 
 # Of a prompt, in one step.
 CHUNK = BLOCK_SIZE
@@ -41,8 +42,8 @@ class Pair:
 def pair(request: pytest.FixtureRequest, known: Knows) -> Iterator[Pair]:
     model = known(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime_module, "PROMPT_TOKENS", CHUNK)
-        with Runtime.load(model.folder, kv_cache_mb=16, capacity=Capacity(running=WIDTH), progress=False) as runtime:
+        patch.setattr(capacity_module, "PROMPT_TOKENS", CHUNK)
+        with Runtime.load(model.folder, kv_cache_mb=64, capacity=Capacity(running=WIDTH), progress=False) as runtime:
             yield Pair(model, runtime)
 
 

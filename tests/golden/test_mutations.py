@@ -120,9 +120,9 @@ def _images_in_full_layers(patch: pytest.MonkeyPatch) -> None:
     right = attention.AttentionPlan._plan_prefills
     spans: list[Any] = []
 
-    def changed(self: Any, batch: Any, mask: Any, told: Any) -> Any:
+    def changed(self: Any, batch: Any, tables: Any, mask: Any, told: Any) -> Any:
         spans[:] = told or spans
-        return right(self, batch, mask, told or spans[: len(batch.lengths)])
+        return right(self, batch, tables, mask, told or spans[: len(batch.lengths)])
 
     patch.setattr(attention.AttentionPlan, "_plan_prefills", changed)
 

@@ -15,9 +15,11 @@ from tests.golden.pictures import by_address, image_host, part, picture, words
 from tests.golden.tiny_models import SEEING
 from tests.live_server import serving
 
+from ecocore.capacity import PROMPT_TOKENS
+from ecocore.model.kv_groups import BLOCK_SIZE
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.request import ChatRequest
-from ecocore.runtime import BLOCK_SIZE, PROMPT_TOKENS, Runtime
+from ecocore.runtime import Runtime
 
 
 @dataclass

@@ -36,7 +36,8 @@ class Line:
 
     token_ids: list[int]
     prompt_length: int
-    blocks: list[int] = field(default_factory=list)
+    blocks: list[list[int]] = field(default_factory=list)
+    """Of each group of layers."""
 
     @classmethod
     def of(cls, prompt: Sequence[int]) -> "Line":
@@ -59,7 +60,8 @@ class Driver:
 
     def __init__(self, runner: ModelRunner, *, seed: int = 0) -> None:
         self.runner = runner
-        self.free = np.random.default_rng(seed).permutation(runner.num_blocks).tolist()
+        rng = np.random.default_rng(seed)
+        self.free = [rng.permutation(group.num_blocks).tolist() for group in runner.groups]
 
     def step(self, *rows: Row) -> Tensor:
         """Logits of the last position of each row."""
@@ -67,19 +69,25 @@ class Driver:
 
     def batch(self, *rows: Row) -> Rehearsal:
         size = self.runner.block_size
+        groups = range(len(self.free))
         for row in rows:
-            while len(row.sequence.blocks) * size < row.end:
-                row.sequence.blocks.append(self.free.pop())
-        widest = max(len(row.sequence.blocks) for row in rows)
-        tables = [row.sequence.blocks + [-1] * (widest - len(row.sequence.blocks)) for row in rows]
+            row.sequence.blocks = row.sequence.blocks or [[] for _ in groups]
+            for free, own in zip(self.free, row.sequence.blocks, strict=True):
+                while len(own) * size < row.end:
+                    own.append(free.pop())
+        widest = max(len(row.sequence.blocks[0]) for row in rows)
+        tables = [[(row.sequence.blocks[group] + [-1] * widest)[:widest] for row in rows] for group in groups]
         positions = [np.arange(row.start, row.end) for row in rows]
-        slots = [np.array(row.sequence.blocks)[at // size] * size + at % size for row, at in zip(rows, positions, strict=True)]
+        slots = [
+            np.concatenate([np.array(tables[group][index])[at // size] * size + at % size for index, at in enumerate(positions)])
+            for group in groups
+        ]
         lengths = np.array([row.end - row.start for row in rows])
         return Rehearsal(
             block_size=size,
             token_ids=np.concatenate([row.sequence.token_ids[row.start : row.end] for row in rows]),
             positions=np.concatenate(positions),
-            slots=np.concatenate(slots),
+            slots=np.array(slots),
             block_tables=np.array(tables),
             starts=np.array([row.start for row in rows]),
             lengths=lengths,
@@ -89,7 +97,8 @@ class Driver:
 
     def release(self, line: Line) -> None:
         """Takes a sequence's blocks back, contents and all."""
-        self.free.extend(line.blocks)
+        for free, own in zip(self.free, line.blocks, strict=True):
+            free.extend(own)
         line.blocks = []
 
     def greedy(self, lines: Sequence[Line], count: int, *, chunk: int = 10**9) -> list[list[Tensor]]:

@@ -48,7 +48,7 @@ class Pool:
     def __init__(self, window: int | None = None) -> None:
         layers = [KvLayer(KV_HEADS, DIM, window)]
         self.cache = KvCache(128 * 2**10, layers=layers, block_size=SIZE, dtype=torch.float32, device=CPU)
-        every_slot = torch.arange(self.cache.num_blocks * SIZE)
+        every_slot = torch.arange(self.cache.groups[0].num_blocks * SIZE)
         self.cache.store(0, every_slot, torch.full((len(every_slot), 2 * KV_HEADS, DIM), float("nan")))
         self.masks = masks_for(self.cache, dtype=torch.float32, device=CPU)
 
@@ -62,8 +62,8 @@ class Pool:
             positions=np.concatenate(positions),
             slots=np.concatenate(
                 [paged.blocks[at // SIZE] * SIZE + at % SIZE for (paged, _, _), at in zip(parts, positions, strict=True)]
-            ),
-            block_tables=np.array([[*paged.blocks, *[-1] * (widest - len(paged.blocks))] for paged, _, _ in parts]),
+            )[None],
+            block_tables=np.array([[[*paged.blocks, *[-1] * (widest - len(paged.blocks))] for paged, _, _ in parts]]),
             starts=np.array([start for _, start, _ in parts]),
             lengths=np.array([end - start for _, start, end in parts]),
             prompt_lengths=np.array([paged.prompt_length for paged, _, _ in parts]),

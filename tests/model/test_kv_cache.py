@@ -6,6 +6,7 @@ import torch
 from ecocore.errors import InvalidConfiguration
 from ecocore.model.config import KvLayer
 from ecocore.model.kv_cache import KvCache
+from ecocore.model.kv_groups import KvGroup
 
 BLOCK_BYTES = 3 * 4 * 2 * 2 * 8 * 4  # layers, positions, keys and values, heads, dimensions, bytes of float32
 
@@ -15,8 +16,8 @@ def cache(pool_bytes: int) -> KvCache:
 
 
 def test_the_pool_takes_as_many_blocks_as_the_bytes_hold() -> None:
-    assert cache(BLOCK_BYTES).num_blocks == 1
-    assert cache(6 * BLOCK_BYTES - 1).num_blocks == 5
+    assert cache(BLOCK_BYTES).groups == (KvGroup(1, None),)
+    assert cache(6 * BLOCK_BYTES - 1).groups == (KvGroup(5, None),)
 
 
 def test_a_pool_without_a_block_is_refused_with_the_bytes_it_needs() -> None:
@@ -46,12 +47,26 @@ def test_neighbouring_blocks_are_gathered_without_a_copy() -> None:
 
 
 def test_layers_of_different_shapes_share_the_numbers_of_blocks() -> None:
-    layers = [KvLayer(2, 8), KvLayer(1, 4, window=6)]
+    layers = [KvLayer(2, 8), KvLayer(1, 4)]
     per_block = 4 * (2 * 2 * 8 + 2 * 1 * 4) * 4
     pool = KvCache(3 * per_block, layers=layers, block_size=4, dtype=torch.float32, device=torch.device("cpu"))
-    assert pool.num_blocks == 3
+    assert pool.groups == (KvGroup(3, None),)
     assert [pool.block_bytes(0), pool.block_bytes(1)] == [4 * 32 * 4, 4 * 8 * 4]
     for layer, shape in enumerate([(4, 4, 8), (4, 2, 4)]):
         tokens = torch.randn(shape, generator=torch.Generator().manual_seed(layer))
         pool.store(layer, torch.arange(8, 12), tokens)
         assert torch.equal(pool.gather(layer, torch.tensor([0, 2]))[4:], tokens)
+
+
+def test_each_group_of_layers_has_a_pool_of_its_own() -> None:
+    layers = [KvLayer(2, 8), KvLayer(1, 4, window=6), KvLayer(2, 8)]
+    pool = KvCache(2**20, layers=layers, block_size=4, dtype=torch.float32, device=torch.device("cpu"), step_tokens=8)
+    (full, sliding) = pool.groups
+    assert (full.window, sliding.window) == pool.windows == (None, 6)
+    # A sequence of the typical length holds three blocks of its window, and all 2048 of the others.
+    assert full.num_blocks > 50 * sliding.num_blocks > 0
+    for layer, shape in enumerate([(4, 4, 8), (4, 2, 4)]):
+        tokens = torch.randn(shape, generator=torch.Generator().manual_seed(layer))
+        pool.store(layer, torch.arange(4, 8), tokens)
+        assert torch.equal(pool.gather(layer, torch.tensor([0, 1]))[4:], tokens)
+    assert not pool.gather(2, torch.tensor([0, 1])).any()

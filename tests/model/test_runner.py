@@ -9,6 +9,7 @@ from tests.model.driver import Driver, Line, runner_of
 
 from ecocore.errors import InvalidConfiguration
 from ecocore.model import runner as runner_module
+from ecocore.model.kv_groups import KvGroup
 from ecocore.model.layers import Linear
 from ecocore.model.runner import ModelRunner
 
@@ -140,8 +141,8 @@ def test_dependent_rows_are_cured_by_slower_ways(monkeypatch: pytest.MonkeyPatch
 def test_the_context_is_what_model_and_pool_both_hold() -> None:
     block = 2 * 16 * 2 * 2 * 16 * 4
     small, large = runner_of(tiny(), kv_cache_bytes=5 * block), runner_of(tiny(), kv_cache_bytes=99 * block)
-    assert (small.num_blocks, small.block_size, small.context_length, small.vocab_size) == (5, 16, 80, VOCAB)
-    assert (large.num_blocks, large.context_length) == (99, 512)
+    assert (small.groups, small.block_size, small.context_length, small.vocab_size) == ((KvGroup(5, None),), 16, 80, VOCAB)
+    assert (large.groups, large.context_length) == ((KvGroup(99, None),), 512)
 
 
 @pytest.mark.parametrize(

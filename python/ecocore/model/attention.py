@@ -36,11 +36,9 @@ class CausalMask:
 
     def __init__(self, block_size: int, *, dtype: torch.dtype, device: torch.device, window: int | None = None) -> None:
         """`window`: how many positions a row sees, itself included; None for all before it."""
-        self._block_size = block_size
-        self._window = window
-        self.reach: Final = None if window is None else -(-(window - 1) // block_size)
-        """How many blocks before its own a row may see; None for all."""
-        width = (1 + (self.reach or 0)) * block_size
+        self._block_size: Final = block_size
+        self._window: Final = window
+        width = block_size if window is None else (1 + -(-(window - 1) // block_size)) * block_size
         steps = torch.arange(width)[None] - (width - block_size) - torch.arange(block_size)[:, None]
         hidden = steps > 0 if window is None else (steps > 0) | (steps <= -window)
         self._mask = torch.zeros((block_size, width), dtype=dtype).masked_fill_(hidden, float("-inf")).to(device)
@@ -64,9 +62,11 @@ class CausalMask:
         mask = torch.zeros(visible.shape, dtype=self._mask.dtype).masked_fill_(torch.from_numpy(~visible), float("-inf"))
         return mask.to(self._mask.device)
 
-    def first_block(self, block: int) -> int:
-        """The first block that the rows of `block` may see."""
-        return 0 if self.reach is None else max(0, block - self.reach)
+    def first_blocks(self, positions: Integers) -> Integers:
+        """The first block that a row at each of `positions` sees."""
+        if self._window is None:
+            return np.zeros_like(positions)
+        return np.maximum(positions - self._window + 1, 0) // self._block_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +119,22 @@ class AttentionPlan:
         """
         self._cache = cache
         self._device = device
-        self._slots = torch.from_numpy(batch.slots).to(device)
+        self._slots = {window: self._tensor(slots) for window, slots in zip(cache.windows, batch.slots, strict=True)}
         # A block begins clean. What lies behind a position is masked and weighs zero, but zero times a NaN that
         # another sequence left there would still be NaN.
-        begun = batch.slots[batch.slots % batch.block_size == 0] // batch.block_size
-        self._begun = torch.from_numpy(begun).to(device) if begun.size else None
+        begins = batch.positions % batch.block_size == 0
+        self._begun = {
+            window: self._tensor(slots[begins] // batch.block_size)
+            for window, slots in zip(cache.windows, batch.slots, strict=True)
+            if begins.any()
+        }
+        tables = dict(zip(cache.windows, batch.block_tables, strict=True))
         self._prefills = {
-            window: self._plan_prefills(batch, mask, spans if window is not None else ()) for window, mask in masks.items()
+            window: self._plan_prefills(batch, tables[window], mask, spans if window is not None else ())
+            for window, mask in masks.items()
         }
         self._decodes = {
-            kind: self._plan_decodes(batch, masks[kind.window], cache.block_bytes(layer), alone=alone)
+            kind: self._plan_decodes(batch, tables[kind.window], masks[kind.window], cache.block_bytes(layer), alone=alone)
             for kind, layer in {kind: layer for layer, kind in enumerate(cache.layers)}.items()
         }
 
@@ -138,10 +144,11 @@ class AttentionPlan:
         `queries`, `out`: (rows, heads, head_dim); rows beyond the step's tokens are left as they are. `scale`: of the
         products; None is head_dim ** -0.5.
         """
-        if self._begun is not None:
-            self._cache.clear(layer, self._begun)
-        self._cache.store(layer, self._slots, keys_values[: len(self._slots)])
         kind = self._cache.layers[layer]
+        if kind.window in self._begun:
+            self._cache.clear(layer, self._begun[kind.window])
+        slots = self._slots[kind.window]
+        self._cache.store(layer, slots, keys_values[: len(slots)])
         for prefill in self._prefills[kind.window]:
             self._attend_prefill(layer, prefill, queries, out, scale)
         for decode in self._decodes[kind]:
@@ -182,21 +189,22 @@ class AttentionPlan:
         )
         out.index_copy_(0, decode.rows, attended[:, :, :group].flatten(1, 2))
 
-    def _plan_prefills(self, batch: ComputedBatch, mask: CausalMask, spans: Sequence[Spans]) -> list[_Prefill]:
+    def _plan_prefills(self, batch: ComputedBatch, tables: Integers, mask: CausalMask, spans: Sequence[Spans]) -> list[_Prefill]:
         prefills = []
         size = batch.block_size
         offset = 0
-        rows = zip(batch.starts.tolist(), batch.lengths.tolist(), batch.prompt_lengths.tolist(), batch.block_tables, strict=True)
+        rows = zip(batch.starts.tolist(), batch.lengths.tolist(), batch.prompt_lengths.tolist(), tables, strict=True)
         for index, (start, length, prompt_length, table) in enumerate(rows):
             end = min(start + length, prompt_length)
             if start < end:
                 if start % size or (end % size and end != prompt_length):
                     raise InternalError(f"prefill of positions {start} to {end} is off the grid of {size}")
                 edges = [*range(start, end, size), end]
-                behind = mask.first_block(start // size)
+                firsts = mask.first_blocks(np.array(edges[:-1])).tolist()
+                behind = firsts[0]
                 cells = []
-                for a, b in pairwise(edges):
-                    first, last = mask.first_block(a // size), a // size + 1
+                for (a, b), first in zip(pairwise(edges), firsts, strict=True):
+                    last = a // size + 1
                     around = [(begin, stop) for begin, stop in spans[index] if begin < b and a < stop] if spans else []
                     if around:
                         if around[-1][1] > end:
@@ -213,13 +221,15 @@ class AttentionPlan:
             offset += length
         return prefills
 
-    def _plan_decodes(self, batch: ComputedBatch, mask: CausalMask, block_bytes: int, *, alone: bool) -> list[_Decode]:
+    def _plan_decodes(
+        self, batch: ComputedBatch, tables: Integers, mask: CausalMask, block_bytes: int, *, alone: bool
+    ) -> list[_Decode]:
         sequences = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
         (decoding,) = np.nonzero(batch.positions >= batch.prompt_lengths[sequences])
         if not decoding.size:
             return []
         last = batch.positions[decoding] // batch.block_size
-        num_blocks = last + 1 if mask.reach is None else np.minimum(last, mask.reach) + 1
+        num_blocks = last + 1 - mask.first_blocks(batch.positions[decoding])
         decodes = []
         for count in np.unique(num_blocks).tolist():
             alike = num_blocks == count
@@ -228,7 +238,7 @@ class AttentionPlan:
             cuts = range(fitting, int(alike.sum()), fitting)
             for rows, ends in zip(np.split(decoding[alike], cuts), np.split(last[alike], cuts), strict=True):
                 columns = ends[:, None] + np.arange(1 - count, 1)
-                blocks = batch.block_tables[sequences[rows][:, None], columns].ravel()
+                blocks = tables[sequences[rows][:, None], columns].ravel()
                 offsets = self._tensor(batch.positions[rows] % batch.block_size)
                 decodes.append(_Decode(self._tensor(rows), self._tensor(blocks), _first_of_run(blocks), staircase[offsets]))
         return decodes

@@ -31,11 +31,11 @@ class ComputedBatch(Protocol):
 
     @property
     def slots(self) -> Integers:
-        """(tokens,)."""
+        """(groups, tokens)."""
 
     @property
     def block_tables(self) -> Integers:
-        """(rows, widest)."""
+        """(groups, rows, widest)."""
 
     @property
     def starts(self) -> Integers:
@@ -71,7 +71,7 @@ class Rehearsal:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, int, int]], *, block_size: int, num_blocks: int) -> Self:
-        """`rows`: (start, length, prompt length) of each sequence, all on the first of `num_blocks` blocks."""
+        """`rows`: (start, length, prompt length) of each sequence, all on the first of `num_blocks` blocks of one group."""
         starts, lengths, prompts = (np.array(column, np.int64) for column in zip(*rows, strict=True))
         positions = np.concatenate([np.arange(start, start + length) for start, length, _ in rows])
         widest = int((starts + lengths).max() - 1) // block_size + 1
@@ -80,8 +80,8 @@ class Rehearsal:
             block_size=block_size,
             token_ids=np.zeros(len(positions), np.int64),
             positions=positions,
-            slots=blocks[positions // block_size] * block_size + positions % block_size,
-            block_tables=np.tile(blocks, (len(rows), 1)),
+            slots=(blocks[positions // block_size] * block_size + positions % block_size)[None],
+            block_tables=np.tile(blocks, (1, len(rows), 1)),
             starts=starts,
             lengths=lengths,
             prompt_lengths=prompts,

@@ -1,4 +1,4 @@
-"""The pool of key-value blocks: a step stores what it computed by slot and gathers what it attends to by block.
+"""The pools of key-value blocks: a step stores what it computed by slot and gathers what it attends to by block.
 
 Which sequence owns which block is the scheduler's business.
 """
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ecocore.errors import InvalidConfiguration
 from ecocore.model.config import KvLayer
+from ecocore.model.kv_groups import TYPICAL_TOKENS, divide, windows_of
 
 
 class KvCache:
     """Keys and values of all layers, (blocks, block_size, 2 * kv_heads, head_dim) each.
 
     A token's keys and values lie side by side, so that storing and gathering are one copy each. A block has the same number
-    in every layer, whatever the layer's shape.
+    in every layer of a group, whatever the layer's shape.
     """
 
     def __init__(
@@ -27,19 +27,31 @@ class KvCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        step_tokens: int = 0,
+        context_length: int = TYPICAL_TOKENS,
     ) -> None:
-        """Takes as many blocks as `pool_bytes` hold, at once. Raises InvalidConfiguration if that is none."""
-        block_bytes = sum(block_size * 2 * layer.num_kv_heads * layer.head_dim * dtype.itemsize for layer in layers)
-        if pool_bytes < block_bytes:
-            raise InvalidConfiguration(
-                f"a key-value cache of {pool_bytes} bytes holds no block of this model: give it at least {block_bytes} bytes"
-            )
-        self.num_blocks = pool_bytes // block_bytes
+        """Takes as many blocks as `pool_bytes` hold, at once. Raises InvalidConfiguration if that is none.
+
+        `step_tokens`: most positions that a step computes. `context_length`: most that a sequence has.
+        """
         self.block_size = block_size
         self.layers = tuple(layers)
+        self.windows = windows_of(layers)
+        """Of each group of layers; `groups` are the same in numbers."""
+        self.groups = divide(
+            pool_bytes,
+            layers=layers,
+            block_size=block_size,
+            itemsize=dtype.itemsize,
+            step_tokens=step_tokens,
+            context_length=context_length,
+        )
+        num_blocks = {group.window: group.num_blocks for group in self.groups}
         # Writing makes the system hand over the memory now, rather than run out of it in the middle of a request.
         self._layers = [
-            torch.empty((self.num_blocks, block_size, 2 * layer.num_kv_heads, layer.head_dim), dtype=dtype, device=device).zero_()
+            torch.empty(
+                (num_blocks[layer.window], block_size, 2 * layer.num_kv_heads, layer.head_dim), dtype=dtype, device=device
+            ).zero_()
             for layer in layers
         ]
         self._scratch = {pool.shape[1:]: pool.new_empty((0, *pool.shape[1:])) for pool in self._layers}

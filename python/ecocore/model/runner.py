@@ -21,6 +21,7 @@ from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
 from ecocore.model.invariance import LARGEST, LARGEST_WITH_IMAGES, decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
+from ecocore.model.kv_groups import longest_sequence
 from ecocore.model.layers import Linear, padded
 from ecocore.model.parallel import Group
 from ecocore.model.sight import SeeingModel, Sight, Sights, View
@@ -60,10 +61,12 @@ class ModelRunner:
     ) -> None:
         """Use `ModelRunner.load`."""
         self.vocab_size: Final = config.vocab_size
-        self.num_blocks: Final = cache.num_blocks
+        self.groups: Final = cache.groups
         self.block_size: Final = cache.block_size
         self.model_context_length: Final = config.context_length
-        self.context_length: Final = min(config.context_length, cache.num_blocks * cache.block_size)
+        self.context_length: Final = longest_sequence(
+            cache.groups, block_size=cache.block_size, context_length=config.context_length
+        )
         self.device: Final = device
         # A device of its own computes while the next step is scheduled; the cores of this process cannot do both.
         self.depth: Final = 2 if device.type == "cuda" else 1
@@ -87,14 +90,15 @@ class ModelRunner:
         device: str = "auto",
         kv_cache_bytes: int = 256 * 2**20,
         block_size: int = 64,
+        step_tokens: int = LARGEST,
         progress: Callable[[int, int], None] | None = None,
         group: Group | None = None,
     ) -> Self:
         """Loads the weights and takes the cache's memory; of a `group`, this rank's part, before `lead` or `follow`.
 
         `precision`: "exact" computes in float32, "fast" in bfloat16, the cache included; None is "fast" for
-        folders stored in bfloat16, else "exact". `device`: "auto", "cpu", "cuda" or "cuda:N". `progress` hears
-        (bytes done, bytes in all). Raises InvalidModelFile, InvalidConfiguration.
+        folders stored in bfloat16, else "exact". `device`: "auto", "cpu", "cuda" or "cuda:N". `step_tokens`: most positions
+        that a step computes. `progress` hears (bytes done, bytes in all). Raises InvalidModelFile, InvalidConfiguration.
         """
         group = group or Group()
         target = group.device(_device(device))
@@ -107,9 +111,11 @@ class ModelRunner:
                 block_size=block_size,
                 dtype=dtype,
                 device=target,
+                step_tokens=step_tokens,
+                context_length=config.context_length,
             )
             tensors = TensorLoader(checkpoint, dtype=dtype, device=target, progress=progress, group=group)
-            num_positions = min(config.context_length, cache.num_blocks * block_size)
+            num_positions = longest_sequence(cache.groups, block_size=block_size, context_length=config.context_length)
             model = model_class(config, tensors, num_positions=num_positions)
             identity = tensors.finish()
             runner = cls(model, config, cache, group, device=target, dtype=dtype)

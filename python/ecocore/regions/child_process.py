@@ -104,7 +104,9 @@ class ChildProcess:
         """What the engine counted up to the last heartbeat, and `restarts`. A dead one has nothing that runs or waits."""
         stats = dict(self._stats)
         if not self._alive:
-            stats |= {"open": 0, "running": 0, "waiting": 0, "free_blocks": stats["total_blocks"]}
+            stats |= {"open": 0, "running": 0, "waiting": 0}
+            free = (name for name in self._stats if name.endswith("free_blocks"))
+            stats |= {name: stats[name.replace("free", "total")] for name in free}
         return {**stats, "restarts": max(0, self._starts - 1)}
 
     def close(self) -> None:

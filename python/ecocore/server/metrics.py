@@ -103,7 +103,7 @@ class _Engines(Collector):
         for model, stats in counts.items():
             # A model that runs elsewhere alone has none here.
             if stats["total_blocks"]:
-                usage.add_metric([model], 1 - stats["free_blocks"] / stats["total_blocks"])
+                usage.add_metric([model], _usage(stats))
         yield usage
         for name, (key, what) in _COUNTERS.items():
             counter = CounterMetricFamily(PREFIX + name, what, labels=MODEL)
@@ -175,6 +175,13 @@ class _Money(Collector):
         yield refused
         waiting = "Charges that wait in the spool, because the database is away."
         yield GaugeMetricFamily(f"{PREFIX}settlements_spooled", waiting, value=self._cashier.num_late)
+
+
+def _usage(stats: Mapping[str, int]) -> float:
+    """The used part of the blocks of that kind of layers which has least left: those with a window, or the others."""
+    windowed = stats["windowed_free_blocks"], stats["windowed_total_blocks"]
+    others = stats["free_blocks"] - windowed[0], stats["total_blocks"] - windowed[1]
+    return max(1 - free / total for free, total in (windowed, others) if total)
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> Counts[str]:

@@ -1,6 +1,6 @@
 //! `Batch` and `SampledTokens` as Python sees them: numbers and numpy arrays.
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods};
 use pyo3::prelude::*;
 
 use super::OrRaise;
@@ -68,12 +68,13 @@ impl PyBatch {
         PyArray1::from_slice(py, &self.0.positions)
     }
     #[getter]
-    fn slots<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        PyArray1::from_slice(py, &self.0.slots)
+    fn slots<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i64>>> {
+        PyArray1::from_slice(py, &self.0.slots).reshape([self.0.num_groups, self.0.token_ids.len()])
     }
     #[getter]
-    fn block_tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i64>>> {
-        PyArray1::from_slice(py, &self.0.block_tables).reshape([self.0.rows.len(), self.0.block_table_width])
+    fn block_tables<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<i64>>> {
+        let shape = [self.0.num_groups, self.0.rows.len(), self.0.block_table_width];
+        PyArray1::from_slice(py, &self.0.block_tables).reshape(shape)
     }
     #[getter]
     fn sample_indices<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {

@@ -12,7 +12,7 @@ use super::OrRaise;
 use super::batch::{PyBatch, PySampledTokens};
 use super::event::PyEventBatch;
 use crate::error::Error;
-use crate::scheduler::{Owner, Scheduler, SchedulerConfig, Shown, Stats, StepLimits};
+use crate::scheduler::{GroupConfig, Owner, Scheduler, SchedulerConfig, Shown, Stats, StepLimits};
 
 /// See `_core.pyi`.
 #[pyclass(name = "Scheduler", module = "ecocore._core")]
@@ -22,31 +22,41 @@ pub struct PyScheduler(pub Scheduler);
 impl PyScheduler {
     #[new]
     #[pyo3(signature = (
-        *, num_blocks, block_size=64, max_sequences=64, max_batch_tokens=512, max_waiting=256, prefix_caching=true,
-        window=None, reserved_sequences=0
+        *, num_blocks=None, groups=None, block_size=64, max_sequences=64, max_batch_tokens=512, max_waiting=256,
+        prefix_caching=true, reserved_sequences=0
     ))]
     #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python")]
     fn new(
         py: Python<'_>,
-        num_blocks: i64,
+        num_blocks: Option<i64>,
+        groups: Option<Vec<(i64, Option<i64>)>>,
         block_size: i64,
         max_sequences: i64,
         max_batch_tokens: i64,
         max_waiting: i64,
         prefix_caching: bool,
-        window: Option<i64>,
         reserved_sequences: usize,
     ) -> PyResult<Self> {
         let config = || {
+            let groups = match (num_blocks, groups) {
+                (Some(num_blocks), None) => vec![(num_blocks, None)],
+                (None, Some(groups)) => groups,
+                _ => return Err(Error::parameter("groups", "must be given, or num_blocks, but not both")),
+            };
+            let group = |(num_blocks, window): (i64, Option<i64>)| {
+                Ok(GroupConfig {
+                    num_blocks: size("num_blocks", num_blocks)?,
+                    window: window.map(|window| size("window", window)).transpose()?,
+                })
+            };
             Ok(SchedulerConfig {
-                num_blocks: size("num_blocks", num_blocks)?,
+                groups: groups.into_iter().map(group).collect::<Result<_, _>>()?,
                 block_size: size("block_size", block_size)?,
                 max_sequences: size("max_sequences", max_sequences)?,
                 reserved_sequences,
                 max_batch_tokens: size("max_batch_tokens", max_batch_tokens)?,
                 max_waiting: size("max_waiting", max_waiting)?,
                 prefix_caching,
-                window: window.map(|window| size("window", window)).transpose()?,
             })
         };
         config().and_then(Scheduler::new).map(Self).or_raise(py)
@@ -81,7 +91,9 @@ impl PyScheduler {
         if scores {
             self.0.score_prompt(sequence_id);
         }
-        self.0.keep_whole(sequence_id, whole.into_iter().map(|(start, end)| start..end).collect());
+        self.0
+            .keep_whole(sequence_id, whole.into_iter().map(|(start, end)| start..end).collect())
+            .or_raise(py)?;
         self.0.show(sequence_id, shown.into_iter().map(|(start, digest)| Shown { start, digest }).collect());
         Ok(())
     }
@@ -134,6 +146,8 @@ impl PyScheduler {
             free_blocks,
             cached_blocks,
             total_blocks,
+            windowed_free_blocks,
+            windowed_total_blocks,
             prefix_queries,
             prefix_hits,
             preemptions,
@@ -145,6 +159,8 @@ impl PyScheduler {
             ("free_blocks", free_blocks as u64),
             ("cached_blocks", cached_blocks as u64),
             ("total_blocks", total_blocks as u64),
+            ("windowed_free_blocks", windowed_free_blocks as u64),
+            ("windowed_total_blocks", windowed_total_blocks as u64),
             ("prefix_queries", prefix_queries),
             ("prefix_hits", prefix_hits),
             ("preemptions", preemptions),

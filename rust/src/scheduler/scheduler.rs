@@ -12,7 +12,7 @@ mod step;
 use std::collections::VecDeque;
 
 use super::blocks::BlockPool;
-use super::prefix_cache::PrefixCache;
+use super::group::{Group, GroupConfig};
 use super::sequence::{Change, Handle, Sequence, Sequences, State};
 use super::turns::{Owner, Turns};
 use crate::batch::Batch;
@@ -22,8 +22,9 @@ use crate::sampled::SampledTokens;
 /// What a scheduler may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// Blocks in the KV pool.
-    pub num_blocks: u32,
+    /// The kinds of layers, each with a pool of its own: those that keep every position before those that keep a window.
+    /// At least one.
+    pub groups: Vec<GroupConfig>,
     /// Positions per block, and the grid on which prompts are cut.
     pub block_size: u32,
     /// Most sequences that run at a time.
@@ -37,9 +38,6 @@ pub struct SchedulerConfig {
     pub max_waiting: usize,
     /// Whether sequences share the blocks of equal beginnings.
     pub prefix_caching: bool,
-    /// How many positions a position attends to, itself included; None for all before it. Blocks behind the window are
-    /// given back, so a long sequence needs no more blocks than its window and the steps in flight.
-    pub window: Option<u32>,
 }
 
 /// What one step may do.
@@ -59,28 +57,31 @@ impl Default for StepLimits<'_> {
 }
 
 impl SchedulerConfig {
-    /// The defaults over a pool of `num_blocks`.
+    /// The defaults for layers that all keep every position, in a pool of `num_blocks`.
     pub fn new(num_blocks: u32) -> Self {
         Self {
-            num_blocks,
+            groups: vec![GroupConfig { num_blocks, window: None }],
             block_size: 64,
             max_sequences: 64,
             reserved_sequences: 0,
             max_batch_tokens: 512,
             max_waiting: 256,
             prefix_caching: true,
-            window: None,
         }
     }
 
     fn check(&self) -> Result<(), Error> {
+        if self.groups.is_empty() {
+            return Err(Error::parameter("groups", "must be at least one"));
+        }
+        let least = |size: fn(&GroupConfig) -> u32| self.groups.iter().map(size).min().unwrap_or(0) as usize;
         let sizes = [
-            ("num_blocks", self.num_blocks as usize),
+            ("num_blocks", least(|group| group.num_blocks)),
+            ("window", least(|group| group.window.unwrap_or(1))),
             ("block_size", self.block_size as usize),
             ("max_sequences", self.max_sequences),
             ("max_batch_tokens", self.max_batch_tokens as usize),
             ("max_waiting", self.max_waiting),
-            ("window", self.window.map_or(1, |window| window as usize)),
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(Error::parameter(*name, "must be at least 1"));
@@ -88,10 +89,12 @@ impl SchedulerConfig {
         if self.reserved_sequences >= self.max_sequences {
             return Err(Error::parameter("reserved_sequences", "must be fewer than max_sequences"));
         }
-        if self.num_blocks.checked_mul(self.block_size).is_none() {
-            let message =
-                format!("times block_size must be below 2^32, got {} * {}", self.num_blocks, self.block_size);
-            return Err(Error::parameter("num_blocks", message));
+        for GroupConfig { num_blocks, .. } in &self.groups {
+            if num_blocks.checked_mul(self.block_size).is_none() {
+                let message =
+                    format!("times block_size must be below 2^32, got {num_blocks} * {}", self.block_size);
+                return Err(Error::parameter("num_blocks", message));
+            }
         }
         Ok(())
     }
@@ -104,12 +107,16 @@ pub struct Stats {
     pub waiting: usize,
     /// Sequences that hold blocks and get their share of the steps.
     pub running: usize,
-    /// Blocks that no sequence holds.
+    /// Blocks that no sequence holds, of all groups.
     pub free_blocks: usize,
     /// Those of them that still hold a prefix.
     pub cached_blocks: usize,
     /// All blocks.
     pub total_blocks: usize,
+    /// Those of `free_blocks` that are of layers with a window.
+    pub windowed_free_blocks: usize,
+    /// Those of `total_blocks` that are.
+    pub windowed_total_blocks: usize,
     /// Prompt tokens that were looked up in the prefix cache.
     pub prefix_queries: u64,
     /// Those of them that were found.
@@ -135,12 +142,11 @@ struct PendingStep {
     rows: Vec<PendingRow>,
 }
 
-/// Continuous batching over a pool of KV blocks. See docs/scheduling.md.
+/// Continuous batching over pools of KV blocks. See docs/scheduling.md.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     config: SchedulerConfig,
-    pool: BlockPool,
-    cache: PrefixCache,
+    groups: Vec<Group>,
     sequences: Sequences,
     /// The queue, and what was spent on whom.
     turns: Turns,
@@ -163,8 +169,7 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Result<Self, Error> {
         config.check()?;
         Ok(Self {
-            pool: BlockPool::new(config.num_blocks),
-            cache: PrefixCache::new(config.num_blocks),
+            groups: config.groups.iter().map(|&group| Group::new(group)).collect(),
             config,
             sequences: Sequences::default(),
             turns: Turns::default(),
@@ -202,11 +207,7 @@ impl Scheduler {
         if self.sequences.find(id).is_some() {
             return Err(Error::parameter("sequence_id", format!("{id} is in use")));
         }
-        let needed = prompt.len().saturating_add(max_tokens);
-        let available = self.config.num_blocks as usize * self.config.block_size as usize;
-        if self.blocks_for(needed) > self.config.num_blocks as usize || u32::try_from(needed).is_err() {
-            return Err(Error::ContextLengthExceeded { needed, available });
-        }
+        self.check_fits(prompt.len().saturating_add(max_tokens), 0)?;
         if self.turns.num_waiting() >= self.config.max_waiting {
             return Err(Error::QueueFull { limit: self.config.max_waiting });
         }
@@ -261,7 +262,7 @@ impl Scheduler {
                 continue;
             }
             self.register_prefix(row);
-            self.release_behind_window(row);
+            self.release_behind_windows(row);
             let sequence = &mut self.sequences[row.handle];
             if let Some(&token) = token {
                 sequence.token_ids.push(token);
@@ -305,12 +306,16 @@ impl Scheduler {
 
     /// The numbers of this moment.
     pub fn stats(&self) -> Stats {
+        let pools = self.groups.iter().map(|group| &group.pool);
+        let windowed = self.groups.iter().filter(|group| group.window.is_some()).map(|group| &group.pool);
         Stats {
             waiting: self.turns.num_waiting(),
             running: self.running.len(),
-            free_blocks: self.pool.num_free(),
-            cached_blocks: self.pool.num_cached(),
-            total_blocks: self.pool.num_blocks(),
+            free_blocks: pools.clone().map(BlockPool::num_free).sum(),
+            cached_blocks: pools.clone().map(BlockPool::num_cached).sum(),
+            total_blocks: pools.map(BlockPool::num_blocks).sum(),
+            windowed_free_blocks: windowed.clone().map(BlockPool::num_free).sum(),
+            windowed_total_blocks: windowed.map(BlockPool::num_blocks).sum(),
             prefix_queries: self.prefix_queries,
             prefix_hits: self.prefix_hits,
             preemptions: self.preemptions,
@@ -328,7 +333,6 @@ impl Scheduler {
         let sequence = &mut self.sequences[handle];
         sequence.advance(Change::Preempted);
         sequence.computed = 0;
-        sequence.released = 0;
         self.turns.stop(sequence.key);
         self.turns.enqueue(sequence.key, sequence.priority, sequence.arrival, handle);
         self.preemptions += 1;

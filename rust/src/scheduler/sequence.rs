@@ -7,12 +7,9 @@ use std::ops::{Index, IndexMut, Range};
 
 use rustc_hash::FxHashMap;
 
-use super::blocks::BlockId;
+use super::group::Table;
 use super::prefix_cache::{PrefixKey, Shown};
 use super::turns::Owner;
-
-/// Stands in a table for a block that was given back because it lies behind the window.
-pub const NO_BLOCK: BlockId = BlockId::MAX;
 
 /// Where a sequence is in its life.
 ///
@@ -82,10 +79,8 @@ pub struct Sequence {
     pub computed: u32,
     /// Steps in flight that compute a part of it.
     pub in_flight: u32,
-    /// Its blocks, in order of position; [`NO_BLOCK`] for the first `released` of them.
-    pub blocks: Vec<BlockId>,
-    /// Leading blocks that lie behind the window and were given back.
-    pub released: usize,
+    /// Its blocks in each group; none while it waits.
+    pub tables: Vec<Table>,
     /// Leading blocks that the prefix cache has been told of, or that came from it.
     pub registered: usize,
     /// Prompt tokens that the prefix cache gave at first admission; None before it.
@@ -119,8 +114,7 @@ impl Sequence {
             drawn: 0,
             computed: 0,
             in_flight: 0,
-            blocks: Vec::new(),
-            released: 0,
+            tables: Vec::new(),
             registered: 0,
             cached: None,
             scored: false,
@@ -189,6 +183,32 @@ impl Sequence {
             let cuts = span.start < end && end < span.end;
             if cuts { span.end.next_multiple_of(block_size).min(self.prompt_length) } else { end }
         })
+    }
+
+    /// `end`, which lies on the grid, or the last point of the grid before the spans that it would cut.
+    pub fn before_whole(&self, end: u32, block_size: u32) -> u32 {
+        self.whole.iter().rev().fold(end, |end, span| {
+            let cuts = span.start < end && end < span.end;
+            if cuts { span.start - span.start % block_size } else { end }
+        })
+    }
+
+    /// Length of the longest piece of the grid that no chunk can cut.
+    pub fn longest_whole(&self, block_size: u32) -> u32 {
+        let (mut piece, mut longest) = (0..0, 0);
+        for span in &self.whole {
+            let start = span.start - span.start % block_size;
+            // Spans that meet in a block are one piece.
+            piece =
+                if start < piece.end { piece.start } else { start }..span.end.next_multiple_of(block_size);
+            longest = longest.max(piece.end - piece.start);
+        }
+        longest
+    }
+
+    /// End of the positions that have blocks in every group.
+    pub fn covered(&self, block_size: u32) -> u32 {
+        self.tables.iter().map(|table| table.blocks.len() as u32 * block_size).min().unwrap_or(0)
     }
 
     /// Whether the step that ends before `end` draws a token: its last position is the newest there is.
@@ -357,6 +377,18 @@ mod tests {
             assert_eq!(shared(&[], &[(start, 2)]), expected, "at {start}");
         }
         assert_eq!(shared(&[(1, 1), (9, 2)], &[(1, 1), (9, 3)]), 2);
+    }
+
+    #[test]
+    fn a_range_that_blocks_cut_ends_before_a_span_that_is_whole() {
+        let mut sequence = Sequence::new(1, 0, vec![0; 40], 5, b"".into());
+        sequence.whole = vec![5..11, 13..14, 15..18, 21..23, 24..32];
+        for (end, expected) in [(4, 4), (8, 4), (12, 12), (16, 12), (20, 20), (24, 24), (28, 24), (32, 32)] {
+            assert_eq!(sequence.before_whole(end, 4), expected, "end {end}");
+        }
+        assert_eq!(sequence.longest_whole(4), 8); // 4..12, 12..20, 20..24 and 24..32
+        sequence.whole = vec![5..11, 11..14, 15..18];
+        assert_eq!((sequence.longest_whole(4), sequence.before_whole(16, 4)), (16, 4));
     }
 
     #[test]

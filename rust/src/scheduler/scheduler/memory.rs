@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 
 use super::{PendingRow, Scheduler};
-use crate::scheduler::blocks::BlockId;
-use crate::scheduler::sequence::{Change, Handle, NO_BLOCK};
+use crate::error::Error;
+use crate::scheduler::group::{Group, PrefixSearch, Table};
+use crate::scheduler::sequence::{Change, Handle, Sequence};
 
 /// Whether a waiting sequence may run now.
 #[derive(PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub(super) enum Room {
 
 impl Scheduler {
     /// Where the next in line has nothing running and finds no room, a sequence of a key that runs several and had at
-    /// least as much gives way: of the key that had most, the one that has least to compute again. So who asks for little need not wait until those
-    /// who asked for much have ended.
+    /// least as much gives way: of the key that had most, the one that has least to compute again. So who asks for little
+    /// need not wait until those who asked for much have ended.
     ///
     /// One that has steps in flight is left out of the next ones, and gives way when they are over.
     pub(super) fn make_way(&mut self) {
@@ -50,8 +51,11 @@ impl Scheduler {
     /// Whether there would be blocks for a waiting sequence if all that may gave way to it: nobody does so in vain.
     fn could_find_room(&self, next: Handle) -> bool {
         let victims = self.running.iter().filter(|&&victim| self.gives_way(victim, next));
-        let held: usize = victims.map(|&victim| self.sequences[victim].blocks.len()).sum();
-        self.blocks_for(self.sequences[next].token_ids.len()) <= self.pool.num_free() + held
+        (0..).zip(&self.groups).all(|(index, group)| {
+            let held = |&victim: &Handle| self.sequences[victim].tables[index].held().len();
+            let held: usize = victims.clone().map(held).sum();
+            self.most_blocks(group, &self.sequences[next]) <= group.pool.num_free() + held
+        })
     }
 
     /// Whether a running sequence may give way to a waiting one of another key, which runs nothing yet.
@@ -73,15 +77,21 @@ impl Scheduler {
         })
     }
 
-    /// Sees to it that the running sequence has blocks for its positions up to `end`. If the pool is exhausted, one of those
-    /// behind it that have no step in flight gives way: the latest of the key that had most. False if there is none.
+    /// Sees to it that the running sequence has blocks for its positions up to `end` in every group. If a pool is exhausted,
+    /// one of those behind it that have no step in flight gives way: the latest of the key that had most. False if there
+    /// is none.
     ///
     /// Without a window only decode rows come here without a block: prompts got all of theirs at admission.
     pub(super) fn cover(&mut self, handle: Handle, end: u32) -> bool {
         let wanted = end.div_ceil(self.config.block_size) as usize;
-        while self.sequences[handle].blocks.len() < wanted {
-            if let Some(block) = self.allocate() {
-                self.sequences[handle].blocks.push(block);
+        // Those that can get blocks do: with some in every group there is a shorter step.
+        (0..self.groups.len()).fold(true, |covered, group| self.cover_in(group, handle, wanted) && covered)
+    }
+
+    fn cover_in(&mut self, group: usize, handle: Handle, wanted: usize) -> bool {
+        while self.sequences[handle].tables[group].blocks.len() < wanted {
+            if let Some(block) = self.groups[group].allocate() {
+                self.sequences[handle].tables[group].blocks.push(block);
                 continue;
             }
             let first = self.place_in_running(handle).expect("a running sequence is in the list") + 1;
@@ -105,7 +115,7 @@ impl Scheduler {
     pub(super) fn admit(&mut self, handle: Handle, budget: u32) -> Room {
         let shared = self.known_prefix(handle);
         let sequence = &self.sequences[handle];
-        let start = shared.len() as u32 * self.config.block_size;
+        let start = num_found(&shared) as u32 * self.config.block_size;
         if sequence.range(start, budget, self.config.block_size).is_empty() {
             return Room::NoBudget;
         }
@@ -116,17 +126,19 @@ impl Scheduler {
         Room::Found
     }
 
-    fn has_room(&self, handle: Handle, shared: &[BlockId]) -> bool {
+    fn has_room(&self, handle: Handle, shared: &[Table]) -> bool {
         let sequence = &self.sequences[handle];
-        let shared = shared.iter().filter(|&&block| block != NO_BLOCK);
-        let revived = shared.clone().filter(|&&block| self.pool.references(block) == 0).count();
-        let new = self.blocks_for(sequence.token_ids.len()).saturating_sub(shared.count());
         // One that gave way comes back when the others can grow, unless it is all that its key has.
         let returns = sequence.cached.is_some() && self.turns.running(sequence.key) > 0;
         let headroom = if returns { self.running.len() } else { 0 };
         let reserved = if self.runs_few(sequence.key, 0) { 0 } else { self.config.reserved_sequences };
         self.running.len() + reserved < self.config.max_sequences
-            && new + headroom + revived <= self.pool.num_free()
+            && self.groups.iter().zip(shared).all(|(group, table)| {
+                let shared = table.held();
+                let revived = shared.iter().filter(|&&block| group.pool.references(block) == 0).count();
+                let new = self.most_blocks(group, sequence).saturating_sub(shared.len());
+                new + headroom + revived <= group.pool.num_free()
+            })
     }
 
     /// Whether a key runs so few sequences, besides `own`, that it is let in before one that fills the engine.
@@ -134,29 +146,41 @@ impl Scheduler {
         self.turns.running(key) - own < (self.config.reserved_sequences as u32).max(1)
     }
 
-    /// Most blocks that a sequence of so many tokens holds at a time: all of them, or those of its window and of two
-    /// chunks, one computed and one in flight.
-    pub(super) fn blocks_for(&self, num_tokens: usize) -> usize {
-        let size = self.config.block_size as usize;
-        let all = num_tokens.div_ceil(size);
-        let chunks = 2 * (self.config.max_batch_tokens as usize).max(size);
-        let seen = |window: u32| (window as usize + chunks).div_ceil(size) + 1;
-        self.config.window.map_or(all, |window| all.min(seen(window)))
+    /// Fails with `ContextLengthExceeded` if a sequence of so many tokens, of which `whole` cannot be cut, could not run even
+    /// alone.
+    pub(super) fn check_fits(&self, needed: usize, whole: u32) -> Result<(), Error> {
+        let size = self.config.block_size;
+        // With less than a chunk, a prompt is read in smaller ones.
+        let least = size.max(whole) as usize;
+        let lacks = |group: &&Group| group.blocks_for(needed, least, size) > group.pool.num_blocks();
+        let available = match self.groups.iter().find(lacks) {
+            Some(group) => group.pool.num_blocks() * size as usize,
+            None if u32::try_from(needed).is_err() => u32::MAX as usize,
+            None => return Ok(()),
+        };
+        Err(Error::ContextLengthExceeded { needed, available })
+    }
+
+    /// Most blocks of a group that a sequence holds until all of its tokens are computed, with one chunk computed and one in
+    /// flight; all of the pool where that is less.
+    fn most_blocks(&self, group: &Group, sequence: &Sequence) -> usize {
+        let size = self.config.block_size;
+        let chunk = self.config.max_batch_tokens.max(size) as usize + sequence.longest_whole(size) as usize;
+        group.blocks_for(sequence.token_ids.len(), 2 * chunk, size).min(group.pool.num_blocks())
     }
 
     /// Gives a waiting sequence its `shared` blocks, and without a window all the others that its tokens need.
-    fn enter(&mut self, handle: Handle, shared: Vec<BlockId>) {
-        let found = shared.len() as u32 * self.config.block_size;
-        let released = shared.iter().take_while(|&&block| block == NO_BLOCK).count();
+    fn enter(&mut self, handle: Handle, shared: Vec<Table>) {
+        let registered = num_found(&shared);
+        let found = registered as u32 * self.config.block_size;
         // Shared blocks first: allocating could otherwise evict one of them.
-        for &block in &shared[released..] {
-            self.pool.share(block);
+        for (group, table) in self.groups.iter_mut().zip(&shared) {
+            table.held().iter().for_each(|&block| group.pool.share(block));
         }
         let sequence = &mut self.sequences[handle];
-        sequence.registered = shared.len();
-        sequence.released = released;
+        sequence.registered = registered;
         sequence.computed = found;
-        sequence.blocks = shared;
+        sequence.tables = shared;
         if sequence.cached.is_none() {
             // A sequence that comes back mostly finds what it left; only what it found at first counts.
             sequence.cached = Some(found);
@@ -165,14 +189,13 @@ impl Scheduler {
                 self.prefix_hits += u64::from(found);
             }
         }
-        if self.config.window.is_none() {
-            let wanted = sequence.token_ids.len().div_ceil(self.config.block_size as usize);
-            while self.sequences[handle].blocks.len() < wanted {
-                let block = self.allocate().expect("has_room counted the free blocks");
-                self.sequences[handle].blocks.push(block);
+        let wanted = sequence.token_ids.len().div_ceil(self.config.block_size as usize);
+        let unbounded = self.groups.iter_mut().zip(&mut sequence.tables);
+        for (group, table) in unbounded.filter(|(group, _)| group.window.is_none()) {
+            while table.blocks.len() < wanted {
+                table.blocks.push(group.allocate().expect("has_room counted the free blocks"));
             }
         }
-        let sequence = &mut self.sequences[handle];
         sequence.advance(Change::Admitted);
         self.turns.dequeue(sequence.key, sequence.priority, sequence.arrival);
         self.turns.start(sequence.key);
@@ -180,20 +203,21 @@ impl Scheduler {
         self.running.insert(place, handle);
     }
 
-    /// Blocks of the longest known prefix of the sequence's prompt, [`NO_BLOCK`] for those that nobody will look at. It
-    /// never covers the whole prompt: the last prompt token is always computed, because a token is drawn from it.
-    fn known_prefix(&mut self, handle: Handle) -> Vec<BlockId> {
+    /// Blocks of the longest known prefix of the sequence's prompt, in each group. It never covers the whole prompt: the last
+    /// prompt token is always computed, because a token is drawn from it.
+    fn known_prefix(&mut self, handle: Handle) -> Vec<Table> {
         let sequence = &mut self.sequences[handle];
-        if !self.config.prefix_caching || sequence.scored {
-            return Vec::new();
-        }
         let size = self.config.block_size;
-        let whole = ((sequence.prompt_length - 1) / size) as usize;
-        let known = (0..whole).map(|index| self.cache.find(&sequence.prefix_key(index, size)));
-        match self.config.window {
-            None => known.map_while(|block| block).collect(),
-            Some(window) => visible_run(&known.collect::<Vec<_>>(), (window - 1).div_ceil(size) as usize),
+        let asks = self.config.prefix_caching && !sequence.scored;
+        let whole = if asks { ((sequence.prompt_length - 1) / size) as usize } else { 0 };
+        let mut search = PrefixSearch::new(&self.groups, size);
+        for index in 0..whole {
+            let key = sequence.prefix_key(index, size);
+            if !search.push(self.groups.iter().map(|group| group.cache.find(&key))) {
+                break;
+            }
         }
+        search.into_tables()
     }
 
     /// Tells the prefix cache of the blocks that the committed row has completed: those wholly inside the prompt,
@@ -205,49 +229,31 @@ impl Scheduler {
         let sequence = &mut self.sequences[row.handle];
         let complete = (row.end.min(sequence.prompt_length) / self.config.block_size) as usize;
         for index in sequence.registered..complete {
-            self.cache.insert(sequence.prefix_key(index, self.config.block_size), sequence.blocks[index]);
+            let key = sequence.prefix_key(index, self.config.block_size);
+            for (group, table) in self.groups.iter_mut().zip(&sequence.tables) {
+                group.cache.insert(key, table.blocks[index]);
+            }
         }
         sequence.registered = sequence.registered.max(complete);
     }
 
     /// Gives back the blocks that no position from the end of the committed row on will look at. Rows in flight start
     /// there or later, so none of them does.
-    pub(super) fn release_behind_window(&mut self, row: PendingRow) {
-        let Some(window) = self.config.window else { return };
-        let unseen = ((row.end + 1).saturating_sub(window) / self.config.block_size) as usize;
-        let sequence = &mut self.sequences[row.handle];
-        let unseen = unseen.min(sequence.blocks.len());
-        for index in sequence.released..unseen {
-            let block = std::mem::replace(&mut sequence.blocks[index], NO_BLOCK);
-            self.pool.free(block, self.cache.holds(block));
+    pub(super) fn release_behind_windows(&mut self, row: PendingRow) {
+        let tables = &mut self.sequences[row.handle].tables;
+        for (group, table) in self.groups.iter_mut().zip(tables) {
+            group.release_behind(table, row.end, self.config.block_size);
         }
-        sequence.released = sequence.released.max(unseen);
     }
 
-    fn allocate(&mut self) -> Option<BlockId> {
-        let block = self.pool.allocate()?;
-        self.cache.forget(block);
-        Some(block)
-    }
-
-    /// Frees the last block first, so that the beginning of a prefix is evicted after what follows it.
+    /// Gives back all blocks of a sequence.
     pub(super) fn free_blocks(&mut self, handle: Handle) {
-        let blocks = std::mem::take(&mut self.sequences[handle].blocks);
-        for block in blocks.into_iter().rev().filter(|&block| block != NO_BLOCK) {
-            self.pool.free(block, self.cache.holds(block));
-        }
+        let tables = std::mem::take(&mut self.sequences[handle].tables);
+        self.groups.iter_mut().zip(&tables).for_each(|(group, table)| group.free_all(table));
     }
 }
 
-/// The longest beginning of `known` whose last `seen` blocks, or all of them if they are fewer, are there.
-fn visible_run(known: &[Option<BlockId>], seen: usize) -> Vec<BlockId> {
-    let (mut run, mut end) = (0, 0);
-    for (index, block) in known.iter().enumerate() {
-        run = if block.is_some() { run + 1 } else { 0 };
-        if run >= seen.min(index + 1) {
-            end = index + 1;
-        }
-    }
-    let first = end.saturating_sub(seen);
-    (0..end).map(|index| known[index].filter(|_| index >= first).unwrap_or(NO_BLOCK)).collect()
+/// How many blocks long the prefix is whose tables these are.
+fn num_found(shared: &[Table]) -> usize {
+    shared.first().map_or(0, |table| table.blocks.len())
 }

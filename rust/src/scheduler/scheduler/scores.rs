@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Scheduler;
 use super::step::Step;
 use crate::batch::Score;
+use crate::error::Error;
 use crate::scheduler::prefix_cache::Shown;
 use crate::scheduler::sequence::Sequence;
 
@@ -16,13 +17,23 @@ impl Scheduler {
             self.sequences[handle].scored = true;
         }
     }
+
     /// Sees to it that no chunk of a waiting sequence's prompt ends within one of `spans`, which are in order and apart:
-    /// their positions look at each other. Unknown ids are ignored. Not for schedulers with a window, which give out blocks
-    /// by what a step may have.
-    pub fn keep_whole(&mut self, id: u64, spans: Vec<Range<u32>>) {
-        if let Some(handle) = self.sequences.find(id) {
-            self.sequences[handle].whole = spans;
+    /// their positions look at each other. Unknown ids are ignored.
+    ///
+    /// Fails with `ContextLengthExceeded`, and ends the sequence, if what cannot be cut and the window before it have no
+    /// room together.
+    pub fn keep_whole(&mut self, id: u64, spans: Vec<Range<u32>>) -> Result<(), Error> {
+        let Some(handle) = self.sequences.find(id) else { return Ok(()) };
+        let sequence = &mut self.sequences[handle];
+        sequence.whole = spans;
+        let tokens = sequence.prompt_length as usize + sequence.max_tokens as usize;
+        let longest = sequence.longest_whole(self.config.block_size);
+        let fits = self.check_fits(tokens, longest);
+        if fits.is_err() {
+            self.end(handle);
         }
+        fits
     }
 
     /// Says what a prompt shows besides its tokens, so that the prefix cache tells one image from another. For a sequence

@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::memory::Room;
 use super::{PendingRow, PendingStep, Scheduler};
 use crate::batch::{Batch, BatchRow};
-use crate::scheduler::sequence::{Handle, NO_BLOCK, Sequence, State};
+use crate::scheduler::group::NO_BLOCK;
+use crate::scheduler::sequence::{Handle, Sequence, State};
 use crate::scheduler::turns::Rank;
 
 /// A step being put together.
@@ -64,7 +65,7 @@ impl Scheduler {
                 }
                 let sequence = &mut self.sequences[handle];
                 if sequence.decodes() {
-                    step.push(handle, sequence, computed..computed + 1, self.config.block_size);
+                    step.push(handle, sequence, computed..computed + 1);
                 }
             }
             index += 1;
@@ -86,6 +87,10 @@ impl Scheduler {
         let mut admits = ready == self.running.len();
         let mut guest = None;
         while budget > 0 {
+            // Who finds no room keeps nobody from a step, unless there is another one to wait for.
+            if step.rows.is_empty() && self.in_flight.is_empty() {
+                guest = None;
+            }
             // A chunk behind a window may have cost a later sequence its blocks.
             while reading.next_if(|&(_, handle)| self.sequences[handle].state != State::Running).is_some() {}
             let waiting = if admits { self.turns.next() } else { None };
@@ -130,11 +135,11 @@ impl Scheduler {
         let covered = self.cover(handle, wanted.end);
         let sequence = &mut self.sequences[handle];
         // Blocks end on the grid, so a chunk that they cut does too.
-        let end = wanted.end.min(sequence.blocks.len() as u32 * size);
+        let end = if covered { wanted.end } else { sequence.before_whole(sequence.covered(size), size) };
         if wanted.start < end {
             *budget = budget.saturating_sub(end - wanted.start);
             self.turns.charge_prompt(sequence.key, end - wanted.start);
-            step.push(handle, sequence, wanted.start..end, size);
+            step.push(handle, sequence, wanted.start..end);
         }
         if !covered {
             Chunk::NoRoom
@@ -160,17 +165,27 @@ impl Scheduler {
             return None;
         }
         let Step { mut batch, rows } = step;
-        let width_of = |row: &PendingRow| row.end.div_ceil(self.config.block_size) as usize;
+        let size = self.config.block_size;
+        let width_of = |row: &PendingRow| row.end.div_ceil(size) as usize;
         let width = rows.iter().map(width_of).max().unwrap_or(0);
-        batch.block_tables.reserve(rows.len() * width);
-        for (index, row) in rows.iter().enumerate() {
-            let blocks = &self.sequences[row.handle].blocks[..width_of(row)];
-            let entry = |&block: &u32| if block == NO_BLOCK { -1 } else { i64::from(block) };
-            batch.block_tables.extend(blocks.iter().map(entry));
-            batch.block_tables.resize((index + 1) * width, -1);
-        }
+        batch.num_groups = self.groups.len();
         batch.block_table_width = width;
-        batch.block_size = self.config.block_size;
+        batch.block_size = size;
+        batch.block_tables.reserve(batch.num_groups * rows.len() * width);
+        batch.slots.reserve(batch.num_groups * batch.token_ids.len());
+        for group in 0..self.groups.len() {
+            for (pending, row) in rows.iter().zip(&batch.rows) {
+                let blocks = &self.sequences[pending.handle].tables[group].blocks[..width_of(pending)];
+                let entry = |&block: &u32| if block == NO_BLOCK { -1 } else { i64::from(block) };
+                batch.block_tables.extend(blocks.iter().map(entry));
+                batch.block_tables.extend(std::iter::repeat_n(-1, width - blocks.len()));
+                let slot = |position: u32| {
+                    i64::from(blocks[(position / size) as usize]) * i64::from(size)
+                        + i64::from(position % size)
+                };
+                batch.slots.extend((row.start..pending.end).map(slot));
+            }
+        }
         batch.ticket = self.tickets;
         self.in_flight.push_back(PendingStep { ticket: self.tickets, rows });
         self.tickets += 1;
@@ -184,14 +199,13 @@ impl Step {
             rows: Vec::with_capacity(num_rows),
             token_ids: Vec::with_capacity(num_rows),
             positions: Vec::with_capacity(num_rows),
-            slots: Vec::with_capacity(num_rows),
             ..Batch::default()
         };
         Self { batch, rows: Vec::with_capacity(num_rows) }
     }
 
     /// Adds a row that computes `range` of the sequence, whose blocks reach that far, and moves the sequence on.
-    fn push(&mut self, handle: Handle, sequence: &mut Sequence, range: Range<u32>, block_size: u32) {
+    fn push(&mut self, handle: Handle, sequence: &mut Sequence, range: Range<u32>) {
         let samples = sequence.samples_at(range.end);
         self.rows.push(PendingRow { handle, end: range.end, samples });
         self.batch.rows.push(BatchRow {
@@ -205,12 +219,8 @@ impl Step {
         });
         self.push_scores(sequence, &range);
         for position in range.clone() {
-            let block = sequence.blocks[(position / block_size) as usize];
             self.batch.token_ids.push(sequence.token_at(position));
             self.batch.positions.push(i64::from(position));
-            self.batch
-                .slots
-                .push(i64::from(block) * i64::from(block_size) + i64::from(position % block_size));
         }
         sequence.computed = range.end;
         sequence.in_flight += 1;
