@@ -112,14 +112,7 @@ fn fuzz(
     for number in 0..runs {
         let bytes = make(&mut Random::new(number));
         let run = Run { format, number, bytes: &bytes };
-        let (outcome, mut memory) = read(&bytes);
-        let bound = MULTIPLE * bytes.len() + ALLOWANCE;
-        for _ in 0..3 {
-            // The threads of the test harness use memory too, but not each time.
-            if memory > bound {
-                memory = memory.min(read(&bytes).1);
-            }
-        }
+        let (outcome, memory) = read(&bytes);
         match outcome {
             Ok(()) => accepted += 1,
             // Numbers and names differ from file to file; what was wrong does not.
@@ -129,7 +122,7 @@ fn fuzz(
             }
             Err(other) => panic!("{other:?} is not what a model file may end in"),
         }
-        assert!(memory <= bound, "{memory} bytes for a file of {}", bytes.len());
+        assert!(memory <= MULTIPLE * bytes.len() + ALLOWANCE, "{memory} bytes for a file of {}", bytes.len());
         most = f64::max(most, memory.saturating_sub(ALLOWANCE) as f64 / bytes.len() as f64);
         drop(run);
     }
@@ -402,9 +395,15 @@ fn use_gguf(file: &Gguf) -> Result<(), Error> {
         }
     }
     if file.metadata().contains_key("tokenizer.ggml.model") {
-        let tokenizer = Tokenizer::from_gguf(file.metadata())?;
-        let ids = tokenizer.encode("ab<e>")?;
-        tokenizer.decode(&ids, false)?;
+        let used = Tokenizer::from_gguf(file.metadata()).and_then(|tokenizer| {
+            let ids = tokenizer.encode("ab<e>")?;
+            tokenizer.decode(&ids, false)
+        });
+        // A tokenizer goes on checking itself on other threads, whose memory is not the next file's: the scope comes after
+        // that in their queue, and then each of them comes to an end.
+        rayon::scope(|_| ());
+        rayon::broadcast(|_| ());
+        used?;
     }
     Ok(())
 }
