@@ -1,7 +1,5 @@
 //! The vocabulary inside a GGUF file: takes its metadata, gives a tokenizer. Reading the file is `gguf`'s.
 
-use std::borrow::Cow;
-
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as DecoderSequence;
@@ -16,7 +14,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrap
 
 use crate::error::Error;
 use crate::gguf::{Metadata, Value};
-use crate::pipeline::{BytePairs, PartModel, Parts, Places, quote};
+use crate::pipeline::{BytePairs, Merge, PartModel, Parts, Places, quote};
 use crate::tokenizer::{Decoding, Tokenizer};
 use crate::vocab::Spelling;
 
@@ -192,7 +190,7 @@ fn vocab(tokens: &[String]) -> Result<tokenizers::models::bpe::Vocab, Error> {
     Ok(vocab)
 }
 
-fn merges(lines: &[String]) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, Error> {
+fn merges(lines: &[String]) -> Result<Vec<Merge<'_>>, Error> {
     let pairs = lines.iter().enumerate().map(|(rank, line)| match line.split_once(' ') {
         Some((left, right)) if !right.contains(' ') => Ok((left.into(), right.into())),
         _ => Err(Error::file(format!("{MERGES}[{rank}]"), format!("is {}, not two tokens", quote(line)))),

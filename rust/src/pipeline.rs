@@ -14,11 +14,14 @@ use crate::vocab::{Spelling, Vocab};
 /// an altered file must not make a table of that length.
 pub(crate) const MAX_IDS: u32 = 1 << 22;
 
+/// Two tokens that become one.
+pub(crate) type Merge<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// Byte-pair encoding as a file states it, not yet checked.
 #[derive(Default)]
 pub(crate) struct BytePairs<'a> {
     pub vocab: bpe::Vocab,
-    pub merges: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub merges: Vec<Merge<'a>>,
     pub unk_token: Option<String>,
     pub continuing_subword_prefix: Option<String>,
     pub end_of_word_suffix: Option<String>,

@@ -24,7 +24,7 @@ pub(super) enum Units {
     /// Bytes, within words; a byte without a token vanishes.
     Bytes { pattern: Pattern, ids: Box<[u32; 256]> },
     /// Characters, within whole texts.
-    Characters(Characters),
+    Characters(Box<Characters>),
 }
 
 /// See the file's head.

@@ -95,11 +95,11 @@ impl Scheme {
     ) -> Encoder {
         let units = match self.kind {
             Kind::Words(pattern) => Units::Bytes { pattern, ids: byte_ids(model) },
-            Kind::Text => Units::Characters(Characters::new(
+            Kind::Text => Units::Characters(Box::new(Characters::new(
                 model.vocab.iter().filter_map(|(token, &id)| Some((only_character(token)?, id))),
                 fallback_ids(model),
                 model.merges.iter().map(|(left, right)| (left.as_ref(), right.as_ref())),
-            )),
+            ))),
         };
         let bytes = match &units {
             Units::Bytes { ids, .. } => Some(&**ids),

@@ -94,11 +94,8 @@ impl<const APART: bool> Rules for Gpt2<APART> {
         if start < text.len() {
             let (class, size) = classes.at(text, start);
             match class {
-                _ if APART && class & DIGIT != 0 => {
-                    if start == at {
-                        return masks.whole(at + size);
-                    }
-                }
+                _ if APART && class & DIGIT != 0 && start == at => return masks.whole(at + size),
+                _ if APART && class & DIGIT != 0 => {}
                 _ if class & LETTER != 0 => return masks.letters_end(start),
                 _ if class & NUMBER != 0 => return masks.whole(numbers_end(text, start, usize::MAX, APART)),
                 _ if class & SPACE == 0 => return masks.others_end(start),

@@ -85,7 +85,11 @@ impl Scheduler {
     pub(super) fn cover(&mut self, handle: Handle, end: u32) -> bool {
         let wanted = end.div_ceil(self.config.block_size) as usize;
         // Those that can get blocks do: with some in every group there is a shorter step.
-        (0..self.groups.len()).fold(true, |covered, group| self.cover_in(group, handle, wanted) && covered)
+        let mut covered = true;
+        for group in 0..self.groups.len() {
+            covered &= self.cover_in(group, handle, wanted);
+        }
+        covered
     }
 
     fn cover_in(&mut self, group: usize, handle: Handle, wanted: usize) -> bool {

@@ -554,7 +554,7 @@ fn what_cannot_be_cut_must_have_room_beside_its_window() {
     let mut scheduler = two_groups(64, 9);
     scheduler.submit(1, prompt(10), 20, b"another").unwrap();
     scheduler.submit(2, prompt(40), 1, b"").unwrap();
-    scheduler.keep_whole(2, vec![9..29]).unwrap(); // 8..32 are six blocks, behind two of its window
+    scheduler.keep_whole(2, std::iter::once(9..29).collect()).unwrap(); // 8..32 are six blocks, behind two of its window
     let mut ends = vec![];
     while scheduler.has_work() {
         ends.extend(step(&mut scheduler).into_iter().filter(|row| row.0 == 2).map(|(_, row, _)| row.end));
@@ -572,7 +572,7 @@ fn a_prefix_may_end_within_what_cannot_be_cut() {
     let mut scheduler = two_groups(32, 8);
     for id in 1..=2 {
         scheduler.submit(id, prompt(15), 1, b"").unwrap();
-        scheduler.keep_whole(id, vec![5..15]).unwrap();
+        scheduler.keep_whole(id, std::iter::once(5..15).collect()).unwrap();
         scheduler.show(id, vec![Shown { start: 5, digest: b"cat".to_vec() }]);
         let batch = next(&mut scheduler);
         let start = if id == 1 { 0 } else { 12 };
