@@ -36,6 +36,13 @@ def greedy_alone(runner: ModelRunner, ids: list[int], count: int) -> tuple[list[
 LENGTHS = [1, 15, 16, 17, 40, 64, 100]
 
 
+def test_rows_are_asked_up_to_the_largest_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(runner_module, "settle", lambda linears, largest: asked.append(largest))
+    runner_of(tiny(), step_tokens=785)
+    assert asked == [788]
+
+
 def test_company_changes_no_bit(runner: ModelRunner) -> None:
     prompts = [prompt(length, index) for index, length in enumerate(LENGTHS)]
     alone = [greedy_alone(runner, ids, 20) for ids in prompts]

@@ -17,10 +17,10 @@ from ecocore.model.layers import ROW_MULTIPLE, Linear
 
 # Rows per call where rows are not independent: then every call has the same shape.
 TILE = 16
-# Kernels change with the number of rows, so the largest step that the scheduler makes is asked too.
+# Rows of the largest step, unless told. Kernels change with their number, so that one is asked too.
 LARGEST = 576
-# A step does not end within an image whose tokens see each other, of which one may have so many.
-LARGEST_WITH_IMAGES = LARGEST + 1152
+# A step does not end within an image whose tokens see each other, of which one may have so many more.
+IMAGE_ROWS = 1152
 _DRAWN = 64
 
 

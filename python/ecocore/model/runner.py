@@ -19,7 +19,7 @@ from ecocore.errors import InternalError, InvalidConfiguration
 from ecocore.model.attention import AttentionPlan, Spans, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
-from ecocore.model.invariance import LARGEST, LARGEST_WITH_IMAGES, decodes_stand_alone, settle
+from ecocore.model.invariance import IMAGE_ROWS, LARGEST, decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.kv_groups import longest_sequence
 from ecocore.model.layers import Linear, padded
@@ -120,7 +120,7 @@ class ModelRunner:
             identity = tensors.finish()
             runner = cls(model, config, cache, group, device=target, dtype=dtype)
             runner.fingerprint = _fingerprint(config, identity, dtype, target, block_size)
-            runner._watch_rows(config, tensors.linears)
+            runner._watch_rows(config, tensors.linears, step_tokens)
         return runner
 
     def lead(self, workers: Workers) -> None:
@@ -199,11 +199,11 @@ class ModelRunner:
         if self._sights is not None:
             self._sights.close(sequence_id)
 
-    def _watch_rows(self, config: ModelConfig, linears: list[Linear]) -> None:
+    def _watch_rows(self, config: ModelConfig, linears: list[Linear], step_tokens: int) -> None:
         """Takes slower ways where this machine's kernels would let a row depend on others."""
         dtype = linears[0].dtype
-        largest = LARGEST_WITH_IMAGES if getattr(self._model, "looks_around", False) else LARGEST
-        if dependent := settle(linears, largest=largest):
+        image_rows = IMAGE_ROWS if getattr(self._model, "looks_around", False) else 0
+        if dependent := settle(linears, largest=padded(step_tokens + image_rows)):
             logger.warning("rows of matrix products depend on each other on this machine: computing them in tiles")
             logger.info("%d of %d matrices are computed in tiles", len(dependent), len(linears))
         self._decode_alone = not all(
