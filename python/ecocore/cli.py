@@ -4,10 +4,10 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -17,13 +17,10 @@ from ecocore.redaction import redacted
 
 if TYPE_CHECKING:
     from ecocore.config import ModelChoice, RuntimeConfig, ServerConfig
-    from ecocore.events import Finished, TextDelta
     from ecocore.prompt.images.loader import ImageLoader
     from ecocore.regions.region import Region
     from ecocore.runtime import Runtime
     from ecocore.server.serve import Welcome
-
-Turns = list[dict[str, str]]
 
 # The API's default of 1 suits large models; on a terminal with a small one it reads as nonsense.
 CHAT_TEMPERATURE: Final = 0.2
@@ -405,6 +402,7 @@ def chat(
 ) -> None:
     """Talk with a model on the terminal, without a server. Ctrl-C stops an answer, Ctrl-D or /exit leaves."""
     from ecocore.config import RuntimeConfig
+    from ecocore.conversation import Conversation
 
     flags = {
         "model": model and [model],
@@ -420,68 +418,14 @@ def chat(
             raise InvalidConfiguration("text: nothing was piped in")
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     params = {name: value for name, value in given.items() if value is not None}
-    turns: Turns = [{"role": "system", "content": system}] if system else []
+    turns = [{"role": "system", "content": system}] if system else []
     models = config.models()
     with _load(models[0] if models else None, config) as runtime:
+        conversation = Conversation(runtime, turns, params)
         if text is None:
-            _converse(runtime, turns, params)
+            conversation.go_on(complain=lambda error: _complain(str(error), EXIT_USAGE))
         else:
-            for piece in _pieces(runtime, [*turns, {"role": "user", "content": text}], params):
-                _write(piece)
-            _write("\n")
-
-
-def _converse(runtime: "Runtime", turns: Turns, params: dict[str, Any]) -> None:
-    with suppress(ImportError):
-        import readline  # noqa: F401  # gives input() its line editing
-    typer.echo(f"{runtime.model_id}: Ctrl-C stops an answer, Ctrl-D or /exit leaves.", err=True)
-    while (said := _listen()) != "/exit":
-        if said.startswith("/"):
-            typer.echo(f"there is no command {said.split()[0]}; Ctrl-C stops an answer, Ctrl-D or /exit leaves", err=True)
-            continue
-        turns.append({"role": "user", "content": said})
-        answer: list[str] = []
-        try:
-            for piece in _pieces(runtime, turns, params):
-                _write(piece)
-                answer.append(piece)
-        except KeyboardInterrupt:
-            _write(" ...")
-        except InvalidRequest as error:
-            _complain(str(error), EXIT_USAGE)
-            turns.pop()
-            continue
-        _write("\n")
-        turns.append({"role": "assistant", "content": "".join(answer)})
-
-
-def _listen() -> str:
-    """The next line that says something; Ctrl-D reads as /exit."""
-    while True:
-        try:
-            if said := input("> ").strip():
-                return said
-        except KeyboardInterrupt:
-            _write("\n")
-        except EOFError:
-            _write("\n")
-            return "/exit"
-
-
-def _pieces(runtime: "Runtime", turns: Turns, params: dict[str, Any]) -> Generator[str]:
-    """The answer's text as it comes. Closing stops the work."""
-    from ecocore.events import TextDelta
-
-    events = cast("Generator[TextDelta | Finished]", runtime.stream(turns, **params))
-    with closing(events):
-        for event in events:
-            if isinstance(event, TextDelta):
-                yield event.text
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+            conversation.say(text)
 
 
 def _choices(config: "RuntimeConfig") -> Sequence["ModelChoice | None"]:
