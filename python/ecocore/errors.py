@@ -99,9 +99,6 @@ class EngineFailure(EcocoreError):
 class EngineBroken(EngineFailure):
     """A part of the engine is lost for good: no step can be computed any more."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("engine_error", message)
-
 
 class RegionUnavailable(EcocoreError):
     """No engine that could run the request runs at the moment; it is being started again, so retry in a few seconds."""

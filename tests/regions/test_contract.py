@@ -31,6 +31,7 @@ class Stranger(errors.QueueFull):
         errors.Overloaded("full"),
         errors.QueueFull("full"),
         errors.EngineFailure("engine_error", "lost"),
+        errors.EngineBroken("engine_error", "a process is lost"),
         errors.RegionUnavailable("down"),
         errors.RuntimeClosed("closed"),
         errors.InternalError("broken"),

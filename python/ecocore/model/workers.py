@@ -121,9 +121,9 @@ class Workers:
         except Exception as error:
             self._news.wait(_NEWS_SECONDS)
             self._lose(f"a step failed that several processes compute: {error}")
-            raise EngineBroken(str(self._lost)) from error
+            raise EngineBroken("engine_error", str(self._lost)) from error
         if self._lost is not None:
-            raise EngineBroken(self._lost)
+            raise EngineBroken("engine_error", self._lost)
 
     def close(self) -> None:
         """Ends all workers. May be called twice."""
