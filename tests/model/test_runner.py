@@ -9,6 +9,7 @@ from tests.model.driver import Driver, Line, runner_of
 
 from ecocore.errors import InvalidConfiguration
 from ecocore.model import runner as runner_module
+from ecocore.model.invariance import HEAD_ROWS
 from ecocore.model.kv_groups import KvGroup
 from ecocore.model.layers import Linear
 from ecocore.model.runner import ModelRunner
@@ -41,6 +42,22 @@ def test_rows_are_asked_up_to_the_largest_step(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(runner_module, "settle", lambda linears, largest: asked.append(largest))
     runner_of(tiny(), step_tokens=785)
     assert asked == [788]
+
+
+def test_the_head_sees_no_more_rows_than_it_was_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Decode rows of 70 sequences, whose tokens are drawn from two calls.
+    runner = runner_of(tiny())
+    prompts = [prompt(2 + index % 5, index % 30) for index in range(70)]
+    alone = [greedy_alone(runner, ids, 2) for ids in prompts]
+    seen: list[int] = []
+    compute = runner._model.logits
+    monkeypatch.setattr(runner._model, "logits", lambda rows: (seen.append(len(rows)), compute(rows))[1])
+    lines = [Line.of(ids) for ids in prompts]
+    together = Driver(runner, seed=3).greedy(lines, 2)
+    assert max(seen) == HEAD_ROWS < 70
+    for line, logits, (token_ids, expected) in zip(lines, together, alone, strict=True):
+        assert line.token_ids == token_ids
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(logits, expected, strict=True))
 
 
 def test_company_changes_no_bit(runner: ModelRunner) -> None:

@@ -21,7 +21,8 @@ TILE = 16
 LARGEST = 576
 # A step does not end within an image whose tokens see each other, of which one may have so many more.
 IMAGE_ROWS = 1152
-_DRAWN = 64
+# Most rows of a call of a model's head, which is wide: more tokens than these are drawn from calls one after another.
+HEAD_ROWS = 64
 
 
 def rows_stand_alone(compute: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
@@ -71,9 +72,9 @@ def decodes_stand_alone(kind: KvLayer, *, num_heads: int, dtype: torch.dtype, de
 
 
 def _independent(linear: Linear, largest: int) -> bool:
-    # A wide layer is a model's head, which has no activation and sees one row for each token drawn.
+    # A wide layer is a model's head, which has no activation and sees no more rows in a call.
     if linear.out_features > 8 * linear.in_features:
-        return rows_stand_alone(linear, _random((_DRAWN, linear.in_features), linear.dtype, linear.device))
+        return rows_stand_alone(linear, _random((HEAD_ROWS, linear.in_features), linear.dtype, linear.device))
     rows = _random((largest, linear.in_features), linear.dtype, linear.device)
     factors = _random((largest, linear.out_features), linear.dtype, linear.device)
 

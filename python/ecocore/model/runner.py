@@ -19,7 +19,7 @@ from ecocore.errors import InternalError, InvalidConfiguration
 from ecocore.model.attention import AttentionPlan, Spans, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
-from ecocore.model.invariance import IMAGE_ROWS, LARGEST, decodes_stand_alone, settle
+from ecocore.model.invariance import HEAD_ROWS, IMAGE_ROWS, LARGEST, decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.kv_groups import longest_sequence
 from ecocore.model.layers import Linear, padded
@@ -167,7 +167,9 @@ class ModelRunner:
         count = len(batch.sample_indices)
         if not count:
             return hidden.new_empty((0, self.vocab_size))
-        return self._model.logits(hidden[self._padded(batch.sample_indices)])[:count]
+        drawn = hidden[self._padded(batch.sample_indices)].split(HEAD_ROWS)
+        logits = [self._model.logits(rows) for rows in drawn]
+        return (logits[0] if len(logits) == 1 else torch.cat(logits))[:count]
 
     def show(self, sequence_id: int, views: Sequence[View], prompt_length: int) -> None:
         """Says what a sequence's prompt shows, before its first step. For models that see; any thread."""
