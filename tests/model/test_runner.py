@@ -51,7 +51,12 @@ def test_the_head_sees_no_more_rows_than_it_was_asked_about(monkeypatch: pytest.
     alone = [greedy_alone(runner, ids, 2) for ids in prompts]
     seen: list[int] = []
     compute = runner._model.logits
-    monkeypatch.setattr(runner._model, "logits", lambda rows: (seen.append(len(rows)), compute(rows))[1])
+
+    def noting(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(len(rows))
+        return compute(rows)
+
+    monkeypatch.setattr(runner._model, "logits", noting)
     lines = [Line.of(ids) for ids in prompts]
     together = Driver(runner, seed=3).greedy(lines, 2)
     assert max(seen) == HEAD_ROWS < 70
