@@ -128,3 +128,12 @@ def test_the_tower_is_read_where_there_is_one() -> None:
 def test_towers_that_are_not_computed_are_refused_by_name(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidModelFile, match=said):
         read(HUB, vision_config=TOWER | change)
+
+
+@pytest.mark.parametrize("name", ["patch_size", "pooling_kernel_size"])
+def test_settings_of_images_that_contradict_the_tower_are_refused(name: str) -> None:
+    for images, tower in ({name: 32}, {}), ({}, {name: 32}):
+        checkpoint = MemoryCheckpoint({}, {"text_config": HUB, "vision_config": TOWER | tower})
+        checkpoint.image_settings = images
+        with pytest.raises(InvalidModelFile, match=f"have {name} (32|16|3), the vision tower has (32|16|3)"):
+            Gemma4Config.of(checkpoint)

@@ -76,5 +76,9 @@ def test_colours_that_are_no_numbers_are_refused(mean: Any) -> None:
 
 
 def test_settings_of_images_that_contradict_the_config_are_refused() -> None:
-    with pytest.raises(InvalidModelFile, match="have patch_size 16, config"):
+    with pytest.raises(InvalidModelFile, match="have patch_size 16, the vision tower has 14"):
         read(HUB, {"patch_size": 16})
+    with pytest.raises(InvalidModelFile, match="have temporal_patch_size 1, the vision tower has 2"):
+        read(HUB, {"temporal_patch_size": 1})
+    with pytest.raises(InvalidModelFile, match="have merge_size 2, the vision tower has 1"):
+        read(HUB | {"vision_config": HUB["vision_config"] | {"spatial_merge_size": 1}})

@@ -190,3 +190,16 @@ def test_a_picture_that_fails_begins_anew_for_the_next_one() -> None:
         sights.look(1)
     sights._model.seen = []  # type: ignore[attr-defined]
     assert look(sights, 1) == 4
+
+
+def test_a_picture_of_other_rows_than_its_tokens_is_no_picture() -> None:
+    class Finer(Model):
+        def see(self, view: View) -> Generator[None, None, Tensor]:
+            rows = yield from super().see(view)
+            return rows.repeat(4, 1)
+
+    sights = Sights(Finer(), device=CPU)
+    sights.open(1, [square(0, 2, 2, b"a")], 8)
+    with pytest.raises(InternalError, match="an image of 4 tokens was seen as 16 rows"):
+        look(sights, 1)
+    assert not sights.look(1)  # and nothing of it is kept

@@ -99,3 +99,13 @@ class Settings:
         if value is None:
             raise InvalidModelFile(f"{self.where} lacks {self.prefix}{key}")
         return value
+
+
+def refuse_other_sizes(images: Mapping[str, Any], **sizes: tuple[int, int]) -> None:
+    """Raises InvalidModelFile where images are cut in other pieces than the tower takes.
+
+    `sizes`: those of the tower, and what settings of images mean that do not say them.
+    """
+    for name, (own, usual) in sizes.items():
+        if (told := images.get(name, usual)) != own:
+            raise InvalidModelFile(f"the settings of images have {name} {told!r:.80}, the vision tower has {own}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ecocore.errors import InvalidModelFile
-from ecocore.model.config import KvLayer, Settings
+from ecocore.model.config import KvLayer, Settings, refuse_other_sizes
 
 if TYPE_CHECKING:
     from ecocore.weights.checkpoint import Checkpoint
@@ -132,12 +132,12 @@ class Gemma4Config:
             rms_norm_eps=source.number("rms_norm_eps", 1e-6),
             logit_cap=None if cap is None else source.number("final_logit_softcapping"),
             tie_word_embeddings=bool(whole.get("tie_word_embeddings", text.get("tie_word_embeddings", True))),
-            tower=_tower(whole.get("vision_config")),
+            tower=_tower(whole.get("vision_config"), checkpoint.image_settings),
             looks_around=text.get("use_bidirectional_attention") == "vision",
         )
 
 
-def _tower(values: Any) -> TowerConfig | None:
+def _tower(values: Any, images: Mapping[str, Any]) -> TowerConfig | None:
     if not isinstance(values, Mapping):
         return None
     for switch in ("use_clipped_linears", "attention_bias"):
@@ -153,7 +153,7 @@ def _tower(values: Any) -> TowerConfig | None:
         raise InvalidModelFile(f"vision_config has rope_type {kind!r:.80}; this version implements 'axial'")
     source = Settings(values, "vision_config of config.json")
     heads = source.integer("num_attention_heads", 12)
-    return TowerConfig(
+    tower = TowerConfig(
         num_layers=source.integer("num_hidden_layers", 16),
         hidden_size=source.integer("hidden_size", 768),
         intermediate_size=source.integer("intermediate_size", 3072),
@@ -167,6 +167,8 @@ def _tower(values: Any) -> TowerConfig | None:
         theta=rope.number("rope_theta", 100.0),
         standardized=bool(values.get("standardize", False)),
     )
+    refuse_other_sizes(images, patch_size=(tower.patch, 16), pooling_kernel_size=(tower.pool, 3))
+    return tower
 
 
 def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:

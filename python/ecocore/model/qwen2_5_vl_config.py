@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ecocore.errors import InvalidModelFile
-from ecocore.model.config import KvLayer, Settings
+from ecocore.model.config import KvLayer, Settings, refuse_other_sizes
 from ecocore.model.llama_config import LlamaConfig
 
 if TYPE_CHECKING:
@@ -122,16 +122,15 @@ def _tower(values: Mapping[str, Any], images: Mapping[str, Any]) -> TowerConfig:
     full = values.get("fullatt_block_indexes", [7, 15, 23, 31])
     if not isinstance(full, list) or any(type(index) is not int for index in full):
         raise InvalidModelFile(f"vision_config has fullatt_block_indexes {full!r:.80}; it must be a list of integers")
-    for name, own in (("patch_size", patch), ("merge_size", merge)):
-        if images.get(name, own) != own:
-            raise InvalidModelFile(f"the settings of images have {name} {images[name]!r:.80}, config.json has {own}")
+    frames = source.integer("temporal_patch_size", 2)
+    refuse_other_sizes(images, patch_size=(patch, 14), merge_size=(merge, 2), temporal_patch_size=(frames, 2))
     return TowerConfig(
         depth=source.integer("depth", 32),
         hidden_size=source.integer("hidden_size", 1280),
         intermediate_size=source.integer("intermediate_size", 3420),
         num_heads=source.integer("num_heads", 16),
         patch=patch,
-        frames=source.integer("temporal_patch_size", 2),
+        frames=frames,
         merge=merge,
         window=source.integer("window_size", 112) // merge // patch,
         full_layers=frozenset(full),

@@ -163,13 +163,16 @@ class Sights:
             next(begun.parts)
         except StopIteration as end:
             self._begun = None
-            self._keep(view.digest, end.value)
+            self._keep(view, end.value)
         except BaseException:
             self._begun = None
             raise
 
-    def _keep(self, digest: bytes, embedding: Tensor) -> None:
-        self._known[digest] = self._kept[digest] = embedding
+    def _keep(self, view: View, embedding: Tensor) -> None:
+        if len(embedding) != view.rows * view.columns:
+            # Others than these tokens' would be taken for them.
+            raise InternalError(f"an image of {view.rows * view.columns} tokens was seen as {len(embedding)} rows")
+        self._known[view.digest] = self._kept[view.digest] = embedding
         self._kept_bytes += embedding.nbytes
         while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
             self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes

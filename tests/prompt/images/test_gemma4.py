@@ -54,3 +54,35 @@ def test_tokens_around_an_image_come_from_the_config() -> None:
 def test_settings_that_make_no_sense_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidModelFile, match=said):
         viewer(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"do_resize": False}, "do_resize False; this version implements True"),
+        ({"do_rescale": False}, "do_rescale False"),
+        ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
+        ({"resample": 2}, "resample 2; this version implements 3"),
+        ({"resample": "bicubic"}, "resample 'bicubic'"),
+        ({"do_normalize": True, "image_mean": [0.5, 0.5, 0.5]}, "do_normalize True"),
+        ({"do_normalize": True, "image_std": 0.5}, "do_normalize True"),
+    ],
+)
+def test_another_preparation_is_refused_by_name(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidModelFile, match=said):
+        viewer(**settings)
+
+
+def test_the_makers_own_preparation_passes() -> None:
+    told = {"do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 0.00392156862745098, "do_convert_rgb": None}
+    assert viewer(**told, do_normalize=False, image_mean=[0.5, 0.5, 0.5]) == viewer()
+    # Of nothing taken away and divided by one nothing is left to do.
+    assert viewer(**told, do_normalize=True, image_mean=[0.0, 0.0, 0.0], image_std=[1.0, 1.0, 1.0]) == viewer()
+
+
+def test_an_image_is_no_longer_than_there_are_places() -> None:
+    made = Gemma4Viewer.of(Folder(config={"vision_config": {"position_embedding_size": 30}}))
+    assert made is not None
+    assert made.longest == 10
+    with pytest.raises(ValueError, match="one side is too much longer"):
+        made.fitted(100, 300)

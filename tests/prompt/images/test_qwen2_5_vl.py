@@ -57,3 +57,34 @@ def test_settings_that_make_no_sense_are_named(settings: dict[str, Any]) -> None
 
 def test_files_of_the_text_part_alone_see_nothing() -> None:
     assert Qwen25VlViewer.of(Folder(config={})) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"min_pixels": 10**12, "max_pixels": 10**12}, {"max_pixels": 2**26 + 1}, {"min_pixels": 3137, "max_pixels": 3136}],
+)
+def test_areas_that_would_fill_the_memory_or_cross_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(
+        InvalidModelFile, match=r"min_pixels \d+ and max_pixels \d+; they must be in this order, and at most 67108864"
+    ):
+        Qwen25VlViewer.of(Folder(settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"do_normalize": False}, "do_normalize False; this version implements True"),
+        ({"do_resize": False}, "do_resize False"),
+        ({"do_rescale": False}, "do_rescale False"),
+        ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
+        ({"resample": 2}, "resample 2; this version implements 3"),
+    ],
+)
+def test_another_preparation_is_refused_by_name(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidModelFile, match=said):
+        Qwen25VlViewer.of(Folder(settings))
+
+
+def test_the_makers_own_preparation_passes() -> None:
+    told = {"do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 0.00392156862745098, "do_normalize": True}
+    assert viewer_of(Folder(told)) == viewer_of(Folder())

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from ecocore.errors import InvalidModelFile
-from ecocore.prompt.images.view import ImageSettings
+from ecocore.prompt.images.view import ImageSettings, refuse_other_preparation
 
 _MAX_RATIO: Final = 200
+# Larger than any camera's picture: what is looked at takes three bytes for each, however small the image was that came.
+_MAX_PIXELS: Final = 2**26
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Qwen25VlViewer:
         if "vision_config" not in checkpoint.config:
             return None
         settings = checkpoint.image_settings
+        refuse_other_preparation(settings, do_normalize=True)
         size = settings.get("size")
         size = size if isinstance(size, Mapping) else {}
         numbers = {
@@ -41,6 +44,11 @@ class Qwen25VlViewer:
         for name, value in numbers.items():
             if type(value) is not int or value < 1:
                 raise InvalidModelFile(f"the settings of images have {name} {value!r:.80}; it must be a positive integer")
+        if not numbers["min_pixels"] <= numbers["max_pixels"] <= _MAX_PIXELS:
+            raise InvalidModelFile(
+                f"the settings of images have min_pixels {numbers['min_pixels']} and max_pixels {numbers['max_pixels']};"
+                f" they must be in this order, and at most {_MAX_PIXELS}"
+            )
         return cls(
             numbers["placeholder"], numbers["patch_size"] * numbers["merge_size"], numbers["min_pixels"], numbers["max_pixels"]
         )

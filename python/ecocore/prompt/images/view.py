@@ -6,14 +6,19 @@ Sizes and tokens are the family's own, in a file named for it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from math import isclose
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecocore._core import resize_rgb
-from ecocore.errors import InvalidParameter
+from ecocore.errors import InvalidModelFile, InvalidParameter
 from ecocore.prompt.images.image import Image
+
+# What every family does to an image before what is its own: bicubic, by the number that others call so, and from bytes to
+# numbers from 0 to 1.
+_PREPARED: Final = {"do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +72,19 @@ class Viewer(Protocol):
 
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to look at, multiples of `cell`. Raises ValueError with what is wrong with the shape."""
+
+
+def refuse_other_preparation(settings: Mapping[str, Any], **own: bool) -> None:
+    """Raises InvalidModelFile where a folder's settings ask for another preparation than is computed.
+
+    `own`: switches that are as the family has them.
+    """
+    for name, ours in (_PREPARED | own).items():
+        told = settings.get(name)
+        if told is None:
+            continue
+        if type(told) not in (bool, int, float) or not isclose(told, ours, rel_tol=1e-6):
+            raise InvalidModelFile(f"the settings of images have {name} {told!r:.80}; this version implements {ours!r}")
 
 
 def laid_out(
