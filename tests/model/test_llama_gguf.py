@@ -34,6 +34,12 @@ def test_a_file_gives_the_same_config_as_its_folder() -> None:
     assert family_of(qwen2).configure(told(qwen2)) == expected
 
 
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])
+@pytest.mark.parametrize("factor", [0, 1.0])
+def test_a_scaling_that_changes_nothing_passes(key: str, factor: float) -> None:
+    assert LlamaConfig.of(told(changed({f"llama.{key}": factor}))) == LlamaConfig.of(told(as_gguf(tiny_tensors())))
+
+
 def test_a_file_without_output_matrix_is_tied() -> None:
     tied = TINY | {"tie_word_embeddings": True}
     assert LlamaConfig.of(told(as_gguf(tiny_tensors(tied), tied))).tie_word_embeddings
@@ -77,6 +83,10 @@ def test_rows_that_make_no_heads_are_refused_by_name() -> None:
     ("change", "said"),
     [
         ({"rope.scaling.type": "yarn"}, "rope.scaling.type is 'yarn'"),
+        ({"rope.scaling.factor": 4.0}, "rope.scaling.factor is 4.0"),
+        ({"rope.scale_linear": 2.0}, "rope.scale_linear is 2.0"),
+        ({"rope.scaling.type": "none", "rope.scaling.attn_factor": 1.5}, "rope.scaling.attn_factor is 1.5"),
+        ({"rope.scaling.factor": "4"}, "rope.scaling.factor '4'; it must be a number"),
         ({"expert_count": 8}, "expert_count"),
         ({"rope.dimension_count": 8}, "rotary embedding over 8"),
         ({"attention.value_length": 8}, "values of 8"),

@@ -14,6 +14,7 @@ from ecocore.model.config import Settings
 from ecocore.model.gemma4 import PREFIXES, ROPE_DIVISORS
 from ecocore.model.gemma4_config import FULL, SLIDING
 from ecocore.model.gemma4_vision import PROJECTION, TOWER
+from ecocore.model.llama_gguf import refuse_scaling
 from ecocore.weights.gguf import GgufCheckpoint
 from ecocore.weights.retold import Made, RetoldCheckpoint
 
@@ -79,8 +80,7 @@ def _text_config(checkpoint: GgufCheckpoint) -> dict[str, Any]:
     for switch in _SWITCHES:
         if metadata.get(f"gemma4.{switch}"):
             raise InvalidModelFile(f"gemma4.{switch} is set, which this version does not implement")
-    if (scaling := metadata.get("gemma4.rope.scaling.type", "none")) != "none":
-        raise InvalidModelFile(f"gemma4.rope.scaling.type is {scaling!r}, which this version does not implement")
+    refuse_scaling(source)
     if ROPE_DIVISORS not in names:
         raise InvalidModelFile(
             f"{checkpoint.path.name}: has no tensor {ROPE_DIVISORS}, which says what turns in layers without window"

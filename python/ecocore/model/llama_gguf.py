@@ -24,6 +24,9 @@ _LAYER: Final = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# What slows the rotary waves, or weighs attention anew: 1 and, as readers of the format have it, 0 mean nothing. The type of a
+# scaling need not be said where its factor is.
+_SCALINGS: Final = ("rope.scaling.factor", "rope.scale_linear", "rope.scaling.alpha", "rope.scaling.attn_factor")
 _BIASED: Final = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
@@ -54,9 +57,7 @@ def decoder_config(checkpoint: GgufCheckpoint, architecture: str) -> dict[str, A
     """
     metadata = checkpoint.config
     source = Settings(metadata, "GGUF metadata", prefix=f"{architecture}.")
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise InvalidModelFile(f"{architecture}.rope.scaling.type is {scaling!r}, which this version does not implement")
+    refuse_scaling(source)
     if metadata.get(f"{architecture}.expert_count"):
         raise InvalidModelFile(f"{architecture}.expert_count is set; this version does not implement mixtures of experts")
     hidden_size = source.integer("embedding_length")
@@ -86,6 +87,15 @@ def decoder_config(checkpoint: GgufCheckpoint, architecture: str) -> dict[str, A
         "rope_theta": source.number("rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in checkpoint.names(),
     }
+
+
+def refuse_scaling(source: Settings) -> None:
+    """Raises InvalidModelFile for a rotary scaling in the metadata."""
+    if (kind := source.values.get(f"{source.prefix}rope.scaling.type", "none")) != "none":
+        raise InvalidModelFile(f"{source.prefix}rope.scaling.type is {kind!r:.80}, which this version does not implement")
+    for key in _SCALINGS:
+        if (factor := source.number(key, 1)) not in (0, 1):
+            raise InvalidModelFile(f"{source.prefix}{key} is {factor}, which this version does not implement")
 
 
 def decoder_tensors(checkpoint: GgufCheckpoint, config: Mapping[str, Any], *, biased: bool = False) -> Iterator[tuple[str, Made]]:
