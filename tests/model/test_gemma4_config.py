@@ -48,6 +48,8 @@ def test_the_newer_form_tells_of_single_layers() -> None:
     plain = {key: value for key, value in HUB.items() if "global" not in key}
     own = {"head_dim": 512, "num_key_value_heads": 4}
     assert read(plain | {"per_layer_config": {"5": own, "11": own}}) == read(HUB)
+    same = own | {"sliding_window": 1024, "intermediate_size": 21504}
+    assert read(plain | {"per_layer_config": {"5": same, "11": own}}) == read(HUB)
 
 
 def test_a_file_of_the_text_part_alone_is_read() -> None:
@@ -65,6 +67,14 @@ def test_the_last_layer_sees_everything() -> None:
         ({"enable_moe_block": True}, "switches on enable_moe_block"),
         ({"attention_bias": True}, "switches on attention_bias"),
         ({"per_layer_config": {"0": [8]}}, r"per_layer_config of layer 0 in config.json is \[8\]; it must be an object"),
+        ({"per_layer_config": [{"head_dim": 8}]}, r"per_layer_config \[{'head_dim': 8}\]; it must be an object"),
+        ({"per_layer_config": {"12": {"head_dim": 8}}}, "per_layer_config of layer '12'; it has 12 layers"),
+        ({"per_layer_config": {"3": {"sliding_window": 8}}}, "layer 3 in config.json sets 'sliding_window'"),
+        ({"per_layer_config": {"3": {"intermediate_size": 8}}}, "layer 3 in config.json sets 'intermediate_size'"),
+        ({"per_layer_config": {"3": {"rms_norm_eps": 1}}}, "layer 3 in config.json sets 'rms_norm_eps'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 8}}, "rope_scaling {'rope_type': 'linear', 'factor': 8}, which"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "rope_parameters {'rope_type': 'yarn', 'factor': 8}; this"),
+        ({"rope_parameters": ["yarn"]}, r"rope_parameters \['yarn'\]; this"),
         ({"rope_parameters": {"full_attention": "default"}}, "full_attention 'default'; they must be an object"),
         ({"rope_parameters": {"sliding_attention": {"rope_theta": 0}}}, "rotary angles of config.json make no sense"),
         ({"rope_parameters": {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 2}}}, "at most 1"),

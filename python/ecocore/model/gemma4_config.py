@@ -25,6 +25,8 @@ _SWITCHES: Final = {
     "use_double_wide_mlp": False,
     "attention_bias": False,
 }
+# What layers may differ in.
+_OF_A_LAYER: Final = {"head_dim", "num_key_value_heads"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class Gemma4Config:
         _refuse(whole, text)
         source = Settings(text, "config.json")
         kinds = _layer_types(text, source.layers("num_hidden_layers"))
-        layers = tuple(_kv_layer(text, source, index, kind) for index, kind in enumerate(kinds))
+        overrides = _overrides(text, len(kinds))
+        layers = tuple(_kv_layer(text, source, index, kind, overrides) for index, kind in enumerate(kinds))
         cap = text.get("final_logit_softcapping")
         return cls(
             vocab_size=source.integer("vocab_size"),
@@ -182,6 +185,15 @@ def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:
         raise InvalidModelFile(
             f"config.json has hidden_activation {activation!r:.80}; this version implements 'gelu_pytorch_tanh'"
         )
+    if text.get("rope_scaling"):
+        raise InvalidModelFile(
+            f"config.json has rope_scaling {text['rope_scaling']!r:.80}, which this version does not implement"
+        )
+    rope = text.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping) or not rope.keys() <= {SLIDING, FULL}:
+        raise InvalidModelFile(
+            f"config.json has rope_parameters {rope!r:.80}; this version implements those of each kind of layers"
+        )
     if (direction := text.get("use_bidirectional_attention")) not in (None, "vision"):
         raise InvalidModelFile(
             f"config.json has use_bidirectional_attention {direction!r:.80}; this version implements null and 'vision'"
@@ -201,16 +213,37 @@ def _layer_types(text: Mapping[str, Any], count: int) -> list[str]:
     return [*kinds[:-1], FULL]
 
 
-def _kv_layer(text: Mapping[str, Any], source: Settings, index: int, kind: str) -> KvLayer:
+def _overrides(text: Mapping[str, Any], count: int) -> Mapping[str, Settings] | None:
+    """What single layers differ in, by their number; None in files that tell it of all layers without a window."""
+    told = text.get("per_layer_config")
+    if told is None:
+        return None
+    if not isinstance(told, Mapping):
+        raise InvalidModelFile(f"config.json has per_layer_config {told!r:.80}; it must be an object")
+    overrides = {}
+    layers = {str(index) for index in range(count)}
+    for index, own in told.items():
+        if index not in layers:
+            raise InvalidModelFile(f"config.json has a per_layer_config of layer {index!r:.80}; it has {count} layers")
+        where = f"per_layer_config of layer {index} in config.json"
+        if not isinstance(own, Mapping):
+            raise InvalidModelFile(f"{where} is {own!r:.80}; it must be an object")
+        for key in own.keys() - _OF_A_LAYER:
+            # What is the same for all layers may be said of each.
+            if own[key] != text.get(key):
+                raise InvalidModelFile(f"{where} sets {key!r:.80}, which this version does not implement")
+        overrides[index] = Settings(own, where)
+    return overrides
+
+
+def _kv_layer(
+    text: Mapping[str, Any], source: Settings, index: int, kind: str, overrides: Mapping[str, Settings] | None
+) -> KvLayer:
     """Newer files tell what single layers differ in, older ones tell it of all layers without a window."""
     heads, width = source.integer("num_key_value_heads"), source.integer("head_dim", 256)
-    overrides = text.get("per_layer_config")
-    if isinstance(overrides, Mapping):
-        where, told = f"per_layer_config of layer {index} in config.json", overrides.get(str(index)) or {}
-        if not isinstance(told, Mapping):
-            raise InvalidModelFile(f"{where} is {told!r:.80}; it must be an object")
-        own = Settings(told, where)
-        heads, width = own.integer("num_key_value_heads", heads), own.integer("head_dim", width)
+    if overrides is not None:
+        if (own := overrides.get(str(index))) is not None:
+            heads, width = own.integer("num_key_value_heads", heads), own.integer("head_dim", width)
     elif kind == FULL:
         width = source.integer("global_head_dim", 512)
         if text.get("attention_k_eq_v"):
@@ -219,8 +252,7 @@ def _kv_layer(text: Mapping[str, Any], source: Settings, index: int, kind: str) 
 
 
 def _angles(text: Mapping[str, Any], kind: str, layers: tuple[KvLayer, ...], kinds: list[str]) -> RotaryAngles:
-    told = text.get("rope_parameters") or {}
-    values = told.get(kind) if isinstance(told, Mapping) else None
+    values = (text.get("rope_parameters") or {}).get(kind)
     if values is None:
         proportional = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
         values = {"rope_type": "default", "rope_theta": 1e4} if kind == SLIDING else proportional
