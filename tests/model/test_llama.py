@@ -103,8 +103,8 @@ def test_bfloat16_stays_near() -> None:
             r"up_proj.weight has shape 96 x 47; this model needs 96 x 48",
         ),
         ({"model.norm.weight": torch.ones(())}, "model.norm.weight has shape scalar"),
-        ({"model.layers.2.mlp.up_proj.weight": torch.ones(96, 48)}, "does not know: model.layers.2.mlp.up_proj.weight"),
-        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(96)}, "does not know: model.layers.0.self_attn.q_proj.bias"),
+        ({"model.layers.2.mlp.up_proj.weight": torch.ones(96, 48)}, "does not know: 'model.layers.2.mlp.up_proj.weight'"),
+        ({"model.layers.0.self_attn.q_proj.bias": torch.ones(96)}, "does not know: 'model.layers.0.self_attn.q_proj.bias'"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(change: dict[str, Tensor | None], said: str) -> None:

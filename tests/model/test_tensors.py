@@ -42,8 +42,23 @@ def test_a_tensor_that_nobody_knows_is_refused() -> None:
     tensors = loader()
     tensors.tensor("a", 3)
     tensors.ignore("arge")
-    with pytest.raises(InvalidModelFile, match=r"does not know: b$"):
+    with pytest.raises(InvalidModelFile, match=r"does not know: 'b'$"):
         tensors.finish()
+
+
+def test_a_name_out_of_a_file_is_quoted_and_short() -> None:
+    names = ["\x1b[2J" + "a" * 10**6, "b" * 10**6, "c", "d"]
+    checkpoint = MemoryCheckpoint(dict.fromkeys(names, torch.ones(())), {})
+    with pytest.raises(InvalidModelFile, match="and 1 more") as raised:
+        TensorLoader(checkpoint, dtype=torch.float32, device=torch.device("cpu")).finish()
+    assert len(str(raised.value)) < 400
+    assert str(raised.value).isprintable()
+
+
+def test_a_shape_out_of_a_file_is_short() -> None:
+    checkpoint = MemoryCheckpoint({"a": torch.ones((1,) * 60)}, {})
+    with pytest.raises(InvalidModelFile, match=r"has shape (1 x ){8}52 more; this"):
+        TensorLoader(checkpoint, dtype=torch.float32, device=torch.device("cpu")).tensor("a", 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -144,7 +159,7 @@ def test_the_first_rank_alone_asks_for_what_is_left_over() -> None:
         tensors.column("matrix", 12, 7)
         tensors.ignore("bias")
         if rank == 0:
-            with pytest.raises(InvalidModelFile, match=r"does not know: tower$"):
+            with pytest.raises(InvalidModelFile, match=r"does not know: 'tower'$"):
                 tensors.finish()
         else:
             tensors.finish()

@@ -202,7 +202,7 @@ def test_a_conversation_that_needs_too_much_work_is_told_so() -> None:
 
 
 def test_a_template_that_cannot_be_compiled_says_so() -> None:
-    with pytest.raises(InvalidModelFile, match="chat template"):
+    with pytest.raises(InvalidModelFile, match="chat template cannot be compiled"):
         ChatTemplate("{% for %}", {})
 
 
@@ -218,3 +218,9 @@ def test_several_threads_may_render() -> None:
         thread.join()
     assert len(set(results)) == 1
     assert len(results) == 8
+
+
+@pytest.mark.parametrize(("source", "tokens"), [("\ud800", {}), ("{{ bos_token }}", {"bos_token": "<\udfff>"})])
+def test_half_a_character_is_the_files_fault(source: str, tokens: dict[str, str]) -> None:
+    with pytest.raises(InvalidModelFile, match="half a character"):
+        ChatTemplate(source, tokens)

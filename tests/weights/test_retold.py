@@ -65,5 +65,5 @@ def test_parts_that_do_not_fit_are_told_with_their_shapes(tmp_path: Path) -> Non
 
 def test_two_files_with_a_tensor_of_the_same_name_are_refused(tmp_path: Path) -> None:
     files = [file_of(tmp_path / name, a=(2,)) for name in ("x.gguf", "y.gguf")]
-    with pytest.raises(InvalidModelFile, match=r"^y\.gguf: has a tensor a, as has x\.gguf$"):
+    with pytest.raises(InvalidModelFile, match=r"^y\.gguf: has a tensor 'a', as has x\.gguf$"):
         RetoldCheckpoint(*files, config={}, made={})

@@ -153,7 +153,7 @@ def _tower_config(projector: GgufCheckpoint) -> dict[str, Any]:
     """A `vision_config`. Some of its numbers are told by the shapes of tensors alone."""
     source = Settings(projector.config, f"GGUF metadata of {projector.path.name}", prefix="clip.vision.")
     if clipped := next((name for name in projector.names() if name.endswith(_CLIPS)), None):
-        raise InvalidModelFile(f"{projector.path.name}: tensor {clipped} bounds a matrix, which this version does not implement")
+        raise InvalidModelFile(f"{projector.path.name}: {clipped!r:.80} bounds a matrix, which this version does not implement")
     num_layers = source.integer("block_count")
     if not 1 <= num_layers <= len(projector.names()):
         raise InvalidModelFile(f"{projector.path.name} has {num_layers} layers and {len(projector.names())} tensors")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Elements of each tensor that enter the identity, evenly spread; a smaller tensor enters whole. Enough to tell two
 # fine-tunes apart, few enough to cost nothing beside reading the file.
 _SAMPLED = 65_536
+# Of a shape in a message; no tensor of a model has as many.
+_DIMENSIONS: Final = 8
 # Tensors that are put in another order leave holes in the C library's memory that nothing else fits into, nearly half of
 # a model. Every so many bytes what is free goes back to the system, where the library can do that; it takes milliseconds.
 _TIDY_BYTES = 2**25
@@ -106,12 +108,6 @@ class TensorLoader:
             del self._unused[name]
             self._advance(name)
 
-    def ignore_within(self, *beginnings: str) -> None:
-        """Declares that this model does without the tensors whose names begin so."""
-        for name in [name for name in self._unused if name.startswith(beginnings)]:
-            del self._unused[name]
-            self._advance(name)
-
     def finish(self) -> str:
         """The identity of what was loaded. Raises InvalidModelFile if a tensor is left over.
 
@@ -121,7 +117,8 @@ class TensorLoader:
         if self._unused and self.group.rank == 0:
             names = list(self._unused)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise InvalidModelFile(f"the model file has tensors that this model does not know: {', '.join(names[:3])}{more}")
+            told = ", ".join(f"{name!r:.80}" for name in names[:3])
+            raise InvalidModelFile(f"the model file has tensors that this model does not know: {told}{more}")
         self._tidy()
         return self._identity.hexdigest()
 
@@ -187,4 +184,5 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _spelled(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"
+    more = [f"{len(shape) - _DIMENSIONS} more"] if len(shape) > _DIMENSIONS else []
+    return " x ".join([*map(str, shape[:_DIMENSIONS]), *more]) or "scalar"

@@ -30,6 +30,11 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """`special_tokens`: "bos_token" and the like, which templates use by name. Raises InvalidModelFile."""
+        try:
+            "".join((source, *special_tokens.values())).encode()
+        except UnicodeEncodeError:
+            # JSON can spell one.
+            raise InvalidModelFile("the model's chat template or a special token holds half a character") from None
         self.source: Final = source
         self._special_tokens = dict(special_tokens)
         self._environment = minijinja.Environment(

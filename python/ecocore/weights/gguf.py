@@ -114,7 +114,7 @@ class GgufCheckpoint:
             return file
         if self._mmproj is not None:
             raise InvalidModelFile(f"{path.name}: its {_PROJECTOR_KEYS[-1]} is {found!r:.80}; {self.path.name} needs {kind!r}")
-        logger.info("%s sees no images: %s beside it is of kind %s, not %s", self.path.name, path.name, found, kind)
+        logger.info("%s sees no images: %s beside it is of kind %.80r, not %s", self.path.name, path.name, found, kind)
         return None
 
     def _find_end_ids(self, tokens: list[str]) -> frozenset[int]:

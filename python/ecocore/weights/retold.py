@@ -55,7 +55,7 @@ class RetoldCheckpoint:
         for source in sources:
             for name in source.names():
                 if self._homes.setdefault(name, source) is not source:
-                    raise InvalidModelFile(f"{source.path.name}: has a tensor {name}, as has {self._homes[name].path.name}")
+                    raise InvalidModelFile(f"{source.path.name}: has a tensor {name!r:.80}, as has {self._homes[name].path.name}")
         used = {part for one in made.values() for part in one.parts}
         self._made = {**made, **{name: Made((name,)) for name in self._homes if name not in used}}
 

@@ -180,16 +180,21 @@ def _places(folder: Path) -> Iterator[tuple[str, _Place]]:
     shards = {shard: dict(_shard(_shard_path(index, shard))) for shard in dict.fromkeys(map(str, weight_map.values()))}
     for name, shard in weight_map.items():
         if name not in shards[shard]:
-            raise InvalidModelFile(f"{folder / shard}: lacks tensor {name}, which {_INDEX} says it holds; fetch both anew")
+            raise InvalidModelFile(f"{index}: says that {shard!r:.80} holds {name!r:.80}, which it lacks; fetch both anew")
         yield name, shards[shard][name]
 
 
 def _shard_path(index: Path, shard: str) -> Path:
-    if "/" in shard or "\\" in shard or "\0" in shard or not shard.endswith(".safetensors"):
-        raise InvalidModelFile(f"{index}: {shard[:80]!r} is not the name of a shard in this folder")
+    if "/" in shard or "\\" in shard or not shard.isprintable() or not shard.endswith(".safetensors"):
+        raise InvalidModelFile(f"{index}: {shard!r:.80} is not the name of a shard in this folder")
     path = index.parent / shard
-    if not path.exists():
-        raise InvalidModelFile(f"{path} is missing, though {_INDEX} names it; fetch it")
+    try:
+        there = path.exists()
+    except OSError:
+        # No file has this name: it is too long for one.
+        there = False
+    if not there:
+        raise InvalidModelFile(f"{index}: names {shard!r:.80}, which is missing; fetch it")
     return path
 
 
