@@ -6,13 +6,18 @@ Takes what a checkpoint calls its architecture, gives the row. Modules are named
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ecocore.errors import InvalidModelFile
+from ecocore.errors import InvalidModelFile, InvalidParameter
 
 
 class DescribedCheckpoint(Protocol):
     """The part of a checkpoint that tells its architecture."""
+
+    @property
+    def path(self) -> Path:
+        """What it was opened by."""
 
     @property
     def format(self) -> Literal["gguf", "safetensors"]:
@@ -53,9 +58,15 @@ class Family:
         """The config of a checkpoint as `told`. Raises InvalidModelFile."""
         return _named(self.config).of(checkpoint)
 
-    def look(self, checkpoint: DescribedCheckpoint) -> Any:
-        """How a checkpoint as `told` looks at images, or None. Raises InvalidModelFile."""
-        return None if self.viewer is None else _named(self.viewer).of(checkpoint)
+    def look(self, checkpoint: DescribedCheckpoint, mmproj: Path | None = None) -> Any:
+        """How a checkpoint as `told` looks at images, or None. Raises InvalidModelFile.
+
+        `mmproj`: the part that sees, if one was named. Raises InvalidParameter where there is nothing that it could see for.
+        """
+        viewer = None if self.viewer is None else _named(self.viewer).of(checkpoint)
+        if mmproj is not None and viewer is None:
+            raise InvalidParameter("mmproj", f"is for models that see images, and {checkpoint.path.name} is none")
+        return viewer
 
 
 FAMILIES = (

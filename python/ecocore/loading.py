@@ -4,6 +4,7 @@ Takes a path and options, gives `Parts`. What answers requests with them is the 
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import sys
@@ -28,6 +29,7 @@ from ecocore.worker import Share
 
 if TYPE_CHECKING:
     from ecocore.model.workers import Workers
+    from ecocore.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +97,15 @@ def load_parts(
     checkpoint = family.told(checkpoint)
     if checkpoint.chat_template is None:
         raise InvalidParameter("model", f"{model.name} brings no chat template, so it cannot take messages")
-    viewer = family.look(checkpoint)
+    viewer = family.look(checkpoint, mmproj)
     sampling = {} if generation_config is None else _makers_sampling(checkpoint.generation_config)
-    if mmproj is not None and viewer is None:
-        raise InvalidParameter("mmproj", f"is for models that see images, and {model.name} is none")
     name = model_id or model.name.removesuffix(".gguf")
     config, group = family.configure(checkpoint), Group(size=tensor_parallel)
+    # What is wrong here is said before weights are read.
+    template = ChatTemplate(checkpoint.chat_template, checkpoint.special_tokens)
+    tool_template = ChatTemplate(checkpoint.tool_template, checkpoint.special_tokens) if checkpoint.tool_template else None
+    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_path)
+    _check_tokens(checkpoint, tokenizer, viewer, config.vocab_size)
     with ExitStack() as stack:
         workers = None
         if tensor_parallel > 1:
@@ -144,8 +149,8 @@ def load_parts(
             )
         parts = Parts(
             model_id=name,
-            tokenizer=Tokenizer.from_file(checkpoint.tokenizer_path),
-            template=ChatTemplate(checkpoint.chat_template, checkpoint.special_tokens),
+            tokenizer=tokenizer,
+            template=template,
             model=runner,
             vocab_size=runner.vocab_size,
             context_length=runner.context_length,
@@ -164,7 +169,7 @@ def load_parts(
             thinks=family.thinks,
             image_text=None if viewer is None else viewer.image_text,
             viewer=viewer,
-            tool_template=ChatTemplate(checkpoint.tool_template, checkpoint.special_tokens) if checkpoint.tool_template else None,
+            tool_template=tool_template,
             sampling=sampling,
             workers=workers,
         )
@@ -222,6 +227,19 @@ def _check_options(precision: object, kv_cache_mb: int, tensor_parallel: int, ge
         raise InvalidParameter("kv_cache_mb", "must be at least 1")
     if tensor_parallel < 1:
         raise InvalidParameter("tensor_parallel", "must be at least 1")
+
+
+def _check_tokens(checkpoint: "Checkpoint", tokenizer: Tokenizer, viewer: Viewer | None, vocab_size: int) -> None:
+    """Raises InvalidModelFile for tokens that the model has no row for: every request that spells one would fail."""
+    told = {
+        "its tokenizer has tokens": (tokenizer.vocab_size - 1,),
+        "a text begins with tokens": checkpoint.start_ids,
+        "an answer ends with tokens": checkpoint.end_ids,
+        "an image has tokens": () if viewer is None else (viewer.placeholder, *itertools.chain(*viewer.around)),
+    }
+    for what, ids in told.items():
+        if (highest := max(ids, default=0)) >= vocab_size:
+            raise InvalidModelFile(f"{checkpoint.path.name}: {what} up to {highest}, but the model knows {vocab_size} tokens")
 
 
 def _workers(share: Share) -> "Workers":
