@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +23,7 @@ from ecocore.weights.checkpoint import open_checkpoint
 class Described:
     format: Literal["gguf", "safetensors"]
     config: dict[str, Any]
+    path = Path("described")
 
 
 @dataclass

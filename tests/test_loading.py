@@ -57,6 +57,17 @@ def test_tokens_that_the_model_has_no_row_for_are_refused(folder: Path, file: st
         Runtime.load(folder, kv_cache_mb=4, progress=False)
 
 
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_angles_that_would_be_no_numbers_are_refused(folder: Path, part: str) -> None:
+    def how(config: dict[str, Any]) -> None:
+        rope = config[part]["rope_parameters"]
+        rope.get("full_attention", rope)["rope_theta"] = 1e-320
+
+    change(folder / "config.json", how)
+    with pytest.raises(InvalidModelFile, match="infinite or not a number"):
+        Runtime.load(folder, kv_cache_mb=4, progress=False)
+
+
 def test_half_a_character_in_a_template_for_tools_is_refused(folder: Path) -> None:
     template = (folder / "chat_template.jinja").read_text("utf-8")
     (folder / "chat_template.jinja").unlink()

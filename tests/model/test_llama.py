@@ -94,6 +94,19 @@ def test_bfloat16_stays_near() -> None:
     assert 0 < (near - exact).abs().max() < 0.3
 
 
+@pytest.mark.parametrize("divisor", [0.0, -1.0])
+def test_divisors_that_would_make_no_number_are_refused(divisor: float) -> None:
+    checkpoint = folder("plain")
+    checkpoint.tensors["rope_freqs.weight"] = torch.full((DIM // 2,), divisor)
+    with pytest.raises(InvalidModelFile, match="divisors of rotary frequencies must be above 0"):
+        runner_of(checkpoint)
+
+
+def test_a_base_of_angles_that_would_make_no_number_is_refused() -> None:
+    with pytest.raises(InvalidModelFile, match="infinite or not a number"):
+        runner_of(MemoryCheckpoint(tiny_tensors(), TINY | {"rope_theta": 1e-320}))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from ecocore.errors import InvalidModelFile
 from ecocore.model.config import WavelengthScaling
-from ecocore.model.rotary import RotaryTable, rotary_frequencies, rotate_
+from ecocore.model.rotary import RotaryTable, divided, rotary_frequencies, rotate_
 
 SCALING = WavelengthScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
 
@@ -48,3 +49,17 @@ def test_a_head_turns_like_complex_numbers() -> None:
     angles = positions.double().numpy()[:, None] * frequencies.double().numpy()
     turned = (before[..., :8] + 1j * before[..., 8:]) * np.exp(1j * angles)[:, None]
     np.testing.assert_allclose(heads.numpy(), np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-5)
+
+
+# The first makes frequencies infinite, the second angles of late positions.
+@pytest.mark.parametrize("theta", [1e-320, 1e-38])
+def test_angles_that_are_no_numbers_are_refused(theta: float) -> None:
+    with pytest.raises(InvalidModelFile, match="infinite or not a number"):
+        RotaryTable(rotary_frequencies(64, theta), 131072, dtype=torch.float32, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("divisor", [0.0, -1.0, math.nan])
+def test_divisors_that_cannot_divide_are_refused(divisor: float) -> None:
+    with pytest.raises(InvalidModelFile, match="must be above 0"):
+        divided(torch.ones(3), torch.tensor([1.0, divisor, 1e30]))
+    assert divided(torch.ones(2), torch.tensor([2.0, 1e30])).tolist() == pytest.approx([0.5, 1e-30])

@@ -15,7 +15,7 @@ from ecocore.model.config import KvLayer
 from ecocore.model.gemma4_config import Gemma4Config, RotaryAngles
 from ecocore.model.gemma4_vision import Tower
 from ecocore.model.layers import GatedMlp, WideRmsNorm
-from ecocore.model.rotary import RotaryTable, rotary_frequencies, rotate_
+from ecocore.model.rotary import RotaryTable, divided, rotary_frequencies, rotate_
 from ecocore.model.sight import Sight, View
 from ecocore.model.tensors import TensorLoader
 
@@ -145,4 +145,4 @@ def _frequencies(kind: KvLayer, config: Gemma4Config, divisors: Tensor | None) -
     angles: RotaryAngles = config.full if kind.window is None else config.sliding
     frequencies = rotary_frequencies(kind.head_dim, angles.theta) / angles.factor
     frequencies[angles.rotated :] = 0
-    return frequencies if divisors is None or kind.window is not None else frequencies / divisors
+    return frequencies if divisors is None or kind.window is not None else divided(frequencies, divisors)

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ecocore.model.gemma4_config import TowerConfig
 from ecocore.model.layers import GatedMlp, Linear, WideRmsNorm
-from ecocore.model.rotary import rotary_frequencies, rotate_
+from ecocore.model.rotary import finite_angles, rotary_frequencies, rotate_
 from ecocore.model.tensors import TensorLoader
 
 TOWER = "model.vision_tower."
@@ -30,6 +30,9 @@ class Tower:
         hidden = config.hidden_size
         self._embed = Linear(tensors.tensor(f"{TOWER}patch_embedder.input_proj.weight", hidden, 3 * config.patch**2))
         self._places = tensors.tensor(f"{TOWER}patch_embedder.position_embedding_table", 2, config.places, hidden)
+        frequencies = rotary_frequencies(config.head_dim // 2, config.theta)
+        finite_angles(torch.tensor([float(config.places)]), frequencies)
+        self._frequencies = frequencies.to(self._device)
         self._layers = [_Layer(config, tensors, f"{TOWER}encoder.layers.{index}.") for index in range(config.num_layers)]
         self._standard = None
         if config.standardized:
@@ -68,8 +71,7 @@ class Tower:
 
     def _turn(self, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines (patches, 1, 2, head_dim // 2): half of a head turns by its column, half by its row."""
-        frequencies = rotary_frequencies(self._config.head_dim // 2, self._config.theta).to(self._device)
-        angles = torch.stack((columns, rows), dim=1).float()[:, :, None] * frequencies
+        angles = torch.stack((columns, rows), dim=1).float()[:, :, None] * self._frequencies
         cos, sin = angles.cos(), angles.sin()
         turn = torch.cat((cos, cos), dim=2), torch.cat((-sin, sin), dim=2)
         return turn[0].unsqueeze(1).to(self._dtype), turn[1].unsqueeze(1).to(self._dtype)

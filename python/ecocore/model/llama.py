@@ -12,7 +12,7 @@ from torch import Tensor
 from ecocore.model.attention import AttentionPlan
 from ecocore.model.layers import GatedMlp, RmsNorm
 from ecocore.model.llama_config import LlamaConfig
-from ecocore.model.rotary import RotaryTable, rotary_frequencies, rotate_
+from ecocore.model.rotary import RotaryTable, divided, rotary_frequencies, rotate_
 from ecocore.model.tensors import TensorLoader
 
 
@@ -146,5 +146,5 @@ def _biases(config: LlamaConfig, tensors: TensorLoader, names: TensorNames, pref
 def _frequencies(config: LlamaConfig, tensors: TensorLoader) -> Tensor:
     frequencies = rotary_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     if ROPE_DIVISORS in tensors:
-        frequencies /= tensors.tensor(ROPE_DIVISORS, config.head_dim // 2, dtype=torch.float32).cpu()
+        return divided(frequencies, tensors.tensor(ROPE_DIVISORS, config.head_dim // 2, dtype=torch.float32).cpu())
     return frequencies

@@ -8,11 +8,12 @@ import math
 import torch
 from torch import Tensor
 
+from ecocore.errors import InvalidModelFile
 from ecocore.model.config import WavelengthScaling
 
 
 def rotary_frequencies(head_dim: int, theta: float, scaling: WavelengthScaling | None = None) -> Tensor:
-    """Angle per position of each pair of dimensions: (head_dim // 2,) float32."""
+    """Angle per position of each pair of dimensions: (head_dim // 2,) float32, finite where `RotaryTable` takes them."""
     frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))
     if scaling is None:
         return frequencies
@@ -27,12 +28,30 @@ def rotary_frequencies(head_dim: int, theta: float, scaling: WavelengthScaling |
     return torch.where(wavelengths < scaling.original_context / high, frequencies, result)
 
 
+def divided(frequencies: Tensor, divisors: Tensor) -> Tensor:
+    """Frequencies slowed by what a file has for each: (head_dim // 2,) both. Raises InvalidModelFile for what cannot divide."""
+    if not bool((divisors > 0).all()):
+        raise InvalidModelFile("the divisors of rotary frequencies must be above 0")
+    return frequencies / divisors
+
+
+def finite_angles(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """(positions, pairs) of (positions,), the last one the highest, and (pairs,).
+
+    Raises InvalidModelFile where numbers of the file have given one that is infinite or not a number.
+    """
+    angles = torch.outer(positions, frequencies)
+    if not bool(angles[-1:].isfinite().all()):
+        raise InvalidModelFile("the rotary settings give angles that are infinite or not a number")
+    return angles
+
+
 class RotaryTable:
     """Cosines and sines of every position, built once."""
 
     def __init__(self, frequencies: Tensor, num_positions: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        """`frequencies`: (head_dim // 2,) float32. Covers the positions 0 to `num_positions` - 1."""
-        angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
+        """`frequencies`: (head_dim // 2,) float32. Covers the positions 0 to `num_positions` - 1. Raises InvalidModelFile."""
+        angles = finite_angles(torch.arange(num_positions, dtype=torch.float32), frequencies)
         cos, sin = angles.cos(), angles.sin()
         # Both halves of a head turn by the same angle; the first half takes the partner's sine negatively,
         # and keeping the sign in the table saves a negation in every layer.
