@@ -197,6 +197,18 @@ def test_the_file_says_whether_every_text_begins_with_a_token(tmp_path: Path, ad
     assert GgufCheckpoint(write(tmp_path / "model.gguf", fill)).start_ids == ((1,) if add else ())
 
 
+@pytest.mark.parametrize(("pre", "expected"), [("llama-bpe", (1,)), ("qwen2", ()), (None, ())])
+def test_where_the_file_does_not_say_it_the_kind_of_vocabulary_does(
+    tmp_path: Path, pre: str | None, expected: tuple[int, ...]
+) -> None:
+    def fill(writer: gguf.GGUFWriter) -> None:
+        add_vocabulary(writer)
+        if pre is not None:
+            writer.add_tokenizer_pre(pre)
+
+    assert GgufCheckpoint(write(tmp_path / "model.gguf", fill)).start_ids == expected
+
+
 def test_a_file_without_vocabulary_opens_for_its_tensors(tmp_path: Path) -> None:
     checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", lambda writer: add_random_tensors(writer, (32,), [Kind.F32])))
     assert (checkpoint.special_tokens, checkpoint.end_ids, checkpoint.chat_template) == ({}, frozenset(), None)

@@ -37,6 +37,8 @@ _END_TOKENS = frozenset(
         "<|tool_response>",
     }
 )
+# Kinds of vocabularies whose texts begin with a token where the file does not say it.
+_BEGINNING = ("llama-bpe",)
 _PROJECTOR_KEYS = ("clip.vision.projector_type", "clip.projector_type")
 
 
@@ -65,8 +67,7 @@ class GgufCheckpoint:
         self.special_tokens: Mapping[str, str] = {
             name: tokens[token_id] for name, key in _NAMED_TOKENS.items() if (token_id := self._token_id(key, tokens)) is not None
         }
-        start = self._token_id(_NAMED_TOKENS["bos_token"], tokens)
-        self.start_ids = (start,) if start is not None and self.config.get("tokenizer.ggml.add_bos_token") is True else ()
+        self.start_ids = self._find_start_ids(tokens)
         self.end_ids = self._find_end_ids(tokens)
 
     def names(self) -> Collection[str]:
@@ -116,6 +117,13 @@ class GgufCheckpoint:
             raise InvalidModelFile(f"{path.name}: its {_PROJECTOR_KEYS[-1]} is {found!r:.80}; {self.path.name} needs {kind!r}")
         logger.info("%s sees no images: %s beside it is of kind %.80r, not %s", self.path.name, path.name, found, kind)
         return None
+
+    def _find_start_ids(self, tokens: list[str]) -> tuple[int, ...]:
+        start = self._token_id(_NAMED_TOKENS["bos_token"], tokens)
+        begins = self.config.get("tokenizer.ggml.add_bos_token")
+        if begins is None:
+            begins = self.config.get("tokenizer.ggml.pre") in _BEGINNING
+        return (start,) if start is not None and begins is True else ()
 
     def _find_end_ids(self, tokens: list[str]) -> frozenset[int]:
         named = {token_id for key in _END_KEYS if (token_id := self._token_id(key, tokens)) is not None}
