@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tests.golden.tiny_models import MODELS, SEEING, TinyCheckpoint
 
 from ecocore import cli
@@ -60,6 +61,25 @@ def test_the_verbs_print_them(folder: Path, capsys: pytest.CaptureFixture[str]) 
     cli.app(["fit", str(folder), "--json", "--precision", "fast"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)
     assert told["peak"] == told["weights"] + told["loading"] + told["cache"]
+
+
+def test_a_device_is_counted_where_it_would_be_used(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peak(*options: str) -> int:
+        cli.app(["fit", str(folder), "--json", *options], standalone_mode=False)
+        return int(json.loads(capsys.readouterr().out)["peak"])
+
+    told = {}
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has=has: has)
+        told[has] = [peak(*options) for options in ((), ("--device", "auto"), ("--device", "cpu"), ("--device", "cuda:1"))]
+    on_processor, on_device = told[False][2:]
+    assert on_processor > on_device
+    assert told == {
+        False: [on_processor, on_processor, on_processor, on_device],
+        True: [on_device, on_device, on_processor, on_device],
+    }
 
 
 def test_a_folder_without_a_family_is_refused(tmp_path: Path) -> None:

@@ -221,9 +221,14 @@ class ModelRunner:
         return pad(tensor, (0, padded(len(tensor)) - len(tensor))).to(self.device)
 
 
+def kind_of_device(name: str) -> Literal["cpu", "cuda"]:
+    """What a setting of a device comes to on this machine."""
+    return "cuda" if name.startswith("cuda") or (name == "auto" and torch.cuda.is_available()) else "cpu"
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = kind_of_device(name)
     try:
         device = torch.device(name)
     except RuntimeError:
