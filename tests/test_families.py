@@ -24,6 +24,7 @@ class Described:
     format: Literal["gguf", "safetensors"]
     config: dict[str, Any]
     path = Path("described")
+    settings_name = "config.json"
 
 
 @dataclass

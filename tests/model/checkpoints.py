@@ -18,6 +18,7 @@ class MemoryCheckpoint:
     start_ids: tuple[int, ...] = ()
     end_ids: frozenset[int] = frozenset()
     path = tokenizer_path = Path("memory")
+    settings_name = "config.json"
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ def test_the_last_layer_sees_everything() -> None:
         ({"rope_parameters": {"rope_type": "yarn", "factor": 8}}, "rope_parameters {'rope_type': 'yarn', 'factor': 8}; this"),
         ({"rope_parameters": ["yarn"]}, r"rope_parameters \['yarn'\]; this"),
         ({"rope_parameters": {"full_attention": "default"}}, "full_attention 'default'; they must be an object"),
-        ({"rope_parameters": {"sliding_attention": {"rope_theta": 0}}}, "rotary angles of config.json make no sense"),
+        ({"rope_parameters": {"sliding_attention": {"rope_theta": 0}}}, "rotary angles make no sense"),
         ({"rope_parameters": {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 2}}}, "at most 1"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000; it must be between 1 and 10000"),
         ({"hidden_size_per_layer_input": 256}, "switches on hidden_size_per_layer_input"),

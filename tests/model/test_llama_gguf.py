@@ -34,6 +34,13 @@ def test_a_file_gives_the_same_config_as_its_folder() -> None:
     assert family_of(qwen2).configure(told(qwen2)) == expected
 
 
+def test_what_is_wrong_in_a_file_is_said_of_the_file() -> None:
+    checkpoint = changed({"llama.block_count": 0})
+    checkpoint.settings_name = "model.gguf"
+    with pytest.raises(InvalidModelFile, match=r"^model\.gguf has num_hidden_layers 0; it must be between"):
+        LlamaConfig.of(told(checkpoint))
+
+
 @pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])
 @pytest.mark.parametrize("factor", [0, 1.0])
 def test_a_scaling_that_changes_nothing_passes(key: str, factor: float) -> None:

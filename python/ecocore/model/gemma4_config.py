@@ -39,7 +39,7 @@ class RotaryAngles:
 
     def __post_init__(self) -> None:
         if self.theta <= 0 or self.factor <= 0 or self.rotated < 0:
-            raise InvalidModelFile(f"the rotary angles of config.json make no sense: {self}")
+            raise InvalidModelFile(f"the rotary angles make no sense: {self}")
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ class Gemma4Config:
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> Self:
         """Reads a `config.json`, of the whole model or of its text part alone. Raises InvalidModelFile."""
-        whole = checkpoint.config
+        whole, where = checkpoint.config, checkpoint.settings_name
         text = whole.get("text_config", whole)
         if not isinstance(text, Mapping):
-            raise InvalidModelFile(f"config.json has text_config {text!r:.80}; it must be an object")
-        _refuse(whole, text)
-        source = Settings(text, "config.json")
-        kinds = _layer_types(text, source.layers("num_hidden_layers"))
-        overrides = _overrides(text, len(kinds))
+            raise InvalidModelFile(f"{where} has text_config {text!r:.80}; it must be an object")
+        _refuse(whole, text, where)
+        source = Settings(text, where)
+        kinds = _layer_types(text, source.layers("num_hidden_layers"), where)
+        overrides = _overrides(text, len(kinds), where)
         layers = tuple(_kv_layer(text, source, index, kind, overrides) for index, kind in enumerate(kinds))
         cap = text.get("final_logit_softcapping")
         return cls(
@@ -129,18 +129,18 @@ class Gemma4Config:
             num_heads=source.integer("num_attention_heads"),
             kv_layers=layers,
             keys_are_values=bool(text.get("attention_k_eq_v", False)),
-            sliding=_angles(text, SLIDING, layers, kinds),
-            full=_angles(text, FULL, layers, kinds),
+            sliding=_angles(source, SLIDING, layers, kinds),
+            full=_angles(source, FULL, layers, kinds),
             context_length=source.integer("max_position_embeddings"),
             rms_norm_eps=source.number("rms_norm_eps", 1e-6),
             logit_cap=None if cap is None else source.number("final_logit_softcapping"),
             tie_word_embeddings=bool(whole.get("tie_word_embeddings", text.get("tie_word_embeddings", True))),
-            tower=_tower(whole.get("vision_config"), checkpoint.image_settings),
+            tower=_tower(whole.get("vision_config"), checkpoint.image_settings, where),
             looks_around=text.get("use_bidirectional_attention") == "vision",
         )
 
 
-def _tower(values: Any, images: Mapping[str, Any]) -> TowerConfig | None:
+def _tower(values: Any, images: Mapping[str, Any], where: str) -> TowerConfig | None:
     if not isinstance(values, Mapping):
         return None
     for switch in ("use_clipped_linears", "attention_bias"):
@@ -154,7 +154,7 @@ def _tower(values: Any, images: Mapping[str, Any]) -> TowerConfig | None:
     rope = Settings(rope if isinstance(rope, Mapping) else {}, "rope_parameters of vision_config")
     if (kind := rope.values.get("rope_type", "axial")) not in ("axial", "default"):
         raise InvalidModelFile(f"vision_config has rope_type {kind!r:.80}; this version implements 'axial'")
-    source = Settings(values, "vision_config of config.json")
+    source = Settings(values, f"vision_config of {where}")
     heads = source.integer("num_attention_heads", 12)
     tower = TowerConfig(
         num_layers=source.integer("num_hidden_layers", 16),
@@ -174,65 +174,59 @@ def _tower(values: Any, images: Mapping[str, Any]) -> TowerConfig | None:
     return tower
 
 
-def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+def _refuse(whole: Mapping[str, Any], text: Mapping[str, Any], where: str) -> None:
     for switch, default in _SWITCHES.items():
         if text.get(switch, default):
-            raise InvalidModelFile(f"config.json switches on {switch}, which this version does not implement")
+            raise InvalidModelFile(f"{where} switches on {switch}, which this version does not implement")
     for part in ("audio_config", "quantization_config"):
         if whole.get(part):
-            raise InvalidModelFile(f"config.json has a {part}, which this version does not implement")
+            raise InvalidModelFile(f"{where} has a {part}, which this version does not implement")
     if (activation := text.get("hidden_activation", "gelu_pytorch_tanh")) != "gelu_pytorch_tanh":
-        raise InvalidModelFile(
-            f"config.json has hidden_activation {activation!r:.80}; this version implements 'gelu_pytorch_tanh'"
-        )
+        raise InvalidModelFile(f"{where} has hidden_activation {activation!r:.80}; this version implements 'gelu_pytorch_tanh'")
     if text.get("rope_scaling"):
-        raise InvalidModelFile(
-            f"config.json has rope_scaling {text['rope_scaling']!r:.80}, which this version does not implement"
-        )
+        raise InvalidModelFile(f"{where} has rope_scaling {text['rope_scaling']!r:.80}, which this version does not implement")
     rope = text.get("rope_parameters") or {}
     if not isinstance(rope, Mapping) or not rope.keys() <= {SLIDING, FULL}:
-        raise InvalidModelFile(
-            f"config.json has rope_parameters {rope!r:.80}; this version implements those of each kind of layers"
-        )
+        raise InvalidModelFile(f"{where} has rope_parameters {rope!r:.80}; this version implements those of each kind of layers")
     if (direction := text.get("use_bidirectional_attention")) not in (None, "vision"):
         raise InvalidModelFile(
-            f"config.json has use_bidirectional_attention {direction!r:.80}; this version implements null and 'vision'"
+            f"{where} has use_bidirectional_attention {direction!r:.80}; this version implements null and 'vision'"
         )
 
 
-def _layer_types(text: Mapping[str, Any], count: int) -> list[str]:
+def _layer_types(text: Mapping[str, Any], count: int, where: str) -> list[str]:
     kinds = text.get("layer_types")
     if kinds is None:
         kinds = [FULL if index % _CYCLE == _CYCLE - 1 else SLIDING for index in range(count)]
     if not isinstance(kinds, list) or len(kinds) != count:
-        raise InvalidModelFile(f"config.json has {count} layers and layer_types {kinds!r:.80}; it must be a list of as many")
+        raise InvalidModelFile(f"{where} has {count} layers and layer_types {kinds!r:.80}; it must be a list of as many")
     for kind in kinds:
         if kind not in (SLIDING, FULL):
-            raise InvalidModelFile(f"config.json has a layer of type {kind!r:.80}, which this version does not implement")
+            raise InvalidModelFile(f"{where} has a layer of type {kind!r:.80}, which this version does not implement")
     # The makers' code sees to it that the last layer sees everything.
     return [*kinds[:-1], FULL]
 
 
-def _overrides(text: Mapping[str, Any], count: int) -> Mapping[str, Settings] | None:
+def _overrides(text: Mapping[str, Any], count: int, where: str) -> Mapping[str, Settings] | None:
     """What single layers differ in, by their number; None in files that tell it of all layers without a window."""
     told = text.get("per_layer_config")
     if told is None:
         return None
     if not isinstance(told, Mapping):
-        raise InvalidModelFile(f"config.json has per_layer_config {told!r:.80}; it must be an object")
+        raise InvalidModelFile(f"{where} has per_layer_config {told!r:.80}; it must be an object")
     overrides = {}
     layers = {str(index) for index in range(count)}
     for index, own in told.items():
         if index not in layers:
-            raise InvalidModelFile(f"config.json has a per_layer_config of layer {index!r:.80}; it has {count} layers")
-        where = f"per_layer_config of layer {index} in config.json"
+            raise InvalidModelFile(f"{where} has a per_layer_config of layer {index!r:.80}; it has {count} layers")
+        here = f"per_layer_config of layer {index} in {where}"
         if not isinstance(own, Mapping):
-            raise InvalidModelFile(f"{where} is {own!r:.80}; it must be an object")
+            raise InvalidModelFile(f"{here} is {own!r:.80}; it must be an object")
         for key in own.keys() - _OF_A_LAYER:
             # What is the same for all layers may be said of each.
             if own[key] != text.get(key):
-                raise InvalidModelFile(f"{where} sets {key!r:.80}, which this version does not implement")
-        overrides[index] = Settings(own, where)
+                raise InvalidModelFile(f"{here} sets {key!r:.80}, which this version does not implement")
+        overrides[index] = Settings(own, here)
     return overrides
 
 
@@ -251,17 +245,17 @@ def _kv_layer(
     return KvLayer(heads, width, window=source.integer("sliding_window") if kind == SLIDING else None)
 
 
-def _angles(text: Mapping[str, Any], kind: str, layers: tuple[KvLayer, ...], kinds: list[str]) -> RotaryAngles:
-    values = (text.get("rope_parameters") or {}).get(kind)
+def _angles(text: Settings, kind: str, layers: tuple[KvLayer, ...], kinds: list[str]) -> RotaryAngles:
+    values, where = (text.values.get("rope_parameters") or {}).get(kind), text.where
     if values is None:
         proportional = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
         values = {"rope_type": "default", "rope_theta": 1e4} if kind == SLIDING else proportional
     if not isinstance(values, Mapping):
-        raise InvalidModelFile(f"config.json has rope_parameters of {kind} {values!r:.80}; they must be an object")
-    source = Settings(values, f"rope_parameters of {kind} in config.json")
+        raise InvalidModelFile(f"{where} has rope_parameters of {kind} {values!r:.80}; they must be an object")
+    source = Settings(values, f"rope_parameters of {kind} in {where}")
     widths = {layer.head_dim for layer, own in zip(layers, kinds, strict=True) if own == kind}
     if len(widths) > 1:
-        raise InvalidModelFile(f"config.json gives layers of type {kind} heads of different widths, which is not implemented")
+        raise InvalidModelFile(f"{where} gives layers of type {kind} heads of different widths, which is not implemented")
     pairs = max(widths, default=2) // 2
     name = values.get("rope_type", "default")
     if name == "default":

@@ -53,25 +53,26 @@ class LlamaConfig:
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> Self:
         """Reads the config of a checkpoint. Raises InvalidModelFile."""
-        return cls.from_hf(checkpoint.config)
+        return cls.from_hf(checkpoint.config, checkpoint.settings_name)
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any], *, qkv_bias: bool = False) -> Self:
+    def from_hf(cls, config: Mapping[str, Any], where: str = "config.json", *, qkv_bias: bool = False) -> Self:
         """Reads a `config.json`, as the hub has it or as transformers 5 writes it. Raises InvalidModelFile.
 
-        `qkv_bias`: whether queries, keys and values have a bias, which families of this shape know of themselves.
+        `where`: what errors call it. `qkv_bias`: whether queries, keys and values have a bias, which families of this shape
+        know of themselves.
         """
         for switch in ("attention_bias", "mlp_bias"):
             if config.get(switch):
-                raise InvalidModelFile(f"config.json switches on {switch}, which this version does not implement")
+                raise InvalidModelFile(f"{where} switches on {switch}, which this version does not implement")
         if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
-            raise InvalidModelFile(f"config.json has hidden_act {activation!r:.80}; this version implements 'silu'")
+            raise InvalidModelFile(f"{where} has hidden_act {activation!r:.80}; this version implements 'silu'")
         if config.get("quantization_config"):
-            raise InvalidModelFile("config.json has a quantization_config, which this version does not implement")
-        source = Settings(config, "config.json")
+            raise InvalidModelFile(f"{where} has a quantization_config, which this version does not implement")
+        source = Settings(config, where)
         hidden_size = source.integer("hidden_size")
         num_heads = source.integer("num_attention_heads")
-        rope = _rope_of(config)
+        rope = _rope_of(source)
         return cls(
             vocab_size=source.integer("vocab_size"),
             hidden_size=hidden_size,
@@ -83,29 +84,29 @@ class LlamaConfig:
             context_length=source.integer("max_position_embeddings", 2048),
             rms_norm_eps=source.number("rms_norm_eps", 1e-6),
             rope_theta=rope.number("rope_theta", source.number("rope_theta", 10000.0)),
-            rope_scaling=_scaling_of(rope, config),
+            rope_scaling=_scaling_of(rope, source),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=qkv_bias,
         )
 
 
-def _rope_of(config: Mapping[str, Any]) -> Settings:
+def _rope_of(config: Settings) -> Settings:
     """The rotary settings: `rope_parameters` (transformers 5), else `rope_scaling` (hub)."""
     for key in ("rope_parameters", "rope_scaling"):
-        value = config.get(key)
+        value = config.values.get(key)
         if value is None:
             continue
         if not isinstance(value, Mapping):
-            raise InvalidModelFile(f"config.json has {key} {value!r:.80}; it must be an object")
-        return Settings(value, f"{key} of config.json")
-    return Settings({}, "config.json")
+            raise InvalidModelFile(f"{config.where} has {key} {value!r:.80}; it must be an object")
+        return Settings(value, f"{key} of {config.where}")
+    return Settings({}, config.where)
 
 
-def _scaling_of(rope: Settings, config: Mapping[str, Any]) -> WavelengthScaling | None:
+def _scaling_of(rope: Settings, config: Settings) -> WavelengthScaling | None:
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
-    partial = rope.values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    partial = rope.values.get("partial_rotary_factor", config.values.get("partial_rotary_factor"))
     if partial not in (None, 1):
-        raise InvalidModelFile(f"config.json has partial_rotary_factor {partial!r:.80}, which this version does not implement")
+        raise InvalidModelFile(f"{config.where} has partial_rotary_factor {partial!r:.80}, which this version does not implement")
     if kind == "default":
         return None
     if kind != "llama3":

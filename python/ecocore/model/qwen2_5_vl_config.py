@@ -89,28 +89,30 @@ class Qwen25VlConfig:
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> Self:
         """Reads the config of a folder. Raises InvalidModelFile."""
-        config = checkpoint.config
+        config, where = checkpoint.config, checkpoint.settings_name
         text = dict(_object(config, "text_config") or config)
         if config.get("quantization_config"):
-            raise InvalidModelFile("config.json has a quantization_config, which this version does not implement")
+            raise InvalidModelFile(f"{where} has a quantization_config, which this version does not implement")
         if text.get("use_sliding_window"):
-            raise InvalidModelFile("config.json switches on use_sliding_window, which this version does not implement here")
+            raise InvalidModelFile(f"{where} switches on use_sliding_window, which this version does not implement here")
         rope = dict(_object(text, "rope_parameters") or _object(text, "rope_scaling"))
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("mrope", "default"):
-            raise InvalidModelFile(f"config.json has rope_type {kind!r:.80}; this version implements 'mrope' here")
+            raise InvalidModelFile(f"{where} has rope_type {kind!r:.80}; this version implements 'mrope' here")
         sections = rope.get("mrope_section")
         if not isinstance(sections, list) or any(type(section) is not int for section in sections):
-            raise InvalidModelFile(f"config.json has mrope_section {sections!r:.80}; it must be a list of integers")
+            raise InvalidModelFile(f"{where} has mrope_section {sections!r:.80}; it must be a list of integers")
         theta = rope.get("rope_theta", text.get("rope_theta", 1e6))
         text |= {"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "rope_scaling": None}
         text["tie_word_embeddings"] = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-        tower = _tower(_object(config, "vision_config"), checkpoint.image_settings) if "vision_config" in config else None
-        return cls(LlamaConfig.from_hf(text, qkv_bias=True), tower, tuple(sections))
+        tower = None
+        if "vision_config" in config:
+            tower = _tower(Settings(_object(config, "vision_config"), f"vision_config of {where}"), checkpoint.image_settings)
+        return cls(LlamaConfig.from_hf(text, where, qkv_bias=True), tower, tuple(sections))
 
 
-def _tower(values: Mapping[str, Any], images: Mapping[str, Any]) -> TowerConfig:
-    source = Settings(values, "vision_config of config.json")
+def _tower(source: Settings, images: Mapping[str, Any]) -> TowerConfig:
+    values = source.values
     if (activation := values.get("hidden_act", "silu")) != "silu":
         raise InvalidModelFile(f"vision_config has hidden_act {activation!r:.80}; this version implements 'silu'")
     if values.get("in_channels", values.get("in_chans", 3)) != 3:

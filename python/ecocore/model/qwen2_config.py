@@ -18,7 +18,7 @@ class Qwen2Config:
     @staticmethod
     def of(checkpoint: "Checkpoint") -> LlamaConfig:
         """Reads the config of a checkpoint. Raises InvalidModelFile."""
-        config = checkpoint.config
+        config, where = checkpoint.config, checkpoint.settings_name
         if config.get("use_sliding_window"):
-            raise InvalidModelFile("config.json switches on use_sliding_window, which this version does not implement here")
-        return LlamaConfig.from_hf(config, qkv_bias=True)
+            raise InvalidModelFile(f"{where} switches on use_sliding_window, which this version does not implement here")
+        return LlamaConfig.from_hf(config, where, qkv_bias=True)

@@ -28,6 +28,10 @@ class Checkpoint(Protocol):
         """`config.json`, or the metadata of a GGUF file without its long arrays."""
 
     @property
+    def settings_name(self) -> str:
+        """The file that `config` is of, as errors call it."""
+
+    @property
     def stored_dtype(self) -> torch.dtype:
         """The dtype the weights were saved in; float32 for GGUF, whose exact values need it."""
 

@@ -51,7 +51,7 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path, mmproj: Path | None = None) -> None:
         """Reads and checks the header. Raises InvalidModelFile. `mmproj`: see `projector`."""
-        self.path = path
+        self.path, self.settings_name = path, path.name
         self._mmproj = mmproj
         self.image_settings: Mapping[str, Any] = {}
         self.generation_config: Mapping[str, Any] = {}

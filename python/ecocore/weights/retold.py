@@ -45,7 +45,7 @@ class RetoldCheckpoint:
         self.image_settings: Mapping[str, Any] = image_settings or {}
         self.format: Literal["gguf", "safetensors"] = first.format
         self.stored_dtype: torch.dtype = first.stored_dtype
-        self.path, self.tokenizer_path = first.path, first.tokenizer_path
+        self.path, self.settings_name, self.tokenizer_path = first.path, first.settings_name, first.tokenizer_path
         self.chat_template, self.tool_template = first.chat_template, first.tool_template
         self.special_tokens: Mapping[str, str] = first.special_tokens
         self.generation_config: Mapping[str, Any] = first.generation_config

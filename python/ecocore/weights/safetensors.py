@@ -45,6 +45,7 @@ class SafetensorsCheckpoint:
     """See `Checkpoint`."""
 
     format: Literal["safetensors"] = "safetensors"
+    settings_name = "config.json"
 
     def __init__(self, path: Path) -> None:
         """Reads and checks settings and headers. Raises InvalidModelFile."""
