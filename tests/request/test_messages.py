@@ -46,7 +46,7 @@ def test_parts_keep_their_order_and_join_to_text() -> None:
     assert message.text == "a\nb"
     (image,) = message.images
     assert isinstance(image, ImagePart)
-    assert (image.url, image.detail) == ("data:image/png;base64,AAAA", "low")
+    assert (image.url, image.image_url.detail) == ("data:image/png;base64,AAAA", "low")
 
 
 def test_every_role_may_have_parts() -> None:

@@ -212,7 +212,7 @@ def test_images_formats_and_tools_are_spelled_as_in_a_chat() -> None:
     )
     request = asked.request
     (image,) = request.messages[0].images
-    assert (image.url, image.detail) == ("data:image/png;base64,AA", "low")
+    assert (image.url, image.image_url.detail) == ("data:image/png;base64,AA", "low")
     assert [(function.name, function.strict) for function in request.tools] == [("weather", True), ("other", False)]
     assert (request.tool_choice.mode, request.tool_choice.names) == ("required", ("weather",))
     assert request.response_format is not None

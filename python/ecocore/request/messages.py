@@ -47,11 +47,6 @@ class ImagePart(JsonObject):
         """Where the image is."""
         return self.image_url.url
 
-    @property
-    def detail(self) -> Literal["auto", "low", "high"]:
-        """How closely the model is to look."""
-        return self.image_url.detail
-
 
 def _known_part(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, Mapping) else None

@@ -22,7 +22,6 @@ from ecocore.prompt.images.loader import ImageLimits, ImageLoader
 @dataclass
 class Part:
     url: str
-    detail: str = "auto"
 
 
 def data_url(data: bytes) -> str:
@@ -65,16 +64,15 @@ async def test_images_come_in_order_however_they_are_sent(host: ImageHost, loade
 
     host.answers.update({"/late": late, "/last": last})
     parts = [
-        Part(host.origin + "/late", "high"),
+        Part(host.origin + "/late"),
         *inline(*pictures[1:3]),
-        Part(host.serves("/3", encoded(pictures[3], "WEBP", lossless=True)), "low"),
+        Part(host.serves("/3", encoded(pictures[3], "WEBP", lossless=True))),
         *inline(pictures[4]),
         Part(host.origin + "/last"),
     ]
     async with loader.load(parts) as images:
         for image, expected in zip(images[:5], pictures, strict=False):
             np.testing.assert_array_equal(image.pixels, np.asarray(expected))
-        assert [image.detail for image in images] == ["high", "auto", "auto", "low", "auto", "auto"]
         assert len({image.digest for image in images}) == 6
 
 

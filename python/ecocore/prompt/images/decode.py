@@ -23,7 +23,7 @@ _ORIENTATION: Final = 0x0112
 _DEEP_GREY: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 
 
-def decode(data: bytes, header: Header, detail: str = "auto") -> Image:
+def decode(data: bytes, header: Header) -> Image:
     """The first frame. Costs CPU time with the image's area, mostly without the GIL. Raises BadImage."""
     try:
         pixels = _pixels(data, header)
@@ -32,7 +32,7 @@ def decode(data: bytes, header: Header, detail: str = "auto") -> Image:
     except Exception:  # noqa: BLE001  # decoders raise whatever they like, in words that are not for clients
         raise BadImage(f"it is damaged, or no {header.format} that can be read") from None
     pixels.flags.writeable = False
-    return Image(pixels, _digest(pixels), detail)
+    return Image(pixels, _digest(pixels))
 
 
 def _pixels(data: bytes, header: Header) -> Pixels:

@@ -12,4 +12,3 @@ class Image:
 
     pixels: NDArray[np.uint8]
     digest: bytes
-    detail: str = "auto"

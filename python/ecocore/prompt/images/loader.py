@@ -36,10 +36,6 @@ class Part(Protocol):
     def url(self) -> str:
         """A data URL, or where the image is."""
 
-    @property
-    def detail(self) -> str:
-        """How closely to look: auto, low or high."""
-
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
@@ -103,7 +99,7 @@ class ImageLoader:
                     "invalid_image_url",
                 )
             async with self._room.hold(pixels):
-                yield await self._decode_all(files, parts, share)
+                yield await self._decode_all(files, share)
 
     def close(self) -> None:
         """Takes no more work."""
@@ -135,12 +131,12 @@ class ImageLoader:
             work = partial(_named, number, self._judged, await _named_async(number, self._fetch(source, share)))
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def _decode_all(self, files: list["_File"], parts: Sequence[Part], share: Share) -> list[Image]:
+    async def _decode_all(self, files: list["_File"], share: Share) -> list[Image]:
         """One after another, and each file is let go as soon as it is decoded. Leaves `files` empty."""
         images: list[Image] = []
-        for number, part in enumerate(parts, 1):
+        for number in range(1, len(files) + 1):
             file = files.pop(0)
-            work = partial(_named, number, decode, file.data, file.header, part.detail)
+            work = partial(_named, number, decode, file.data, file.header)
             images.append(await asyncio.get_running_loop().run_in_executor(self._decoders, work))
             share.give_back(len(file.data))
         return images
