@@ -28,6 +28,7 @@ from ecocore.request import SamplingParams
 from ecocore.worker import Share
 
 if TYPE_CHECKING:
+    from ecocore.model.parallel import ThreadShare
     from ecocore.model.workers import Workers
     from ecocore.weights.checkpoint import Checkpoint
 
@@ -84,7 +85,7 @@ def load_parts(
     _check_options(precision, kv_cache_mb, tensor_parallel, generation_config)
     # Torch comes in here and not above: importing it takes seconds, and the mock engine does without.
     from ecocore.families import family_of
-    from ecocore.model.parallel import Group, share_threads
+    from ecocore.model.parallel import Group, ThreadShare
     from ecocore.model.runner import ModelRunner
     from ecocore.weights.checkpoint import open_checkpoint
     from ecocore.weights.embedded import EMBEDDED_MODEL_ID, embedded_model_path
@@ -111,6 +112,8 @@ def load_parts(
         if tensor_parallel > 1:
             # What can be refused at once is, before processes are started.
             group.kv_layers(config)
+            threads = ThreadShare(tensor_parallel)
+            stack.callback(threads.close)
             share = Share(
                 model=str(model.absolute()),
                 mmproj=None if mmproj is None else str(mmproj.absolute()),
@@ -121,9 +124,9 @@ def load_parts(
                 kv_cache_bytes=kv_cache_mb * 2**20,
                 block_size=BLOCK_SIZE,
                 step_tokens=capacity.step_tokens,
-                threads=share_threads(tensor_parallel),
+                threads=threads.threads,
             )
-            workers = stack.enter_context(closing(_workers(share)))
+            workers = stack.enter_context(closing(_workers(share, threads)))
         with loading_bar(f"loading {name}", show=progress) as advance:
             runner = ModelRunner.load(
                 family.model_class(),
@@ -242,13 +245,13 @@ def _check_tokens(checkpoint: "Checkpoint", tokenizer: Tokenizer, viewer: Viewer
             raise InvalidModelFile(f"{checkpoint.path.name}: {what} up to {highest}, but the model knows {vocab_size} tokens")
 
 
-def _workers(share: Share) -> "Workers":
+def _workers(share: Share, threads: "ThreadShare") -> "Workers":
     """Starts the ranks beside the one whose share this is, which then load theirs."""
     from ecocore.model.workers import Workers
 
     shares = (replace(share, rank=rank) for rank in range(1, share.size))
     # -P: what lies in the folder that this process was started in is not for importing.
-    return Workers([[sys.executable, "-P", "-m", "ecocore", "rank", json.dumps(one.told())] for one in shares])
+    return Workers([[sys.executable, "-P", "-m", "ecocore", "rank", json.dumps(one.told())] for one in shares], threads)
 
 
 def _fingerprint(computed: str, template: str, tokenizer: Path) -> str:

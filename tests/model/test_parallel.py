@@ -28,7 +28,7 @@ from ecocore.completion import Completion
 from ecocore.errors import EngineFailure, InvalidConfiguration, InvalidParameter, RuntimeClosed
 from ecocore.model import parallel
 from ecocore.model.config import KvLayer
-from ecocore.model.parallel import Group
+from ecocore.model.parallel import Group, ThreadShare
 from ecocore.runtime import Runtime
 
 TOLERANCE = 2e-3
@@ -85,14 +85,6 @@ class Pair:
     asked: dict[str, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    """Ranks share the threads of a processor, for the rest of the process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def load(model: Path, ranks: int, mmproj: Path | None = None) -> Runtime:
     return Runtime.load(model, mmproj=mmproj, kv_cache_mb=16, tensor_parallel=ranks, device="cpu", progress=False)
 
@@ -108,10 +100,29 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         (path / "mmproj-broken.gguf").write_text("what lies beside a model is not asked where another is named")
         mmproj = convert_gemma_tower(checkpoint, path / "tower.gguf")
         path = convert_gemma_decoder(checkpoint, path / "model.gguf")
+    threads = torch.get_num_threads()
     with load(path, 2, mmproj) as two, load(path, 1, mmproj) as one:
         yield Pair(one, two, asked)
+    assert torch.get_num_threads() == threads
     with pytest.raises(ProcessLookupError):
         os.kill(worker_of(two), 0)
+
+
+def test_threads_are_shared_as_long_as_there_are_ranks() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        two, four = ThreadShare(2), ThreadShare(4)
+        assert (two.threads, four.threads, torch.get_num_threads()) == (4, 2, 2)
+        four.close()
+        assert torch.get_num_threads() == 4
+        four.close()
+        two.close()
+        assert torch.get_num_threads() == 8
+        ThreadShare(99).close()
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_two_processes_answer_as_one(pair: Pair) -> None:

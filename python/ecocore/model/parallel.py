@@ -7,11 +7,11 @@ Parts are gathered, and added in the order of ranks. An all-reduce would send le
 order in which it adds follows from the place of a number in the step, and with it from the rest of the batch.
 """
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -154,17 +154,34 @@ class Head:
         return self._group.joined(self._linear(rows))[:, : self._vocab_size].contiguous()
 
 
-def share_threads(size: int) -> int:
-    """Leaves each of `size` ranks as many threads of the processor, this one among them; gives how many."""
-    threads = max(1, _threads_of_all() // size)
-    torch.set_num_threads(threads)
-    return threads
+class ThreadShare:
+    """Leaves each of some ranks as many threads of the processor, this one among them, until it is closed.
 
+    Of several models in one process the one that shares with most ranks counts.
+    """
 
-@cache
-def _threads_of_all() -> int:
-    """As many as torch took before anybody shared them."""
-    return torch.get_num_threads()
+    _lock: ClassVar = threading.Lock()
+    _open: ClassVar[list["ThreadShare"]] = []
+    _all: ClassVar = 0
+
+    def __init__(self, size: int) -> None:
+        """`size`: how many ranks. `threads` is what each of them has."""
+        with self._lock:
+            if not self._open:
+                ThreadShare._all = torch.get_num_threads()
+            self.threads: Final = max(1, self._all // size)
+            self._open.append(self)
+            self._settle()
+
+    def close(self) -> None:
+        """Gives this rank back what it had. May be called twice."""
+        with self._lock:
+            if self in self._open:
+                self._open.remove(self)
+                self._settle()
+
+    def _settle(self) -> None:
+        torch.set_num_threads(min((share.threads for share in self._open), default=self._all))
 
 
 def tokens_of(group: Group, vocab_size: int) -> range:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ecocore.errors import EngineBroken, EngineFailure
 from ecocore.model.attention import Spans
 from ecocore.model.batch import ComputedBatch, Rehearsal
-from ecocore.model.parallel import PATIENCE
+from ecocore.model.parallel import PATIENCE, ThreadShare
 from ecocore.model.sight import Sight
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,12 @@ class Step:
 class Workers:
     """The ranks from 1 on, as rank 0 has them."""
 
-    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
-        """`commands`: one for each; it gets `--meeting PATH` besides, and adopts its standard input as a `Leader`."""
+    def __init__(self, commands: Sequence[Sequence[str]], threads: ThreadShare | None = None) -> None:
+        """`commands`: one for each; it gets `--meeting PATH` besides, and adopts its standard input as a `Leader`.
+
+        `threads`: what this rank shares with them, as long as they are.
+        """
+        self._threads = threads
         self._folder = Path(tempfile.mkdtemp(prefix="ecocore-"))
         self.meeting: Final = self._folder / _MEETING
         self._lines: list[socket.socket] = []
@@ -142,6 +146,8 @@ class Workers:
                 process.wait()
         for line in self._lines:
             line.close()
+        if self._threads is not None:
+            self._threads.close()
         with suppress(OSError):
             self.meeting.unlink(missing_ok=True)
             self._folder.rmdir()
