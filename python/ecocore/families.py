@@ -43,8 +43,12 @@ class Family:
     """How it writes tool calls, unless its template shows another way."""
     thinks: bool = False
     """Whether its models may think aloud before they answer."""
+    thoughts: tuple[str, ...] = ("<think>", "<think>\n")
+    """How its templates open a thought that the model is to go on with."""
     viewer: str | None = None
     """How its models look at images; None if they see none."""
+    gguf_ends: tuple[str, ...] = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>")
+    """Tokens that end an answer wherever a vocabulary of its models has them. GGUF files name few, where folders list all."""
 
     def model_class(self) -> Any:
         """The class that computes this family; imports torch."""
@@ -52,7 +56,10 @@ class Family:
 
     def told(self, checkpoint: Any) -> Any:
         """A checkpoint of this family in the words of a folder, whatever its format. Raises InvalidModelFile."""
-        return checkpoint if checkpoint.format == "safetensors" else _named(self.gguf).of(checkpoint)
+        if checkpoint.format == "safetensors":
+            return checkpoint
+        checkpoint.end_with(self.gguf_ends)
+        return _named(self.gguf).of(checkpoint)
 
     def configure(self, checkpoint: DescribedCheckpoint) -> Any:
         """The config of a checkpoint as `told`. Raises InvalidModelFile."""
@@ -107,7 +114,9 @@ FAMILIES = (
         gguf="ecocore.model.gemma4_gguf:Gemma4Gguf",
         tool_syntax="gemma",
         thinks=True,
+        thoughts=("<|channel>thought\n",),
         viewer="ecocore.prompt.images.gemma4:Gemma4Viewer",
+        gguf_ends=("<turn|>", "<|tool_response>"),
     ),
 )
 

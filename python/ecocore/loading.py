@@ -61,6 +61,7 @@ class Parts:
     start_ids: tuple[int, ...] = ()
     tool_syntax: str = "hermes"
     thinks: bool = False
+    thoughts: tuple[str, ...] = ()
     image_text: str | None = None
     viewer: Viewer | None = None
     tool_template: ChatTemplate | None = None
@@ -170,6 +171,7 @@ def load_parts(
             start_ids=checkpoint.start_ids,
             tool_syntax=family.tool_syntax,
             thinks=family.thinks,
+            thoughts=family.thoughts,
             image_text=None if viewer is None else viewer.image_text,
             viewer=viewer,
             tool_template=tool_template,

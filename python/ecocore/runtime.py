@@ -59,6 +59,7 @@ class Runtime:
             image_text=parts.image_text,
             viewer=parts.viewer,
             tool_template=parts.tool_template,
+            thoughts=parts.thoughts,
         )
         self.plain: Final = PlainPrompts(
             parts.tokenizer, start_ids=parts.start_ids, context_length=parts.context_length, vocab_size=parts.vocab_size

@@ -1,6 +1,6 @@
 """Checkpoints without files: tensors in memory, as safetensors or GGUF would offer them, and the file's second opinion."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ class MemoryCheckpoint:
         self.config = config
         self.format: Literal["gguf", "safetensors"] = format
         self.stored_dtype = stored_dtype
+
+    def end_with(self, texts: Collection[str]) -> None:
+        """It has no vocabulary."""
 
     def names(self) -> list[str]:
         return list(self.tensors)

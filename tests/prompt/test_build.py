@@ -21,9 +21,15 @@ from ecocore.request import ChatRequest
 SPECIAL = {"bos_token": "<s>"}
 
 
-def builder(source: str, context_length: int = 4096) -> PromptBuilder:
-    template = ChatTemplate(source, SPECIAL)
-    return PromptBuilder(Tokenizer.bytes_only(), template, context_length=context_length, vocab_size=257, image_text="(image)")
+def builder(source: str, context_length: int = 4096, thoughts: tuple[str, ...] = ("<think>",)) -> PromptBuilder:
+    return PromptBuilder(
+        Tokenizer.bytes_only(),
+        ChatTemplate(source, SPECIAL),
+        context_length=context_length,
+        vocab_size=257,
+        image_text="(image)",
+        thoughts=thoughts,
+    )
 
 
 def request(*messages: dict[str, Any], **fields: Any) -> ChatRequest:
@@ -193,6 +199,7 @@ def test_a_thought_that_the_template_opens_is_known() -> None:
     assert builder(PARTS).build(asked).in_thought
     assert not builder(PARTS).build(request(user("x"))).in_thought
     assert not builder(CHATML).build(asked).in_thought
+    assert not builder(PARTS, thoughts=("<|channel>thought\n",)).build(asked).in_thought
 
 
 def test_reasoning_of_earlier_turns_reaches_the_template() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ecocore import _core
 from ecocore.errors import InvalidModelFile, InvalidParameter
+from ecocore.families import family_of
 from ecocore.weights.embedded import embedded_model_path
 from ecocore.weights.gguf import GgufCheckpoint
 
@@ -180,7 +181,9 @@ def test_special_tokens_and_end_tokens_come_from_the_vocabulary(tmp_path: Path) 
 
     checkpoint = GgufCheckpoint(write(tmp_path / "x.gguf", fill))
     assert checkpoint.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
-    # eos, eot, and the two control tokens that end a turn wherever they exist.
+    assert checkpoint.end_ids == {2, 5}
+    # A family knows of more, which may be there or not.
+    checkpoint.end_with(("<|endoftext|>", "<|im_end|>", "<turn|>"))
     assert checkpoint.end_ids == {0, 2, 3, 5}
     assert checkpoint.chat_template == "{{ bos_token }}"
     assert checkpoint.stored_dtype == torch.float32
@@ -368,7 +371,7 @@ def test_the_embedded_model_reads_as_the_gguf_package_reads_it() -> None:
     for tensor in tensors:
         loaded = checkpoint.load(tensor.name, torch.float32).numpy()
         assert (bits(loaded) == bits(gguf.dequantize(tensor.data, tensor.tensor_type))).all(), tensor.name
-    assert checkpoint.end_ids == {0, 2}
+    assert family_of(checkpoint).told(checkpoint).end_ids == {0, 2}
     assert checkpoint.special_tokens == {
         "bos_token": "<|im_start|>",
         "eos_token": "<|im_end|>",

@@ -16,8 +16,6 @@ from ecocore.request import ChatRequest
 
 # Efforts that ask for no thinking where thinking is a switch.
 _NO_EFFORT: Final = frozenset({"none", "minimal"})
-# How templates open a thought that the model is to go on with.
-_THOUGHTS: Final = ("<|channel>thought\n", "<think>", "<think>\n")
 
 
 class PromptBuilder:
@@ -33,14 +31,16 @@ class PromptBuilder:
         image_text: str | None = None,
         viewer: Viewer | None = None,
         tool_template: ChatTemplate | None = None,
+        thoughts: tuple[str, ...] = (),
     ) -> None:
         """`image_text`: what stands for an image where the template takes strings; None for a model that sees none.
 
         `viewer`: how the model looks at images, if it really does. `tool_template`: for conversations with tools, where the
-        model has another one for them.
+        model has another one for them. `thoughts`: how templates open one that the model is to go on with.
         """
         self._tool_template = tool_template
         self._tool_traits = None if tool_template is None else TemplateTraits.of(tool_template)
+        self._thoughts = thoughts
         self._viewer = viewer
         self._context_length = context_length
         self._tokenizer = tokenizer
@@ -57,7 +57,7 @@ class PromptBuilder:
         self._bounds.check(request)
         text = self.text(request)
         prompt = self._bounds.fitted(self._tokenizer.encode_chat(text), request, field="messages")
-        if text.endswith(_THOUGHTS):
+        if text.endswith(self._thoughts):
             prompt = replace(prompt, in_thought=True)
         return replace(prompt, viewer=self._viewer, context_length=self._context_length) if request.images else prompt
 

@@ -23,20 +23,6 @@ _NAMED_TOKENS = {
     "unk_token": "tokenizer.ggml.unknown_token_id",
 }
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-# A GGUF has no generation_config, which lists several end tokens for most chat models. These texts end a turn in every
-# vocabulary that has them, whatever kind the file says they are.
-_END_TOKENS = frozenset(
-    {
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<end_of_turn>",
-        "<turn|>",
-        "<|tool_response>",
-    }
-)
 # Kinds of vocabularies whose texts begin with a token where the file does not say it.
 _BEGINNING = ("llama-bpe",)
 _PROJECTOR_KEYS = ("clip.vision.projector_type", "clip.projector_type")
@@ -101,6 +87,11 @@ class GgufCheckpoint:
             raise InvalidModelFile(f"{self.path.name}: metadata key tokenizer.ggml.tokens: lacks {text}; fetch the file anew")
         return tokens.index(text)
 
+    def end_with(self, texts: Collection[str]) -> None:
+        """Says which tokens end an answer beside those that the file names, whatever kind it says they are."""
+        tokens = self._array("tokenizer.ggml.tokens", str)
+        self.end_ids |= {token_id for token_id, token in enumerate(tokens) if token in texts}
+
     def projector(self, kind: str) -> "GgufCheckpoint | None":
         """The file of the part that sees: the one that was named, else the only one that lies beside this one.
 
@@ -126,8 +117,7 @@ class GgufCheckpoint:
         return (start,) if start is not None and begins is True else ()
 
     def _find_end_ids(self, tokens: list[str]) -> frozenset[int]:
-        named = {token_id for key in _END_KEYS if (token_id := self._token_id(key, tokens)) is not None}
-        return frozenset(named | {token_id for token_id, token in enumerate(tokens) if token in _END_TOKENS})
+        return frozenset(token_id for key in _END_KEYS if (token_id := self._token_id(key, tokens)) is not None)
 
     def _token_id(self, key: str, tokens: list[str]) -> int | None:
         token_id = self.config.get(key)
