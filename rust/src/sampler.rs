@@ -28,7 +28,7 @@ use crate::penalties::{History, Penalties};
 use crate::rng::{Purpose, random_bits};
 use crate::sampled::Logprobs;
 use blocks::{BlockStore, Blocks};
-use candidates::{Candidates, part_of};
+use candidates::{Candidates, logit_of, part_of};
 use logprobs::RawDistribution;
 pub use mask::Mask;
 use nucleus::BlockMass;
@@ -200,8 +200,8 @@ pub struct Sampled {
 pub fn score_row(logits: Logits<'_>, id: u32, count: u32, scratch: &mut Scratch) -> Logprobs {
     let Scratch { wide, blocks, bounds, selection, .. } = scratch;
     let logits = logits.widen(wide);
-    let blocks = Blocks::new(Vectors::widest(), logits, blocks);
-    RawDistribution::read(&blocks, count as usize, &mut selection.mass, bounds).of(logits[id as usize])
+    let mut blocks = Blocks::new(Vectors::widest(), logits, blocks);
+    RawDistribution::read(&mut blocks, count as usize, &mut selection.mass, bounds).of(logits[id as usize])
 }
 
 /// Draws one token for each row, on several cores where that pays. A row's result depends on it alone.
@@ -246,15 +246,15 @@ pub fn sample_row_with(vectors: Vectors, row: &Row<'_>, scratch: &mut Scratch) -
     let raw = row
         .params
         .top_logprobs
-        .map(|count| RawDistribution::read(&blocks, count as usize, &mut selection.mass, bounds));
+        .map(|count| RawDistribution::read(&mut blocks, count as usize, &mut selection.mass, bounds));
 
-    row.params.penalties.patches(row.history, |id| blocks.logit(id), patches);
+    row.params.penalties.patches(row.history, |id| blocks::bounded(blocks.logit(id)), patches);
     blocks.patch(patches);
     if let Some(allowed) = row.mask {
         blocks.mask(allowed);
     }
 
-    let chosen = selection.choose(&blocks, row.params, row.draw, bounds);
+    let chosen = selection.choose(&mut blocks, row.params, row.draw, bounds);
     let id = chosen.unwrap_or_else(|| row.mask.and_then(Mask::lowest).unwrap_or(0));
     let logprobs = raw.map(|raw| raw.of(logits[id as usize]));
     Sampled { id, logprobs, possible: chosen.is_some() }
@@ -271,12 +271,17 @@ impl Selection {
     /// The token of this draw, or `None` if none is possible.
     fn choose(
         &mut self,
-        blocks: &Blocks<'_>,
+        blocks: &mut Blocks<'_>,
         params: &SamplingParams,
         draw: Draw,
         bounds: &mut Vec<f32>,
     ) -> Option<u32> {
-        let peak = blocks.peak();
+        let top_k = Some(params.top_k as usize).filter(|&count| count > 0 && count < blocks.vocab_size());
+        let of_all = !params.is_greedy() && top_k.is_none();
+        let peak = match of_all && (params.top_p < 1.0 || params.min_p == 0.0) {
+            true => blocks.survey_masses(params.temperature),
+            false => blocks.survey(),
+        };
         if peak == f32::NEG_INFINITY {
             return None;
         }
@@ -285,14 +290,8 @@ impl Selection {
         }
         let scale = Scale::new(peak, params.temperature);
         let random = draw.bits();
-        let top_k = Some(params.top_k as usize).filter(|&count| count > 0 && count < blocks.vocab_size());
-        let filters_little = top_k.is_none() && params.min_p == 0.0 && params.typical_p == 1.0;
-        if filters_little && params.top_p == 1.0 {
-            self.mass.sum(blocks, scale);
-            return self.mass.pick(blocks, scale, random);
-        }
-        if filters_little {
-            return self.choose_of_nucleus(blocks, scale, params.top_p, random);
+        if of_all && params.typical_p == 1.0 {
+            return self.choose_of_all(blocks, params, scale, random);
         }
         self.gather(blocks, params, top_k, scale, bounds);
         if params.min_p > 0.0 {
@@ -304,33 +303,29 @@ impl Selection {
         self.candidates.pick(random)
     }
 
-    /// The token of this draw among the fewest likeliest whose mass reaches the part `part` of the row's.
-    fn choose_of_nucleus(
+    /// The token of this draw among those that top_p and min_p keep.
+    fn choose_of_all(
         &mut self,
         blocks: &Blocks<'_>,
+        params: &SamplingParams,
         scale: Scale,
-        part: f64,
         random: u64,
     ) -> Option<u32> {
-        let mass = BlockMass::bounds(blocks, scale);
-        match self.candidates.nucleus_bound(blocks, scale, part_of(mass.1, part)) {
-            // A list of much of the vocabulary would cost more than another pass.
-            None if blocks.vocab_size() >= BlockMass::WORTH_GUESSING => {
-                self.mass.pick_nucleus(blocks, scale, part, random)
-            }
-            bound => {
-                self.gather_nucleus(blocks, scale, part, mass, bound.unwrap_or(f32::NEG_INFINITY));
-                self.candidates.pick(random)
-            }
+        if params.top_p == 1.0 && params.min_p == 0.0 {
+            return self.mass.pick(blocks, scale, random);
         }
+        let last = self.last_of_all(blocks, params, scale);
+        self.mass.pick_from(blocks, scale, last, random)
     }
 
-    /// Makes the list of the fewest likeliest whose mass reaches the part `part` of the row's, which lies between the two
-    /// of `mass`; those below `bound` are left out. The exact mass is a matter of one more pass, and seldom matters.
-    fn gather_nucleus(&mut self, blocks: &Blocks<'_>, scale: Scale, part: f64, mass: (u64, u64), bound: f32) {
-        self.candidates.gather(blocks, scale, bound);
-        if !self.candidates.keep_mass_within(part_of(mass.0, part), part_of(mass.1, part)) {
-            self.candidates.keep_mass(part_of(self.mass.sum(blocks, scale), part));
+    /// Sums what top_p and min_p keep; gives the place of the last in the order of tokens.
+    fn last_of_all(&mut self, blocks: &Blocks<'_>, params: &SamplingParams, scale: Scale) -> u64 {
+        // What min_p drops comes after all that it keeps, so it may be dropped first.
+        let bound =
+            if params.min_p > 0.0 { scale.lowest_logit(lightest(params.min_p)) } else { f32::NEG_INFINITY };
+        match params.top_p < 1.0 {
+            true => self.mass.keep_nucleus(blocks, scale, params.top_p, bound),
+            false => self.mass.keep_above(blocks, scale, bound),
         }
     }
 
@@ -349,17 +344,13 @@ impl Selection {
             if params.top_p < 1.0 {
                 self.candidates.keep_mass(part_of(self.candidates.mass(), params.top_p));
             }
-            return;
+        } else if params.top_p < 1.0 {
+            let last = self.last_of_all(blocks, params, scale);
+            self.candidates.gather(blocks, scale, logit_of((last >> 32) as u32));
+            self.candidates.keep_from(last);
+        } else {
+            self.candidates.gather(blocks, scale, scale.lowest_logit(lightest(params.min_p)));
         }
-        // What min_p drops comes after all that it keeps, so it may be dropped first.
-        let bound = scale.lowest_logit(lightest(params.min_p));
-        if params.top_p == 1.0 {
-            return self.candidates.gather(blocks, scale, bound);
-        }
-        let mass = BlockMass::bounds(blocks, scale);
-        let most = part_of(mass.1, params.top_p);
-        let reaching = self.candidates.nucleus_bound(blocks, scale, most).unwrap_or(f32::NEG_INFINITY);
-        self.gather_nucleus(blocks, scale, params.top_p, mass, reaching.max(bound));
     }
 }
 

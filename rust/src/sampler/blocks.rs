@@ -5,8 +5,9 @@
 //! search may skip. NaN never wins a comparison and so counts as impossible, as -inf does.
 
 use super::mask::Mask;
-use super::passes::Maxima;
+use super::passes::{GROUP, Maxima, Survey};
 use super::vectors::{Pass, Vectors};
+use super::weights::Scale;
 
 /// What +inf counts as.
 const MAX_LOGIT: f32 = f32::MAX;
@@ -14,13 +15,19 @@ const MAX_LOGIT: f32 = f32::MAX;
 /// Logits per block.
 pub(super) const BLOCK: usize = 64;
 
+/// Padding of the maxima and of the end of a row.
+const IMPOSSIBLE: &[f32; BLOCK] = &[f32::NEG_INFINITY; BLOCK];
+
 /// The buffers behind [`Blocks`], kept from row to row.
 #[derive(Debug, Default)]
 pub(super) struct BlockStore {
     copies: Vec<[f32; BLOCK]>,
     /// For each block 0 if it is the caller's own, else one more than its place in `copies`.
     moved: Vec<u32>,
+    /// Whole blocks of them, -inf beyond the end.
     maxima: Vec<f32>,
+    /// Whole groups of them.
+    rough: Vec<f32>,
 }
 
 /// The logits of one row, as they are now.
@@ -29,26 +36,92 @@ pub(super) struct Blocks<'a> {
     vectors: Vectors,
     row: &'a [f32],
     store: &'a mut BlockStore,
+    /// The largest logit, once the maxima are known.
+    peak: Option<f32>,
+    /// What the rough masses are measured by, and their sum.
+    rough: Option<(Scale, f64)>,
 }
 
 impl<'a> Blocks<'a> {
-    /// Takes in a row as it is, but for +inf, which counts as the largest float.
+    /// Takes in a row as it is. Its maxima are known after a survey.
     pub fn new(vectors: Vectors, row: &'a [f32], store: &'a mut BlockStore) -> Self {
         store.copies.clear();
         store.moved.clear();
         store.moved.resize(row.len().div_ceil(BLOCK), 0);
-        store.maxima.clear();
-        let (whole, rest) = row.as_chunks();
-        vectors.run(Maxima { blocks: whole, maxima: &mut store.maxima });
-        let mut blocks = Self { vectors, row, store };
-        if !rest.is_empty() {
-            let largest = maximum(blocks.own(whole.len()));
-            blocks.store.maxima.push(largest);
-        }
-        if blocks.peak() == f32::INFINITY {
-            blocks.change_all(|_, logits| logits.iter_mut().for_each(|logit| *logit = bounded(*logit)));
+        let mut blocks = Self { vectors, row, store, peak: None, rough: None };
+        if !row.len().is_multiple_of(BLOCK) {
+            blocks.own(row.len() / BLOCK);
         }
         blocks
+    }
+
+    /// Finds the maxima, if they are not known; gives the peak, which is -inf if nothing is possible. From here on +inf is
+    /// the largest float.
+    pub fn survey(&mut self) -> f32 {
+        if let Some(peak) = self.peak {
+            return peak;
+        }
+        let mut maxima = self.maxima_to_fill();
+        let groups = self.len().div_ceil(GROUP);
+        self.pass(Maxima { blocks: self, maxima: &mut maxima.as_chunks_mut().0[..groups] });
+        self.store.maxima = maxima;
+        self.found_maxima()
+    }
+
+    /// Finds the maxima and rough masses by this temperature; gives the peak.
+    pub fn survey_masses(&mut self, temperature: f64) -> f32 {
+        // Any peak that is not too far away serves, so that one pass finds maxima and masses.
+        let mut scale = Scale::new(self.peak.unwrap_or_else(|| self.glance()), temperature);
+        if scale.peak() == f32::NEG_INFINITY {
+            scale = scale.at_peak(self.survey());
+        }
+        loop {
+            if self.peak == Some(f32::NEG_INFINITY) {
+                return f32::NEG_INFINITY;
+            }
+            let (mut maxima, mut rough) = (self.maxima_to_fill(), std::mem::take(&mut self.store.rough));
+            let groups = self.len().div_ceil(GROUP);
+            rough.resize(groups * GROUP, 0.0);
+            let total = self.pass(Survey {
+                blocks: self,
+                scale,
+                maxima: &mut maxima.as_chunks_mut().0[..groups],
+                rough: rough.as_chunks_mut().0,
+            });
+            (self.store.maxima, self.store.rough) = (maxima, rough);
+            self.rough = Some((scale, total));
+            let (seen, peak) = (maximum(&self.store.maxima), self.found_maxima());
+            if scale.is_near(seen) {
+                return peak;
+            }
+            scale = scale.at_peak(peak);
+        }
+    }
+
+    /// The maxima, all -inf, of the right number.
+    fn maxima_to_fill(&mut self) -> Vec<f32> {
+        let mut maxima = std::mem::take(&mut self.store.maxima);
+        maxima.resize(self.len().next_multiple_of(BLOCK), f32::NEG_INFINITY);
+        maxima[self.store.moved.len()..].fill(f32::NEG_INFINITY);
+        maxima
+    }
+
+    /// Notes the peak of new maxima, and makes +inf the largest float.
+    fn found_maxima(&mut self) -> f32 {
+        if maximum(&self.store.maxima) == f32::INFINITY {
+            self.change_all(|logit| *logit = bounded(*logit));
+        }
+        let peak = maximum(&self.store.maxima);
+        self.peak = Some(peak);
+        peak
+    }
+
+    /// The largest of a few blocks.
+    fn glance(&self) -> f32 {
+        const FEW: usize = 32;
+        let step = self.len().div_ceil(FEW);
+        let few = (0..self.len()).step_by(step).map(|index| maximum(self.get(index)));
+        bounded(few.fold(f32::NEG_INFINITY, f32::max))
     }
 
     /// Sets the logits of the given ids, which are sorted.
@@ -59,7 +132,14 @@ impl<'a> Blocks<'a> {
             for &(id, logit) in run {
                 block[id as usize % BLOCK] = bounded(logit);
             }
-            self.store.maxima[index] = maximum(self.get(index));
+        }
+        self.forget(patches.is_empty());
+    }
+
+    /// What was found out holds no longer, unless nothing changed.
+    fn forget(&mut self, unchanged: bool) {
+        if !unchanged {
+            (self.peak, self.rough) = (None, None);
         }
     }
 
@@ -73,19 +153,18 @@ impl<'a> Blocks<'a> {
                 0 => {
                     let store = &mut *self.store;
                     self.store.moved[index] = *impossible.get_or_insert_with(|| {
-                        store.copies.push([f32::NEG_INFINITY; BLOCK]);
+                        store.copies.push(*IMPOSSIBLE);
                         store.copies.len() as u32
                     });
-                    self.store.maxima[index] = f32::NEG_INFINITY;
                 }
                 word => {
                     for (place, logit) in self.own(index).iter_mut().enumerate() {
                         *logit = if word >> place & 1 == 1 { *logit } else { f32::NEG_INFINITY };
                     }
-                    self.store.maxima[index] = maximum(self.get(index));
                 }
             }
         }
+        self.forget(false);
     }
 
     /// Makes a pass over the row with the vectors that it was given.
@@ -112,10 +191,21 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// All blocks in order.
+    /// The blocks of a group, with impossible ones beyond the last.
     #[inline(always)]
-    pub fn iter(&self) -> impl Iterator<Item = &[f32; BLOCK]> {
-        (0..self.len()).map(|index| self.get(index))
+    pub fn group(&self, group: usize) -> [&[f32; BLOCK]; GROUP] {
+        let start = group * GROUP;
+        match (self.store.moved[start..].first_chunk(), self.row.get(start * BLOCK..)) {
+            (Some(&[0, 0, 0, 0]), Some(logits)) => {
+                let blocks: &[_; GROUP] =
+                    logits.as_chunks().0.first_chunk().expect("blocks that are not copied are whole");
+                blocks.each_ref()
+            }
+            _ => std::array::from_fn(|one| match start + one < self.len() {
+                true => self.get(start + one),
+                false => IMPOSSIBLE,
+            }),
+        }
     }
 
     /// The logit of an id.
@@ -124,13 +214,25 @@ impl<'a> Blocks<'a> {
     }
 
     /// The largest logit of each block.
+    #[inline(always)]
     pub fn maxima(&self) -> &[f32] {
-        &self.store.maxima
+        &self.store.maxima[..self.store.moved.len()]
+    }
+
+    /// The same as whole blocks, -inf beyond the end.
+    pub fn blocks_of_maxima(&self) -> &[[f32; BLOCK]] {
+        self.store.maxima.as_chunks().0
+    }
+
+    /// About what each block weighs, by which scale, and the sum.
+    pub fn rough_masses(&self) -> (&[f32], Scale, f64) {
+        let (scale, total) = self.rough.expect("a survey of masses comes first");
+        (&self.store.rough[..self.store.moved.len()], scale, total)
     }
 
     /// The largest logit of the row; -inf if nothing is possible.
     pub fn peak(&self) -> f32 {
-        maximum(self.maxima())
+        self.peak.expect("a survey comes first")
     }
 
     /// The lowest id whose logit is `peak`, which the row holds.
@@ -168,12 +270,10 @@ impl<'a> Blocks<'a> {
         &mut self.store.copies[place - 1]
     }
 
-    /// Copies every block and changes it; `change` also gets the first id of the block.
-    fn change_all(&mut self, change: impl Fn(usize, &mut [f32])) {
+    /// Copies every block, changes its logits and sees what is the largest now.
+    fn change_all(&mut self, change: impl Fn(&mut f32)) {
         for index in 0..self.len() {
-            let start = index * BLOCK;
-            let length = BLOCK.min(self.row.len() - start);
-            change(start, &mut self.own(index)[..length]);
+            self.own(index).iter_mut().for_each(&change);
             self.store.maxima[index] = maximum(self.get(index));
         }
     }
@@ -213,10 +313,11 @@ mod tests {
     fn a_row_reads_as_it_is_whatever_its_length() {
         for length in [1, 63, 64, 65, 200] {
             let (row, mut store) = (row(length), BlockStore::default());
-            let blocks = Blocks::new(Vectors::widest(), &row, &mut store);
+            let mut blocks = Blocks::new(Vectors::widest(), &row, &mut store);
             assert!((0..length).all(|id| blocks.logit(id as u32) == row[id]), "length {length}");
-            assert_eq!(blocks.peak(), row.iter().copied().fold(f32::MIN, f32::max));
-            assert!(blocks.iter().flatten().skip(length).all(|&logit| logit == f32::NEG_INFINITY));
+            assert_eq!(blocks.survey(), row.iter().copied().fold(f32::MIN, f32::max));
+            let last = blocks.get(blocks.len() - 1);
+            assert!(last[(length - 1) % BLOCK + 1..].iter().all(|&logit| logit == f32::NEG_INFINITY));
         }
     }
 
@@ -225,9 +326,11 @@ mod tests {
         let (row, mut store) = (row(150), BlockStore::default());
         let mut blocks = Blocks::new(Vectors::widest(), &row, &mut store);
         blocks.patch(&[(3, 500.0), (70, f32::INFINITY), (149, 600.0)]);
+        blocks.survey();
         assert_eq!(blocks.maxima(), [500.0, MAX_LOGIT, 600.0]);
         let allowed: Vec<bool> = (0..150).map(|id| id == 5 || id == 149).collect();
         blocks.mask(Mask::Bools(&allowed));
+        blocks.survey();
         assert_eq!(blocks.maxima(), [row[5], f32::NEG_INFINITY, 600.0]);
         assert_eq!((blocks.logit(3), blocks.logit(5)), (f32::NEG_INFINITY, row[5]));
     }
@@ -236,16 +339,17 @@ mod tests {
     fn nan_loses_and_plus_infinity_is_the_largest_float() {
         let mut store = BlockStore::default();
         let row = [1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY];
-        let blocks = Blocks::new(Vectors::widest(), &row, &mut store);
-        assert_eq!((blocks.peak(), blocks.first(blocks.peak())), (MAX_LOGIT, 2));
-        let blocks = Blocks::new(Vectors::widest(), &[f32::NAN; 70], &mut store);
-        assert_eq!(blocks.peak(), f32::NEG_INFINITY);
+        let mut blocks = Blocks::new(Vectors::widest(), &row, &mut store);
+        assert_eq!((blocks.survey(), blocks.first(blocks.peak())), (MAX_LOGIT, 2));
+        let mut blocks = Blocks::new(Vectors::widest(), &[f32::NAN; 70], &mut store);
+        assert_eq!(blocks.survey(), f32::NEG_INFINITY);
     }
 
     #[test]
     fn enough_logits_reach_the_bound() {
         let (row, mut store, mut work) = (row(1000), BlockStore::default(), Vec::new());
-        let blocks = Blocks::new(Vectors::widest(), &row, &mut store);
+        let mut blocks = Blocks::new(Vectors::widest(), &row, &mut store);
+        blocks.survey();
         for count in 1..30 {
             let bound = blocks.reached_by(count, &mut work);
             assert!(row.iter().filter(|&&logit| logit >= bound).count() >= count);

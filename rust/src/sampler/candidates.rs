@@ -4,11 +4,9 @@
 
 use std::cmp::Reverse;
 
-use super::blocks::{BLOCK, Blocks};
+use super::blocks::Blocks;
+use super::passes::{Gather, Reaching};
 use super::weights::Scale;
-
-/// Nats below the peak above which most of a row's mass lies.
-const NEAR: f32 = 8.0;
 
 /// One token with its integer mass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,38 +68,19 @@ pub(super) fn target(random: u64, mass: u64) -> u64 {
 pub(super) struct Candidates {
     list: Vec<Candidate>,
     work: Vec<Candidate>,
+    /// Indices of the blocks that are looked at.
+    visited: Vec<u32>,
 }
 
 impl Candidates {
     /// Collects the tokens whose logit is at least `bound`.
     pub fn gather(&mut self, blocks: &Blocks<'_>, scale: Scale, bound: f32) {
         self.list.clear();
-        for (index, &largest) in blocks.maxima().iter().enumerate() {
-            if largest >= bound {
-                extend(&mut self.list, index * BLOCK, blocks.get(index), scale, bound);
-            }
-        }
-    }
-
-    /// A logit bound above which the mass surely reaches `need`, if the largest logits of the blocks tell.
-    pub fn nucleus_bound(&mut self, blocks: &Blocks<'_>, scale: Scale, need: u64) -> Option<f32> {
-        // Most of the mass is near the peak, so that a few of the maxima are nearly always enough.
-        for bound in [scale.logit_at(NEAR), f32::NEG_INFINITY] {
-            self.list_maxima(blocks, scale, bound);
-            if mass(&self.work) >= need {
-                return Some(logit_of((reach(&mut self.work, need) >> 32) as u32));
-            }
-            if self.work.len() == blocks.len() {
-                break;
-            }
-        }
-        None
-    }
-
-    /// Fills `work` with the likeliest token of each block where that is at least `bound`; the ids are those of the blocks.
-    fn list_maxima(&mut self, blocks: &Blocks<'_>, scale: Scale, bound: f32) {
-        self.work.clear();
-        extend(&mut self.work, 0, blocks.maxima(), scale, bound);
+        self.visited.clear();
+        blocks.pass(Reaching { values: blocks.blocks_of_maxima(), bound, found: &mut self.visited });
+        // The padding of the maxima reaches -inf too.
+        self.visited.truncate(blocks.len());
+        blocks.pass(Gather { blocks, scale, bound, visited: &self.visited, list: &mut self.list });
     }
 
     /// Sum of the weights.
@@ -119,18 +98,9 @@ impl Candidates {
         self.list.retain(|one| one.order >= last);
     }
 
-    /// Keeps the fewest likeliest whose mass reaches a need that lies somewhere from `least` to `most`. False, and
-    /// nothing done, if it depends on where.
-    pub fn keep_mass_within(&mut self, least: u64, most: u64) -> bool {
-        self.work.clone_from(&self.list);
-        let last = reach(&mut self.work, least);
-        let kept = |one: &&Candidate| one.order >= last;
-        let sure =
-            last == 0 || self.list.iter().filter(kept).map(|one| u64::from(one.weight)).sum::<u64>() >= most;
-        if sure {
-            self.list.retain(|one| one.order >= last);
-        }
-        sure
+    /// Keeps what has at least this place among all tokens.
+    pub fn keep_from(&mut self, last: u64) {
+        self.list.retain(|one| one.order >= last);
     }
 
     /// Keeps the fewest likeliest whose mass reaches `need`.
@@ -173,15 +143,6 @@ impl Candidates {
             }
         }
         None
-    }
-}
-
-/// Appends those of consecutive tokens whose logit is at least `bound`; the first of them has the id `start`.
-fn extend(list: &mut Vec<Candidate>, start: usize, logits: &[f32], scale: Scale, bound: f32) {
-    for (id, &logit) in (start..).zip(logits) {
-        if logit >= bound {
-            list.push(Candidate::new(id as u32, logit, scale.weight(logit)));
-        }
     }
 }
 

@@ -20,8 +20,8 @@ pub(super) struct RawDistribution {
 
 impl RawDistribution {
     /// Reads the distribution and its `count` likeliest tokens (all, if there are fewer), ties by lower id.
-    pub fn read(blocks: &Blocks<'_>, count: usize, mass: &mut BlockMass, work: &mut Vec<f32>) -> Self {
-        let peak = blocks.peak();
+    pub fn read(blocks: &mut Blocks<'_>, count: usize, mass: &mut BlockMass, work: &mut Vec<f32>) -> Self {
+        let peak = blocks.survey();
         let mass = if peak == f32::NEG_INFINITY { 0 } else { mass.sum(blocks, Scale::new(peak, 1.0)) };
         let mut raw = Self { peak, log_sum: (mass as f64 / f64::from(ONE)).ln(), top: Vec::new() };
         if count > 0 {

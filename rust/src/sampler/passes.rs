@@ -1,29 +1,71 @@
-//! The passes over a whole row, with the vectors of the processor.
+//! The passes over a row, with the vectors of the processor.
 
 use super::blocks::{BLOCK, Blocks};
+use super::candidates::Candidate;
 use super::vectors::{Lanes, Pass};
 use super::weights::Scale;
 
-/// The largest logit of each block of a row; -inf where there is none.
-pub(super) struct Maxima<'a> {
-    pub blocks: &'a [[f32; BLOCK]],
-    pub maxima: &'a mut Vec<f32>,
+/// Blocks that are reduced together: their maxima and sums leave the lanes for the price of two.
+pub(super) const GROUP: usize = 4;
+
+/// The largest logit of each block of a row, -inf where there is none, in whole groups.
+pub(super) struct Maxima<'a, 'b> {
+    pub blocks: &'a Blocks<'b>,
+    pub maxima: &'a mut [[f32; GROUP]],
 }
 
-impl Pass for Maxima<'_> {
+impl Pass for Maxima<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        for block in self.blocks {
-            // Two, because one instruction waits for the one before.
-            let mut most = [lanes.splat(f32::NEG_INFINITY); 2];
-            for at in (0..BLOCK).step_by(2 * L::COUNT) {
-                most[0] = lanes.max(lanes.load(block, at), most[0]);
-                most[1] = lanes.max(lanes.load(block, at + L::COUNT), most[1]);
+        for (index, maxima) in self.maxima.iter_mut().enumerate() {
+            let mut most = [lanes.splat(f32::NEG_INFINITY); GROUP];
+            for (block, most) in self.blocks.group(index).into_iter().zip(&mut most) {
+                // Two, because one instruction waits for the one before.
+                let mut other = *most;
+                for at in (0..BLOCK).step_by(2 * L::COUNT) {
+                    *most = lanes.max(lanes.load(block, at), *most);
+                    other = lanes.max(lanes.load(block, at + L::COUNT), other);
+                }
+                *most = lanes.max(*most, other);
             }
-            self.maxima.push(lanes.largest(lanes.max(most[0], most[1])));
+            *maxima = lanes.largest_of_each(most);
         }
+    }
+}
+
+/// The same, and about what each block weighs, by a scale whose peak need not be that of the row. Gives about what all
+/// weigh. See [`Scale::roughly`].
+pub(super) struct Survey<'a, 'b> {
+    pub blocks: &'a Blocks<'b>,
+    pub scale: Scale,
+    pub maxima: &'a mut [[f32; GROUP]],
+    pub rough: &'a mut [[f32; GROUP]],
+}
+
+impl Pass for Survey<'_, '_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> f64 {
+        let mut total = 0.0;
+        for (index, (maxima, rough)) in self.maxima.iter_mut().zip(self.rough).enumerate() {
+            let mut most = [lanes.splat(f32::NEG_INFINITY); GROUP];
+            let mut sums = [lanes.splat(0.0); GROUP];
+            let group = self.blocks.group(index);
+            for (block, (most, sum)) in group.into_iter().zip(most.iter_mut().zip(&mut sums)) {
+                for at in (0..BLOCK).step_by(L::COUNT) {
+                    let logits = lanes.load(block, at);
+                    *most = lanes.max(logits, *most);
+                    *sum = lanes.add(*sum, self.scale.roughly(lanes, logits));
+                }
+            }
+            *maxima = lanes.largest_of_each(most);
+            *rough = lanes.sum_of_each(sums);
+            total += rough.iter().map(|&sum| f64::from(sum)).sum::<f64>();
+        }
+        total
     }
 }
 
@@ -40,12 +82,8 @@ impl Pass for Masses<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> u64 {
         let mut mass = 0;
-        for block in self.blocks.iter() {
-            let mut sums = lanes.no_sums();
-            for at in (0..BLOCK).step_by(L::COUNT) {
-                sums = lanes.accumulate(sums, self.scale.weights(lanes, lanes.load(block, at)));
-            }
-            let sum = lanes.total(sums);
+        for index in 0..self.blocks.len() {
+            let sum = lanes.total(mass_of(lanes, self.blocks, self.scale, index));
             self.masses.push(sum);
             mass += sum;
         }
@@ -53,66 +91,245 @@ impl Pass for Masses<'_, '_> {
     }
 }
 
-/// About the mass of a row, in units of the likeliest token's. See [`Scale::roughly`].
-pub(super) struct RoughMass<'a, 'b> {
+/// The mass of the blocks whose largest logit is below a bound.
+pub(super) struct MassBelow<'a, 'b> {
     pub blocks: &'a Blocks<'b>,
     pub scale: Scale,
+    pub bound: f32,
 }
 
-impl Pass for RoughMass<'_, '_> {
-    type Output = f64;
+impl Pass for MassBelow<'_, '_> {
+    type Output = u64;
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) -> f64 {
-        let mut mass = 0.0;
-        for block in self.blocks.iter() {
-            let mut sums = [lanes.splat(0.0); 2];
-            for at in (0..BLOCK).step_by(2 * L::COUNT) {
-                sums[0] = lanes.add(sums[0], self.scale.roughly(lanes, lanes.load(block, at)));
-                sums[1] = lanes.add(sums[1], self.scale.roughly(lanes, lanes.load(block, at + L::COUNT)));
-            }
-            mass += f64::from(lanes.sum(lanes.add(sums[0], sums[1])));
+    fn run<L: Lanes>(self, lanes: L) -> u64 {
+        let mut mass = 0;
+        for (index, _) in self.blocks.maxima().iter().enumerate().filter(|(_, most)| **most < self.bound) {
+            mass += lanes.total(mass_of(lanes, self.blocks, self.scale, index));
         }
         mass
     }
 }
 
-/// Tells `found` the tokens between two bounds, as (index of the block, their places, its weights) in id order, and
-/// writes down what each block weighs above; gives the mass of the row.
-pub(super) struct Split<'a, 'b, F> {
+/// Sums whose total is the mass of a block.
+#[inline(always)]
+fn mass_of<L: Lanes>(lanes: L, blocks: &Blocks<'_>, scale: Scale, index: usize) -> L::Sums {
+    let block = blocks.get(index);
+    let mut sums = lanes.no_sums();
+    let is_light = scale.is_light(blocks.maxima()[index]);
+    for start in (0..BLOCK).step_by(LIGHT * L::COUNT) {
+        sums = add(lanes, sums, scale.weights(lanes, load(lanes, block, start)), is_light);
+    }
+    sums
+}
+
+/// Adds weights to sums, which is cheaper if they are light.
+#[inline(always)]
+fn add<L: Lanes>(lanes: L, mut sums: L::Sums, weights: [L::Ints; LIGHT], are_light: bool) -> L::Sums {
+    if are_light {
+        let [a, b, c, d] = weights;
+        return lanes.accumulate(sums, lanes.add_ints(lanes.add_ints(a, b), lanes.add_ints(c, d)));
+    }
+    for one in weights {
+        sums = lanes.accumulate(sums, one);
+    }
+    sums
+}
+
+#[inline(always)]
+fn load<L: Lanes>(lanes: L, block: &[f32; BLOCK], start: usize) -> [L::Floats; LIGHT] {
+    let mut logits = [lanes.splat(0.0); LIGHT];
+    for (index, logits) in logits.iter_mut().enumerate() {
+        *logits = lanes.load(block, start + index * L::COUNT);
+    }
+    logits
+}
+
+/// So many light weights ([`Scale::is_light`]) fit into 32 bits together.
+const LIGHT: usize = 4;
+
+/// Lists the tokens from `low` to `high` of some blocks, in id order, and writes down what each of these blocks weighs above;
+/// gives the mass of these blocks.
+pub(super) struct Split<'a, 'b> {
     pub blocks: &'a Blocks<'b>,
     pub scale: Scale,
     pub low: f32,
     pub high: f32,
+    /// Indices of the blocks, rising.
+    pub visited: &'a [u32],
     pub above: &'a mut Vec<u64>,
-    pub found: F,
+    pub window: &'a mut Vec<Candidate>,
 }
 
-impl<F: FnMut(usize, Places, &[u32; BLOCK])> Pass for Split<'_, '_, F> {
+impl Pass for Split<'_, '_> {
     type Output = u64;
 
     #[inline(always)]
-    fn run<L: Lanes>(mut self, lanes: L) -> u64 {
+    fn run<L: Lanes>(self, lanes: L) -> u64 {
         let (low, high) = (lanes.splat(self.low), lanes.splat(self.high));
-        let mut mass = 0;
+        let mut all = lanes.no_sums();
         let mut weights = [0; BLOCK];
-        for (index, block) in self.blocks.iter().enumerate() {
-            let (mut all, mut above, mut places) = (lanes.no_sums(), lanes.no_sums(), 0);
-            for at in (0..BLOCK).step_by(L::COUNT) {
-                let logits = lanes.load(block, at);
+        for &index in self.visited {
+            let index = index as usize;
+            let block = self.blocks.get(index);
+            let is_light = self.scale.is_light(self.blocks.maxima()[index]);
+            let (mut above, mut places) = (lanes.no_sums(), 0);
+            for start in (0..BLOCK).step_by(LIGHT * L::COUNT) {
+                let logits = load(lanes, block, start);
                 let weighed = self.scale.weights(lanes, logits);
-                lanes.store(weighed, &mut weights, at);
-                all = lanes.accumulate(all, weighed);
-                above = lanes.accumulate(above, lanes.where_above(weighed, logits, high));
-                places |= lanes.within(logits, low, high) << at;
+                let mut kept = weighed;
+                for (index, (&logits, kept)) in logits.iter().zip(&mut kept).enumerate() {
+                    let at = start + index * L::COUNT;
+                    lanes.store(*kept, &mut weights, at);
+                    let within;
+                    (*kept, within) = lanes.split(*kept, logits, low, high);
+                    places |= within << at;
+                }
+                all = add(lanes, all, weighed, is_light);
+                above = add(lanes, above, kept, is_light);
             }
-            mass += lanes.total(all);
             self.above.push(lanes.total(above));
-            if places != 0 {
-                (self.found)(index, Places(places), &weights);
+            let listed = |place| Candidate::new((index * BLOCK + place) as u32, block[place], weights[place]);
+            self.window.extend(Places(places).map(listed));
+        }
+        lanes.total(all)
+    }
+}
+
+/// Writes down the places of the values that are at least a bound, upwards.
+pub(super) struct Reaching<'a> {
+    pub values: &'a [[f32; BLOCK]],
+    pub bound: f32,
+    pub found: &'a mut Vec<u32>,
+}
+
+impl Pass for Reaching<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for (index, block) in self.values.iter().enumerate() {
+            let places = reaching(lanes, block, lanes.splat(self.bound));
+            self.found.extend(places.map(|place| (index * BLOCK + place) as u32));
+        }
+    }
+}
+
+/// Lists the tokens of some blocks whose logit is at least a bound, in id order.
+pub(super) struct Gather<'a, 'b> {
+    pub blocks: &'a Blocks<'b>,
+    pub scale: Scale,
+    pub bound: f32,
+    /// Indices of the blocks, rising.
+    pub visited: &'a [u32],
+    pub list: &'a mut Vec<Candidate>,
+}
+
+impl Pass for Gather<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for &index in self.visited {
+            let (start, block) = (index as usize * BLOCK, self.blocks.get(index as usize));
+            let listed =
+                |place| Candidate::new((start + place) as u32, block[place], self.scale.weight(block[place]));
+            self.list.extend(reaching(lanes, block, lanes.splat(self.bound)).map(listed));
+        }
+    }
+}
+
+#[inline(always)]
+fn reaching<L: Lanes>(lanes: L, block: &[f32; BLOCK], bound: L::Floats) -> Places {
+    let mut places = 0;
+    for at in (0..BLOCK).step_by(L::COUNT) {
+        places |= lanes.within(lanes.load(block, at), bound, lanes.splat(f32::INFINITY)) << at;
+    }
+    Places(places)
+}
+
+/// About what each of some values weighs; gives about their mass, and the sum of the squares.
+pub(super) struct Weigh<'a> {
+    pub values: &'a [[f32; BLOCK]],
+    pub scale: Scale,
+    pub weights: &'a mut [[f32; BLOCK]],
+}
+
+impl Pass for Weigh<'_> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (f64, f64) {
+        let none = lanes.splat(0.0);
+        let mut sums = [none; GROUP];
+        for (block, weights) in self.values.iter().zip(self.weights) {
+            for at in (0..BLOCK).step_by(L::COUNT) {
+                let rough = self.scale.roughly(lanes, lanes.load(block, at));
+                lanes.store_floats(rough, weights, at);
+                sums[0] = lanes.add(sums[0], rough);
+                sums[1] = lanes.mul_add(rough, rough, sums[1]);
             }
         }
-        mass
+        let [sum, squares, ..] = lanes.sum_of_each(sums);
+        (f64::from(sum), f64::from(squares))
+    }
+}
+
+/// The sum of those weights whose value is above a bound.
+pub(super) struct WeighedAbove<'a> {
+    pub values: &'a [[f32; BLOCK]],
+    pub weights: &'a [[f32; BLOCK]],
+    pub bound: f32,
+}
+
+impl Pass for WeighedAbove<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> f64 {
+        let bound = lanes.splat(self.bound);
+        let mut sums = [lanes.splat(0.0); GROUP];
+        for (values, weights) in self.values.iter().zip(self.weights) {
+            for at in (0..BLOCK).step_by(L::COUNT) {
+                let sum = &mut sums[at / L::COUNT % GROUP];
+                *sum = lanes.add_above(*sum, lanes.load(weights, at), lanes.load(values, at), bound);
+            }
+        }
+        lanes.sum_of_each(sums).into_iter().map(f64::from).sum()
+    }
+}
+
+/// Very roughly the mass above each of two bounds, in units of the likeliest token's.
+pub(super) struct GuessAbove<'a, 'b> {
+    pub blocks: &'a Blocks<'b>,
+    pub scale: Scale,
+    pub bounds: [f32; 2],
+}
+
+impl Pass for GuessAbove<'_, '_> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> [f64; 2] {
+        let [low, high] = self.bounds.map(|bound| lanes.splat(bound));
+        let none = lanes.splat(0.0);
+        let mut sums = [0.0; 2];
+        for index in 0..self.blocks.len().div_ceil(GROUP) {
+            let mut few = [none; GROUP];
+            for block in self.blocks.group(index) {
+                for at in (0..BLOCK).step_by(2 * L::COUNT) {
+                    let logits = [lanes.load(block, at), lanes.load(block, at + L::COUNT)];
+                    for (one, &logits) in logits.iter().enumerate() {
+                        let rough = self.scale.very_roughly(lanes, logits);
+                        few[one] = lanes.add_above(few[one], rough, logits, low);
+                        few[one + 2] = lanes.add_above(few[one + 2], rough, logits, high);
+                    }
+                }
+            }
+            let few = lanes.sum_of_each(few).map(f64::from);
+            sums = [sums[0] + few[0] + few[1], sums[1] + few[2] + few[3]];
+        }
+        sums
     }
 }
 

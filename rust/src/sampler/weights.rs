@@ -38,18 +38,26 @@ const C4: f32 = 0.041_668_39;
 const C5: f32 = 0.008_368_745;
 const C6: f32 = 0.001_381_454;
 
-/// Minimax coefficients of 2^f for f in [-1/2, 1/2].
-const R0: f32 = 0.999_999_3;
-const R1: f32 = 0.693_121_8;
-const R2: f32 = 0.240_247_44;
-const R3: f32 = 0.055_917_86;
-const R4: f32 = 0.009_570_101;
-/// By which part of itself a rough mass may be wrong, besides one unit of 2^-31 for each token: more than twice the
-/// polynomial's 2.6e-6 and what roundings do to distances of up to 24.
-pub(super) const ROUGHNESS: f64 = 1.0 / (1 << 15) as f64;
-
+/// Minimax coefficients of 2^f for f in [0, 1].
+const R0: f32 = 0.999_925_2;
+const R1: f32 = 0.695_833_5;
+const R2: f32 = 0.226_067_17;
+const R3: f32 = 0.078_024_52;
+/// Coefficients of the same for guesses: errors of 1.7e-3 to both sides, zero in the mean.
+const G0: f32 = 1.001_665_8;
+const G1: f32 = 0.657_597_7;
+const G2: f32 = 0.337_169_6;
+/// By which part of itself a rough mass may be wrong, besides one unit of 2^-31 for each token: the polynomial makes 7.5e-5,
+/// and roundings of distances 1e-5 at most, where they are measured from [`FAR`] below the peak.
+pub(super) const ROUGHNESS: f64 = 1.0 / (1 << 13) as f64;
+/// How many nats a scale for rough masses may be below the peak of the row.
+pub(super) const FAR: f32 = 32.0;
+/// What is farther than this below the peak weighs less than 2^30.
+const LIGHT: f32 = -0.7;
 /// Distances below it weigh nothing: 2^31 e^-24 < 0.1.
-const FLOOR: f32 = -24.0;
+pub(super) const FLOOR: f32 = -24.0;
+/// The same for rough masses, in octaves; far enough below [`FAR`], and within the exponents of floats.
+const LOWEST_OCTAVE: f32 = -100.0;
 
 /// Where the distances of one row are measured from.
 #[derive(Debug, Clone, Copy)]
@@ -75,45 +83,107 @@ impl Scale {
         self.peak - nats / self.inverse
     }
 
+    /// So many nats as a difference of logits.
+    pub fn nats(self, nats: f32) -> f32 {
+        nats / self.inverse
+    }
+
     /// Integer mass of a logit.
     pub fn weight(self, logit: f32) -> u32 {
         exp(self.distance(logit)) as u32
     }
 
     /// Integer masses of so many logits.
+    ///
+    /// The vectors take each step together: one alone waits for each of its steps, and processors do not look far enough
+    /// ahead to find the next vector's.
     #[inline(always)]
-    pub fn weights<L: Lanes>(self, lanes: L, logits: L::Floats) -> L::Ints {
+    pub fn weights<L: Lanes, const N: usize>(self, lanes: L, logits: [L::Floats; N]) -> [L::Ints; N] {
         let constant = |value: f32| lanes.splat(value);
-        let x = lanes.mul(lanes.sub(logits, constant(self.peak)), constant(self.inverse));
-        let x = lanes.max(x, constant(FLOOR));
-        let shifted = lanes.add(lanes.mul(x, constant(LOG2_E)), constant(MAGIC));
-        let n = lanes.sub(shifted, constant(MAGIC));
-        let r = lanes.sub(x, lanes.mul(n, constant(LN2_HIGH)));
-        let r = lanes.sub(r, lanes.mul(n, constant(LN2_LOW)));
-        let mut q = constant(C6);
-        for coefficient in [C5, C4, C3, C2] {
-            q = lanes.add(lanes.mul(q, r), constant(coefficient));
+        let mut x = logits;
+        for x in &mut x {
+            *x = lanes.mul(lanes.sub(*x, constant(self.peak)), constant(self.inverse));
         }
-        let e = lanes.add(lanes.add(lanes.mul(lanes.mul(q, r), r), r), constant(1.0));
-        let octaves = lanes.add_ints(lanes.to_exponent(lanes.bits(shifted)), lanes.splat_int(31 << 23));
-        lanes.whole(lanes.floats(lanes.add_ints(lanes.bits(e), octaves)))
+        let mut shifted = x;
+        for (x, shifted) in x.iter_mut().zip(&mut shifted) {
+            *x = lanes.max(*x, constant(FLOOR));
+            *shifted = lanes.add(lanes.mul(*x, constant(LOG2_E)), constant(MAGIC));
+        }
+        let mut r = x;
+        for (r, &shifted) in r.iter_mut().zip(&shifted) {
+            let n = lanes.sub(shifted, constant(MAGIC));
+            // The product is exact, so that nothing is lost or won by its not being rounded.
+            *r = lanes.mul_add(n, constant(-LN2_HIGH), *r);
+            *r = lanes.sub(*r, lanes.mul(n, constant(LN2_LOW)));
+        }
+        let mut q = [constant(C6); N];
+        for coefficient in [C5, C4, C3, C2] {
+            for (q, &r) in q.iter_mut().zip(&r) {
+                *q = lanes.add(lanes.mul(*q, r), constant(coefficient));
+            }
+        }
+        for (q, &r) in q.iter_mut().zip(&r) {
+            *q = lanes.add(lanes.add(lanes.mul(lanes.mul(*q, r), r), r), constant(1.0));
+        }
+        let mut weights = [lanes.splat_int(0); N];
+        for (weight, (&e, &shifted)) in weights.iter_mut().zip(q.iter().zip(&shifted)) {
+            let n = lanes.sub(shifted, constant(MAGIC - 31.0));
+            *weight = lanes.whole(lanes.at_octave(e, n));
+        }
+        weights
     }
 
-    /// About e^x of so many logits, for half the price: see [`ROUGHNESS`].
+    /// Whether no logit up to this one weighs 2^30 or more.
+    #[inline(always)]
+    pub fn is_light(self, largest: f32) -> bool {
+        self.distance(largest) < LIGHT
+    }
+
+    /// About e^x of so many logits, for half the price: see [`ROUGHNESS`]. They may be up to [`FAR`] above the peak.
     ///
-    /// e^x is 2^u with u in octaves, and 2^u a polynomial around the nearest integer.
+    /// e^x is 2^u with u in octaves, and 2^u a polynomial above the next integer below.
     #[inline(always)]
     pub fn roughly<L: Lanes>(self, lanes: L, logits: L::Floats) -> L::Floats {
         let constant = |value: f32| lanes.splat(value);
         let u = lanes.mul(lanes.sub(logits, constant(self.peak)), constant(self.inverse * LOG2_E));
-        let u = lanes.max(u, constant(FLOOR * LOG2_E));
-        let shifted = lanes.add(u, constant(MAGIC));
-        let f = lanes.sub(u, lanes.sub(shifted, constant(MAGIC)));
-        let mut e = constant(R4);
-        for coefficient in [R3, R2, R1, R0] {
-            e = lanes.add(lanes.mul(e, f), constant(coefficient));
+        let (f, octave) = lanes.octaves(lanes.max(u, constant(LOWEST_OCTAVE)));
+        let mut e = constant(R3);
+        for coefficient in [R2, R1, R0] {
+            e = lanes.mul_add(e, f, constant(coefficient));
         }
-        lanes.floats(lanes.add_ints(lanes.bits(e), lanes.to_exponent(lanes.bits(shifted))))
+        lanes.at_octave(e, octave)
+    }
+
+    /// Very roughly e^x of so many logits, for guesses: nothing is known of the result where a logit is more than a hundred
+    /// octaves below the peak, or far from zero.
+    #[inline(always)]
+    pub fn very_roughly<L: Lanes>(self, lanes: L, logits: L::Floats) -> L::Floats {
+        let constant = |value: f32| lanes.splat(value);
+        let octave = self.inverse * LOG2_E;
+        let (f, octave) =
+            lanes.octaves(lanes.mul_add(logits, constant(octave), constant(-self.peak * octave)));
+        let e = lanes.mul_add(lanes.mul_add(constant(G2), f, constant(G1)), f, constant(G0));
+        lanes.at_octave(e, octave)
+    }
+
+    /// e^x of the peak of another scale of the same temperature.
+    pub fn mass_at(self, peak: f32) -> f64 {
+        ((f64::from(peak) - f64::from(self.peak)) * f64::from(self.inverse)).exp()
+    }
+
+    /// The peak that distances are measured from.
+    pub fn peak(self) -> f32 {
+        self.peak
+    }
+
+    /// The same temperature, measured from another peak.
+    pub fn at_peak(self, peak: f32) -> Self {
+        Self { peak, ..self }
+    }
+
+    /// Whether rough masses by this scale can tell those of a row with this peak.
+    pub fn is_near(self, peak: f32) -> bool {
+        (peak - self.peak) * self.inverse <= FAR
     }
 
     /// The lowest logit that weighs at least `weight`, which is at most [`ONE`]: found by halving, since
@@ -175,7 +245,7 @@ mod tests {
             let mut result = [0; BLOCK];
             for at in (0..BLOCK).step_by(L::COUNT) {
                 let logits = lanes.load(self.block, at);
-                let weights = self.scale.weights(lanes, logits);
+                let [weights] = self.scale.weights(lanes, [logits]);
                 let rough = lanes.bits(self.scale.roughly(lanes, logits));
                 lanes.store(if self.rough { rough } else { weights }, &mut result, at);
             }
@@ -226,21 +296,26 @@ mod tests {
         let logits: Vec<f32> = distances().chain([f32::NEG_INFINITY, f32::NAN]).collect();
         for temperature in [0.01, 0.7, 1.0, 30.0] {
             let scale = Scale::new(0.0, temperature);
-            for part in logits.chunks(BLOCK) {
-                let mut block = [f32::NEG_INFINITY; BLOCK];
-                block[..part.len()].copy_from_slice(part);
-                let block = block.map(|x| x * temperature as f32);
-                for vectors in Vectors::available() {
-                    let rough = vectors.run(Weigh { scale, block: &block, rough: true });
-                    for (bits, logit) in rough.into_iter().zip(block) {
-                        let rough = f64::from(f32::from_bits(bits)) * f64::from(ONE);
-                        let weight = f64::from(scale.weight(logit));
-                        // Half of what is promised, so that sums may round too.
-                        let bound = weight * ROUGHNESS / 2.0 + 1.0;
-                        assert!(
-                            (rough - weight).abs() <= bound,
-                            "{rough} is not nearly {weight} at {logit}, {vectors:?}"
-                        );
+            // Measured from the peak itself, and from as far below as is allowed.
+            for by in [scale, scale.at_peak(scale.logit_at(FAR * 0.999))] {
+                assert!(by.is_near(0.0));
+                let unit = f64::from(ONE) / by.mass_at(0.0);
+                for part in logits.chunks(BLOCK) {
+                    let mut block = [f32::NEG_INFINITY; BLOCK];
+                    block[..part.len()].copy_from_slice(part);
+                    let block = block.map(|x| x * temperature as f32);
+                    for vectors in Vectors::available() {
+                        let rough = vectors.run(Weigh { scale: by, block: &block, rough: true });
+                        for (bits, logit) in rough.into_iter().zip(block) {
+                            let rough = f64::from(f32::from_bits(bits)) * unit;
+                            let weight = f64::from(scale.weight(logit));
+                            // A little less than what is promised, so that sums may round too.
+                            let bound = weight * ROUGHNESS * 0.9 + 1.0;
+                            assert!(
+                                (rough - weight).abs() <= bound,
+                                "{rough} is not nearly {weight} at {logit}, {vectors:?}, {by:?}"
+                            );
+                        }
                     }
                 }
             }
