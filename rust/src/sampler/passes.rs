@@ -230,11 +230,25 @@ impl Pass for Gather<'_, '_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
+        /// From so many tokens of a block on it is cheaper to weigh them all.
+        const MANY: u32 = 6;
+        let mut weights = [0; BLOCK];
         for &index in self.visited {
             let (start, block) = (index as usize * BLOCK, self.blocks.get(index as usize));
-            let listed =
-                |place| Candidate::new((start + place) as u32, block[place], self.scale.weight(block[place]));
-            self.list.extend(reaching(lanes, block, lanes.splat(self.bound)).map(listed));
+            let places = reaching(lanes, block, lanes.splat(self.bound));
+            let are_many = places.0.count_ones() >= MANY;
+            if are_many {
+                for start in (0..BLOCK).step_by(LIGHT * L::COUNT) {
+                    let weighed = self.scale.weights(lanes, load(lanes, block, start));
+                    for (index, weighed) in weighed.into_iter().enumerate() {
+                        lanes.store(weighed, &mut weights, start + index * L::COUNT);
+                    }
+                }
+            }
+            for place in places {
+                let weight = if are_many { weights[place] } else { self.scale.weight(block[place]) };
+                self.list.push(Candidate::new((start + place) as u32, block[place], weight));
+            }
         }
     }
 }
