@@ -230,11 +230,6 @@ impl<'a> Blocks<'a> {
         (&self.store.rough[..self.store.moved.len()], scale, total)
     }
 
-    /// The largest logit of the row; -inf if nothing is possible.
-    pub fn peak(&self) -> f32 {
-        self.peak.expect("a survey comes first")
-    }
-
     /// The lowest id whose logit is `peak`, which the row holds.
     pub fn first(&self, peak: f32) -> u32 {
         let index = self.maxima().iter().position(|&largest| largest == peak).unwrap_or(0);
@@ -340,7 +335,7 @@ mod tests {
         let mut store = BlockStore::default();
         let row = [1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY];
         let mut blocks = Blocks::new(Vectors::widest(), &row, &mut store);
-        assert_eq!((blocks.survey(), blocks.first(blocks.peak())), (MAX_LOGIT, 2));
+        assert_eq!((blocks.survey(), blocks.first(MAX_LOGIT)), (MAX_LOGIT, 2));
         let mut blocks = Blocks::new(Vectors::widest(), &[f32::NAN; 70], &mut store);
         assert_eq!(blocks.survey(), f32::NEG_INFINITY);
     }

@@ -55,8 +55,6 @@ pub(super) trait Lanes: Copy {
     fn floats(self, bits: Self::Ints) -> Self::Floats;
     /// a + b, wrapping.
     fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
-    /// Shifted up into the exponent of a float.
-    fn to_exponent(self, ints: Self::Ints) -> Self::Ints;
     /// The integer parts of 0 <= floats <= 2^31.
     fn whole(self, floats: Self::Floats) -> Self::Ints;
     /// Where the lanes of `floats` lie: of `ints` those that are above `high`, the others 0; and one bit for each lane from `low` to
@@ -84,8 +82,6 @@ pub(super) trait Lanes: Copy {
     fn no_sums(self) -> Self::Sums;
     /// Adds all lanes to the sums.
     fn accumulate(self, sums: Self::Sums, ints: Self::Ints) -> Self::Sums;
-    /// a + b
-    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// All sums together.
     fn total(self, sums: Self::Sums) -> u64;
     /// The largest lane of each of the four; none is NaN.
@@ -229,10 +225,6 @@ impl Lanes for Portable {
         each(a, b, u32::wrapping_add)
     }
     #[inline(always)]
-    fn to_exponent(self, ints: Self::Ints) -> Self::Ints {
-        ints.map(|int| int << 23)
-    }
-    #[inline(always)]
     fn whole(self, floats: Self::Floats) -> Self::Ints {
         // `as u32` saturates, and then nothing vectorises. y - 1/2 + 2^-27 rounds to the integer part of y: where y may be
         // odd it is below 2^24 and the sum is exact, above that the tie goes to the even y itself. Adding 3 * 2^51 makes
@@ -286,11 +278,6 @@ impl Lanes for Portable {
             sums[lane] += u64::from(ints[lane]) + u64::from(ints[lane + WIDTH / 2]);
         }
         sums
-    }
-    #[inline(always)]
-    fn add_sums(self, mut a: Self::Sums, b: Self::Sums) -> Self::Sums {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-        a
     }
     #[inline(always)]
     fn total(self, sums: Self::Sums) -> u64 {
@@ -410,7 +397,6 @@ mod x86 {
         method!(bits(floats: __m256) -> __m256i = _mm256_castps_si256(floats));
         method!(floats(bits: __m256i) -> __m256 = _mm256_castsi256_ps(bits));
         method!(add_ints(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b));
-        method!(to_exponent(ints: __m256i) -> __m256i = _mm256_slli_epi32::<23>(ints));
         // Beyond i32, which here is 2^31 alone, the instruction gives just these bits.
         method!(whole(floats: __m256) -> __m256i = _mm256_cvttps_epi32(floats));
         method!(split(ints: __m256i, floats: __m256, low: __m256, high: __m256) -> (__m256i, u64) = {
@@ -432,7 +418,6 @@ mod x86 {
             let even = _mm256_and_si256(ints, _mm256_set1_epi64x(0xffff_ffff));
             _mm256_add_epi64(sums, _mm256_add_epi64(even, _mm256_srli_epi64::<32>(ints)))
         });
-        method!(add_sums(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi64(a, b));
         method!(total(sums: __m256i) -> u64 = {
             let halves = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             _mm_cvtsi128_si64(_mm_add_epi64(halves, _mm_unpackhi_epi64(halves, halves))).cast_unsigned()
@@ -491,7 +476,6 @@ mod x86 {
         method!(bits(floats: __m512) -> __m512i = _mm512_castps_si512(floats));
         method!(floats(bits: __m512i) -> __m512 = _mm512_castsi512_ps(bits));
         method!(add_ints(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b));
-        method!(to_exponent(ints: __m512i) -> __m512i = _mm512_slli_epi32::<23>(ints));
         method!(whole(floats: __m512) -> __m512i = _mm512_cvttps_epi32(floats));
         method!(split(ints: __m512i, floats: __m512, low: __m512, high: __m512) -> (__m512i, u64) = {
             let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(floats, high);
@@ -512,7 +496,6 @@ mod x86 {
             let even = _mm512_and_si512(ints, _mm512_set1_epi64(0xffff_ffff));
             _mm512_add_epi64(sums, _mm512_add_epi64(even, _mm512_srli_epi64::<32>(ints)))
         });
-        method!(add_sums(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi64(a, b));
         method!(total(sums: __m512i) -> u64 = _mm512_reduce_add_epi64(sums).cast_unsigned());
         method!(largest_of_each(four: [__m512; 4]) -> [f32; 4] = {
             let sixteen = of_each!(four, _mm512_max_ps, _mm512_unpacklo_ps, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
