@@ -28,7 +28,7 @@ CHUNK: Final = 500
 
 
 def texts(count: int, added: list[str], seed: int) -> Iterator[str]:
-    """Fragments, added tokens, random characters, spaces and random letters in any order."""
+    """Fragments, added tokens, random characters, spaces, random letters and long words of one script in any order."""
     choose = random.Random(seed)
     fragments = FRAGMENTS + choose.sample(added, min(12, len(added)))
 
@@ -41,6 +41,7 @@ def texts(count: int, added: list[str], seed: int) -> Iterator[str]:
         character,
         lambda: choose.choice(" \n\t\r '") * choose.randrange(1, 5),
         lambda: "".join(choose.choices("abcdefghijklmnopqrstuvwxyzABC '.,0", k=choose.randrange(1, 12))),
+        lambda: "".join(choose.choices(choose.choice(FRAGMENTS), k=choose.randrange(1, 30))),
     ]
     for _ in range(count):
         yield "".join(choose.choice(pieces)() for _ in range(choose.randrange(14)))

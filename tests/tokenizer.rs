@@ -363,7 +363,7 @@ mod own {
         fn text(&mut self) -> String {
             let mut text = String::new();
             for _ in 0..self.below(12) {
-                match self.below(4) {
+                match self.below(5) {
                     0 => text.push_str(self.of(FRAGMENTS)),
                     1 => {
                         let ranges =
@@ -375,6 +375,11 @@ mod own {
                     2 => {
                         let space = self.of(&[" ", "\n", "\t", "\r", "'"]);
                         text.push_str(&space.repeat(1 + self.below(4)));
+                    }
+                    3 => {
+                        // A long word of the letters of one script, in an order that no other has.
+                        let letters: Vec<char> = self.of(FRAGMENTS).chars().collect();
+                        text.extend((0..self.below(30)).map(|_| letters[self.below(letters.len())]));
                     }
                     _ => (0..self.below(40))
                         .for_each(|_| text.push_str(self.of(&["a", "b", "e", "t", "h", " ", ".", "A", "0"]))),

@@ -8,12 +8,14 @@ mod classes;
 mod composed;
 mod encoder;
 mod hash;
+mod joints;
 mod masks;
 mod merges;
 mod own;
 mod scheme;
 mod segments;
 mod simd;
+mod whole_words;
 mod word_cache;
 mod words;
 
@@ -33,6 +35,8 @@ use crate::{gguf_vocab, tokenizer_json};
 
 use own::Own;
 use scheme::Scheme;
+#[cfg(feature = "python")]
+pub(crate) use simd::prefetch;
 
 /// The end token of [`Tokenizer::bytes_only`].
 const BYTES_END: &str = "<|end|>";

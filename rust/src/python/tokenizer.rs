@@ -1,24 +1,27 @@
 //! `Tokenizer` and `TokenStream` as Python sees them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use numpy::{Element, PyArray1, PyArrayMethods, PyUntypedArray};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
 use super::OrRaise;
 use crate::error::Error;
-use crate::tokenizer::{TokenStream, Tokenizer};
+use crate::tokenizer::{TokenStream, Tokenizer, prefetch};
 use crate::vocab::Vocab;
 
 /// Bytes that ecocore encodes in a few microseconds.
 const AT_ONCE: usize = 2048;
 
+/// How many elements of a list are made while memory answers.
+const AHEAD: usize = 12;
+
 /// See `_core.pyi`.
 #[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
-pub struct PyTokenizer(pub Arc<Tokenizer>);
+pub struct PyTokenizer(pub Arc<Tokenizer>, Integers);
 
 #[pymethods]
 impl PyTokenizer {
@@ -42,22 +45,27 @@ impl PyTokenizer {
     fn backend(&self) -> &'static str {
         self.0.backend()
     }
-    fn encode(&self, text: &Bound<'_, PyString>) -> PyResult<Vec<u32>> {
+    fn encode<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyList>> {
         let py = text.py();
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        self.free(py, text, || self.0.encode(text))
+        self.list(py, &self.free(py, text, || self.0.encode(text))?)
     }
     fn encode_chat<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
         let py = text.py();
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
         Ok(PyArray1::from_vec(py, self.free(py, text, || self.0.encode_chat(text))?))
     }
-    fn encode_batch(&self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<Vec<Vec<u32>>> {
+    fn encode_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Bound<'py, PyString>>,
+    ) -> PyResult<Vec<Bound<'py, PyList>>> {
         let texts = texts.iter().enumerate();
         let texts = texts
             .map(|(index, text)| text.to_str().map_err(|_| lone_surrogate("texts", &format!("[{index}] "))));
         let texts: Vec<&str> = texts.collect::<Result<_, _>>().or_raise(py)?;
-        py.detach(|| self.0.encode_batch(&texts)).or_raise(py)
+        let encoded = py.detach(|| self.0.encode_batch(&texts)).or_raise(py)?;
+        encoded.iter().map(|ids| self.list(py, ids)).collect()
     }
     #[pyo3(signature = (ids, skip_special_tokens = false))]
     fn decode(&self, ids: &Bound<'_, PyAny>, skip_special_tokens: bool) -> PyResult<String> {
@@ -84,7 +92,11 @@ impl PyTokenizer {
 
 impl PyTokenizer {
     fn new(tokenizer: Tokenizer) -> Self {
-        Self(Arc::new(tokenizer))
+        Self(Arc::new(tokenizer), Integers::new())
+    }
+
+    fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
+        self.1.list(py, ids, self.0.vocab().len())
     }
 
     /// Calls without the GIL, unless the text is done before another thread had it.
@@ -96,6 +108,37 @@ impl PyTokenizer {
     ) -> PyResult<T> {
         let at_once = text.len() <= AT_ONCE && self.0.backend() == "ecocore";
         if at_once { encode().or_raise(py) } else { py.detach(encode).or_raise(py) }
+    }
+}
+
+/// The ids of a vocabulary as Python's integers. Each is made once and then shared by all lists, since making a new one
+/// takes longer than finding its id.
+struct Integers(Mutex<Vec<Option<Py<PyInt>>>>);
+
+impl Integers {
+    fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// `ids`, which are those of a vocabulary of `count`, as a list.
+    fn list<'py>(&self, py: Python<'py>, ids: &[u32], count: usize) -> PyResult<Bound<'py, PyList>> {
+        // Making a list may run a finalizer, and that may encode: then somebody up the stack holds the lock.
+        let Ok(mut made) = self.0.try_lock() else { return PyList::new(py, ids) };
+        if made.is_empty() {
+            made.resize_with(count, || None);
+        }
+        let integers = (0..ids.len()).map(|at| {
+            // The integers of later ids are asked for long before they are counted.
+            if let Some(&id) = ids.get(at + 2 * AHEAD) {
+                prefetch(&raw const made[id as usize]);
+            }
+            if let Some(Some(later)) = ids.get(at + AHEAD).map(|&id| &made[id as usize]) {
+                prefetch(later.as_ptr());
+            }
+            let id = ids[at];
+            made[id as usize].get_or_insert_with(|| PyInt::new(py, id).unbind()).bind(py).clone()
+        });
+        PyList::new(py, integers)
     }
 }
 

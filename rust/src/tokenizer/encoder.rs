@@ -3,19 +3,20 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::added_tokens::AddedTokens;
 use super::characters::Characters;
 use super::composed::composed;
-use super::hash;
+use super::joints::Joints;
 use super::masks::Masks;
 use super::merges::{self, Merges};
 use super::segments::Segments;
-use super::word_cache::{self, WordCache};
+use super::whole_words::WholeWords;
+use super::word_cache::{Search, WordCache};
 use super::words::{Pattern, each_word};
-use crate::vocab::Vocab;
 
 const NONE: u32 = u32::MAX;
 
@@ -27,12 +28,24 @@ pub(super) enum Units {
     Characters(Box<Characters>),
 }
 
+impl Units {
+    /// Whether a word may be cut into pieces: not where a byte vanishes, since its neighbours meet there, and not what is a
+    /// piece already.
+    fn may_cut(&self, word: &str) -> bool {
+        match self {
+            Self::Bytes { ids, .. } => word.bytes().all(|byte| ids[usize::from(byte)] != NONE),
+            Self::Characters(_) => false,
+        }
+    }
+}
+
 /// See the file's head.
 pub(crate) struct Encoder {
     pub(super) added_tokens: AddedTokens,
     pub(super) composes: bool,
     pub(super) units: Units,
     pub(super) merges: Merges,
+    pub(super) joints: Joints,
     pub(super) whole_words: WholeWords,
     /// Whether words of the vocabulary win over merges.
     pub(super) ignores_merges: bool,
@@ -83,47 +96,95 @@ impl Encoder {
         let Workspace { masks, words } = workspace;
         match &self.units {
             Units::Bytes { pattern, .. } => {
-                each_word(bytes, *pattern, masks, |at, end| self.word(&text, at, end, words, out));
+                each_word(bytes, *pattern, masks, |start, end| self.word(&text, start, end, words, out));
             }
-            Units::Characters(characters) => {
-                characters.each_piece(&text, |at, end| self.word(&text, at, end, words, out));
+            Units::Characters(_) => {
+                self.joints.each_piece(&text, Characters::read, |start, end| {
+                    self.word(&text, start, end, words, out)
+                });
             }
         }
+        self.look_up(&text, words, out);
     }
 
-    /// Appends the ids of the word `text[at..end]`.
+    /// Takes the word `text[start..end]`. Its ids are appended when enough words wait: while memory answers what the cache
+    /// has of them, more words are cut.
     #[inline]
-    fn word(&self, text: &str, at: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
-        if end - at > word_cache::INLINE {
-            return self.long_word(&text[at..end], words, out);
+    fn word(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
+        if words.num_waiting == WAITING {
+            self.look_up(text, words, out);
         }
-        let key = word_cache::key(text.as_bytes(), at, end);
-        if !words.cache.find(key, out) {
-            self.merge(&text[at..end], words, out);
-            words.cache.insert(key, &words.symbols);
-        }
+        let search = words.cache.search(text.as_bytes(), start, end);
+        words.waiting[words.num_waiting] = Waiting { search, start, end };
+        words.num_waiting += 1;
     }
 
-    #[inline(never)]
-    fn long_word(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
-        if !words.cache.find_long(word.as_bytes(), out) {
-            self.merge(word, words, out);
-            words.cache.insert_long(word.as_bytes(), &words.symbols);
-        }
-    }
-
-    /// Appends the ids of a word and leaves them in `words.symbols`.
-    #[cold]
-    #[inline(never)]
-    fn merge(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
-        let known = self.whole_words.find(word.as_bytes());
-        match known.filter(|&id| self.ignores_merges || self.whole_words.is_sure(id)) {
-            Some(id) => {
-                words.symbols.clear();
-                words.symbols.push(id);
+    /// Appends the ids of the words that wait.
+    fn look_up(&self, text: &str, words: &mut Words, out: &mut Vec<u32>) {
+        for turn in 0..mem::take(&mut words.num_waiting) {
+            let Waiting { search, start, end } = words.waiting[turn];
+            match search {
+                Some(search) if words.cache.find(search, out) => {}
+                Some(search) => {
+                    let known = out.len();
+                    self.new_word(&text[start..end], words, out);
+                    words.cache.insert(search, &out[known..]);
+                }
+                None => self.long_word(text, start, end, words, out),
             }
-            None => self.merge_symbols(word, words),
         }
+    }
+
+    /// Appends the ids of a word that the cache does not have.
+    #[inline(never)]
+    fn new_word(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
+        match self.whole_word(word) {
+            Some(id) => out.push(id),
+            None => self.merge(word, words, out),
+        }
+    }
+
+    /// The token that is this word, if merging need not be asked.
+    fn whole_word(&self, word: &str) -> Option<u32> {
+        let known = self.whole_words.find(word.as_bytes());
+        known.filter(|&id| self.ignores_merges || self.whole_words.is_sure(id))
+    }
+
+    /// Appends the ids of a word that is too long for a place in the cache's table.
+    #[inline(never)]
+    fn long_word(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
+        let word = &text[start..end];
+        if words.cache.find_long(word.as_bytes(), out) {
+            return;
+        }
+        let known = out.len();
+        match self.whole_word(word) {
+            Some(id) => out.push(id),
+            None if self.units.may_cut(word) => {
+                let piece = |from, to| self.piece(text, start + from, start + to, words, out);
+                self.joints.each_piece(word, |character| character, piece);
+            }
+            None => self.merge(word, words, out),
+        }
+        words.cache.insert_long(word.as_bytes(), &out[known..]);
+    }
+
+    /// Appends the ids of a piece of a word, which merges alone and is no word for the vocabulary.
+    #[inline]
+    fn piece(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
+        let Some(search) = words.cache.search_piece(text.as_bytes(), start, end) else {
+            return self.merge(&text[start..end], words, out);
+        };
+        if !words.cache.find(search, out) {
+            let known = out.len();
+            self.merge(&text[start..end], words, out);
+            words.cache.insert(search, &out[known..]);
+        }
+    }
+
+    /// Appends the ids that a word's symbols merge to.
+    fn merge(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
+        self.merge_symbols(word, words);
         out.extend_from_slice(&words.symbols);
         // One giant word must not hold its memory forever.
         words.symbols.shrink_to(1 << 16);
@@ -151,8 +212,8 @@ impl Encoder {
     /// Finds out which tokens their own text merges to. Until that is done every word is merged, to the same ids.
     pub(super) fn make_sure(&self) {
         let mut words = Words::new();
-        for id in self.whole_words.table.iter().copied().filter(|&id| id != NONE) {
-            let text = self.whole_words.vocab.bytes(id).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        for id in self.whole_words.ids() {
+            let text = self.whole_words.text(id);
             if let Some(text) = text.filter(|text| text.len() <= LONGEST_SURE) {
                 self.merge_symbols(text, &mut words);
                 if words.symbols == [id] {
@@ -166,72 +227,44 @@ impl Encoder {
 /// Longer tokens are merged each time, so that a strange file makes no long work.
 const LONGEST_SURE: usize = 256;
 
-/// The vocabulary by the bytes of its tokens.
-pub(super) struct WholeWords {
-    vocab: Arc<Vocab>,
-    table: Vec<u32>,
-    /// A bit for each id: whether the token's own text merges to it.
-    sure: Vec<AtomicU64>,
-}
-
-impl WholeWords {
-    /// `ids` are those of tokens that a word can be.
-    pub(super) fn new(vocab: Arc<Vocab>, ids: impl ExactSizeIterator<Item = u32>) -> Self {
-        let table = vec![NONE; (2 * ids.len() + 1).next_power_of_two()];
-        let sure = (0..=vocab.len() / 64).map(|_| AtomicU64::new(0)).collect();
-        let mut words = Self { vocab, table, sure };
-        for id in ids {
-            let mut place = words.place(words.vocab.bytes(id).unwrap_or_default());
-            while words.table[place] != NONE {
-                place = (place + 1) & (words.table.len() - 1);
-            }
-            words.table[place] = id;
-        }
-        words
-    }
-
-    fn find(&self, word: &[u8]) -> Option<u32> {
-        let mut place = self.place(word);
-        loop {
-            match self.table[place] {
-                NONE => return None,
-                id if self.vocab.bytes(id) == Some(word) => return Some(id),
-                _ => place = (place + 1) & (self.table.len() - 1),
-            }
-        }
-    }
-
-    fn place(&self, word: &[u8]) -> usize {
-        (hash::of_bytes(word) >> 32) as usize & (self.table.len() - 1)
-    }
-
-    fn is_sure(&self, id: u32) -> bool {
-        self.sure[id as usize / 64].load(Ordering::Relaxed) >> (id % 64) & 1 == 1
-    }
-
-    fn set_sure(&self, id: u32) {
-        self.sure[id as usize / 64].fetch_or(1 << (id % 64), Ordering::Relaxed);
-    }
-}
-
 /// What one thread works with.
 pub(super) struct Workspace {
     masks: Masks,
     words: Words,
 }
 
+/// As many words wait as memory can be asked for at a time.
+const WAITING: usize = 32;
+
 struct Words {
     cache: WordCache,
+    waiting: [Waiting; WAITING],
+    num_waiting: usize,
     symbols: Vec<u32>,
     /// The bytes of a word that are tokens.
     kept: Vec<u8>,
     merging: merges::Scratch,
 }
 
+/// A word that was cut and not yet looked up.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    /// None for a long word.
+    search: Option<Search>,
+    start: usize,
+    end: usize,
+}
+
 impl Words {
     fn new() -> Self {
-        let merging = merges::Scratch::default();
-        Self { cache: WordCache::new(), symbols: Vec::new(), kept: Vec::new(), merging }
+        Self {
+            cache: WordCache::new(),
+            waiting: [Waiting::default(); WAITING],
+            num_waiting: 0,
+            symbols: Vec::new(),
+            kept: Vec::new(),
+            merging: merges::Scratch::default(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::hash;
+use super::simd::prefetch;
 
 /// Words of more symbols are merged with a heap; shorter ones faster by looking at all pairs each time.
 const SHORT: usize = 64;
@@ -90,6 +91,17 @@ impl Merges {
         let mut merges = [NEVER; SHORT];
         for (merge, pair) in merges.iter_mut().zip(bytes.windows(2)) {
             *merge = self.bytes[usize::from(pair[0]) * 256 + usize::from(pair[1])];
+        }
+        // When the first two bytes of a pair have merged, these pairs may follow: about half of all that are looked up.
+        // Memory answers for all of them at once.
+        for at in (0..bytes.len() - 1).filter(|&at| merges[at] != NEVER) {
+            let token = merged(merges[at]);
+            if let Some(&behind) = symbols.get(at + 2) {
+                prefetch(&raw const self.table[self.place(pair(token, behind))]);
+            }
+            if at > 0 {
+                prefetch(&raw const self.table[self.place(pair(symbols[at - 1], token))]);
+            }
         }
         self.merge_short(symbols, &mut merges);
     }

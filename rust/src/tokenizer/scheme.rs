@@ -8,8 +8,10 @@ use tokenizers::AddedToken;
 
 use super::added_tokens::AddedTokens;
 use super::characters::Characters;
-use super::encoder::{Encoder, Units, WholeWords, Workspaces};
+use super::encoder::{Encoder, Units, Workspaces};
+use super::joints::Joints;
 use super::merges::Merges;
+use super::whole_words::WholeWords;
 use super::words::Pattern;
 use crate::pipeline::{BytePairs, Parts};
 use crate::vocab::{Vocab, byte_of};
@@ -98,7 +100,6 @@ impl Scheme {
             Kind::Text => Units::Characters(Box::new(Characters::new(
                 model.vocab.iter().filter_map(|(token, &id)| Some((only_character(token)?, id))),
                 fallback_ids(model),
-                model.merges.iter().map(|(left, right)| (left.as_ref(), right.as_ref())),
             ))),
         };
         let bytes = match &units {
@@ -118,12 +119,38 @@ impl Scheme {
             added_tokens: AddedTokens::new(added_tokens.iter().copied()),
             composes: self.composes,
             merges: Merges::new(merges, bytes),
+            joints: self.joints(model),
             whole_words: WholeWords::new(Arc::clone(vocab), words.into_iter()),
             ignores_merges: model.ignore_merges,
             workspaces: Workspaces::new(),
             segments: Mutex::default(),
             units,
         }
+    }
+
+    /// Where the merges of a vocabulary join.
+    fn joints(self, model: &BytePairs<'_>) -> Joints {
+        let mut joints = Joints::new();
+        let (mut before, mut behind) = (Vec::new(), Vec::new());
+        for (left, right) in &model.merges {
+            match self.kind {
+                // Each character is a byte; one that is none stands in no word.
+                Kind::Words(_) => {
+                    before.clear();
+                    before.extend(left.chars().rev().take(4).filter_map(byte_of));
+                    before.reverse();
+                    behind.clear();
+                    behind.extend(right.chars().take(4).filter_map(byte_of));
+                    joints.insert(&before, &behind);
+                }
+                Kind::Text => {
+                    if let (Some(before), Some(behind)) = (left.chars().next_back(), right.chars().next()) {
+                        joints.insert_characters(Characters::read(before), Characters::read(behind));
+                    }
+                }
+            }
+        }
+        joints
     }
 }
 

@@ -1,6 +1,9 @@
 //! The classes of ASCII, many bytes at a time: takes blocks of text, gives a bit per byte and class. The widest way that
-//! the processor knows is chosen at run time; the portable one is eight bytes in one number.
-#![expect(unsafe_code, reason = "a function for one kind of processor is called after asking for it")]
+//! the processor knows is chosen at run time; the portable one is eight bytes in one number. And what a table holds, asked for ahead.
+#![expect(
+    unsafe_code,
+    reason = "what one kind of processor knows is called by its own name, after asking for it"
+)]
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 32;
@@ -24,6 +27,18 @@ pub(super) fn each_block(blocks: &[[u8; BLOCK]], put: impl FnMut(Bits)) {
         return unsafe { avx2::each_block(blocks, put) };
     }
     blocks.iter().map(portable).for_each(put);
+}
+
+/// Asks for what lies at `place`, which may be anywhere, before it is looked at.
+#[inline]
+pub(crate) fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every processor of this kind knows the hint, no address is wrong for it, and a program sees no change.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }
 
 /// The bits of one block.
