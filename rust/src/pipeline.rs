@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use rayon::prelude::*;
 use tokenizers::models::bpe;
 use tokenizers::{AddedToken, DecoderWrapper, Model, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
@@ -59,14 +60,18 @@ impl BytePairs<'_> {
             let id = self.vocab.get(token).copied();
             id.ok_or_else(|| needs(places, token))
         };
-        let mut whole = String::new();
-        let ids = self.merges.iter().map(|(left, right)| {
+        let ids = |whole: &mut String, (left, right): &Merge<'_>| {
             whole.clear();
             whole.push_str(left);
             whole.push_str(right);
-            Ok((id(left)?, id(right)?, id(&whole)?))
-        });
-        ids.collect()
+            Ok((id(left)?, id(right)?, id(whole)?))
+        };
+        let all: Result<_, Error> = self.merges.par_iter().map_init(String::new, ids).collect();
+        // The error is that of the first wrong merge, whichever core met one first.
+        all.or_else(|_| {
+            let mut whole = String::new();
+            self.merges.iter().map(|merge| ids(&mut whole, merge)).collect()
+        })
     }
 
     /// The model, whose merges all join two tokens to a third.

@@ -116,13 +116,17 @@ impl Tokenizer {
         decoding: Decoding,
         places: &Places,
     ) -> Result<Self, Error> {
-        if let PartModel::BytePairs(model) = &parts.model
-            && decoding != Decoding::Pipeline
-            && let Some(scheme) = Scheme::of(&parts, model)
-        {
-            let (own, vocab) = Own::new(scheme, &parts.added_tokens, model, spelling, places)?;
-            return Ok(Self { backend: Backend::Own(Box::new(own)), decoding, vocab });
-        }
+        let scheme = match &parts.model {
+            PartModel::BytePairs(model) if decoding != Decoding::Pipeline => Scheme::of(&parts, model),
+            _ => None,
+        };
+        let parts = match (scheme, parts) {
+            (Some(scheme), Parts { model: PartModel::BytePairs(model), added_tokens, .. }) => {
+                let (own, vocab) = Own::new(scheme, &added_tokens, model, spelling, places)?;
+                return Ok(Self { backend: Backend::Own(Box::new(own)), decoding, vocab });
+            }
+            (_, parts) => parts,
+        };
         let pipeline = Pipeline::new(parts, places)?;
         let vocab = Arc::new(pipeline.table(spelling, places.vocab)?);
         Ok(Self { backend: Backend::Crate(Box::new(pipeline)), decoding, vocab })

@@ -22,13 +22,18 @@ pub enum Spelling {
 }
 
 impl Spelling {
-    /// The bytes that `token` stands for, and whether it is the `<0xNN>` of byte fallback.
-    fn bytes<'a>(&self, token: &'a str) -> (Cow<'a, [u8]>, bool) {
+    /// Appends the bytes that `token` stands for; says whether it is the `<0xNN>` of byte fallback.
+    fn append(&self, token: &str, bytes: &mut Vec<u8>) -> bool {
         match self {
-            Self::ByteLevel => match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
-                Some(bytes) => (Cow::Owned(bytes), false),
-                None => (Cow::Borrowed(token.as_bytes()), false),
-            },
+            Self::ByteLevel => {
+                let start = bytes.len();
+                bytes.extend(token.chars().map_while(byte_of));
+                if bytes.len() - start < token.chars().count() {
+                    bytes.truncate(start);
+                    bytes.extend_from_slice(token.as_bytes());
+                }
+                false
+            }
             Self::Text { replacements, byte_fallback } => {
                 let mut text = Cow::Borrowed(token);
                 for (from, to) in replacements {
@@ -36,19 +41,14 @@ impl Spelling {
                         text = Cow::Owned(text.replace(from.as_str(), to));
                     }
                 }
-                match fallback_byte(&text).filter(|_| *byte_fallback) {
-                    Some(byte) => (Cow::Owned(vec![byte]), true),
-                    None => (into_bytes(text), false),
+                let byte = fallback_byte(&text).filter(|_| *byte_fallback);
+                match &byte {
+                    Some(byte) => bytes.push(*byte),
+                    None => bytes.extend_from_slice(text.as_bytes()),
                 }
+                byte.is_some()
             }
         }
-    }
-}
-
-fn into_bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
-    match text {
-        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     }
 }
 
@@ -98,7 +98,8 @@ impl Vocab {
         let mut vocab = Self::with_capacity(entries.len());
         for (bytes, special) in entries {
             let flags = if bytes.is_empty() { 0 } else { PRESENT | if special { SPECIAL } else { 0 } };
-            vocab.push(&bytes, flags);
+            vocab.buffer.extend_from_slice(&bytes);
+            vocab.end(flags);
         }
         vocab
     }
@@ -112,18 +113,17 @@ impl Vocab {
 
     /// Gives the next id to a token as the model file spells it.
     pub(crate) fn push_token(&mut self, token: &str, special: bool, spelling: &Spelling) {
-        let (bytes, is_byte) = spelling.bytes(token);
-        let flags = PRESENT | if special { SPECIAL } else { 0 } | if is_byte { BYTE } else { 0 };
-        self.push(&bytes, flags);
+        let is_byte = spelling.append(token, &mut self.buffer);
+        self.end(PRESENT | if special { SPECIAL } else { 0 } | if is_byte { BYTE } else { 0 });
     }
 
     /// Leaves the next id without a token.
     pub(crate) fn push_hole(&mut self) {
-        self.push(&[], 0);
+        self.end(0);
     }
 
-    fn push(&mut self, bytes: &[u8], flags: u8) {
-        self.buffer.extend_from_slice(bytes);
+    /// Ends the bytes of the next id.
+    fn end(&mut self, flags: u8) {
         self.offsets.push(self.buffer.len());
         self.flags.push(flags);
     }
@@ -178,8 +178,9 @@ mod tests {
     }
 
     fn check(spelling: &Spelling, token: &str, expected: &[u8], is_byte: bool) {
-        let (bytes, byte) = spelling.bytes(token);
-        assert_eq!((bytes.as_ref(), byte), (expected, is_byte), "{token:?}");
+        let mut bytes = vec![];
+        let byte = spelling.append(token, &mut bytes);
+        assert_eq!((bytes.as_slice(), byte), (expected, is_byte), "{token:?}");
     }
 
     #[test]

@@ -4,15 +4,38 @@ const NONE: u32 = u32::MAX;
 
 /// A tree of the tokens by their bytes.
 pub(super) struct AddedTokens {
-    nodes: Vec<Node>,
+    root: Node,
     firsts: Firsts,
 }
 
 struct Node {
+    /// The bytes that lead here from the node before, so that most of a token is one comparison.
+    label: Vec<u8>,
     /// The token that ends here, or `NONE`.
     id: u32,
-    /// The next byte and its node.
-    edges: Vec<(u8, u32)>,
+    next: Vec<Node>,
+}
+
+impl Node {
+    /// Adds what is left of a token behind this node.
+    fn insert(&mut self, rest: &[u8], id: u32) {
+        let Some(&first) = rest.first() else {
+            self.id = id;
+            return;
+        };
+        let Some(node) = self.next.iter_mut().find(|node| node.label[0] == first) else {
+            self.next.push(Self { label: rest.to_vec(), id, next: Vec::new() });
+            return;
+        };
+        let shared = node.label.iter().zip(rest).take_while(|(left, right)| left == right).count();
+        if shared < node.label.len() {
+            // The node's label forks here.
+            let label = node.label.split_off(shared);
+            let next = std::mem::take(&mut node.next);
+            node.next.push(Self { label, id: std::mem::replace(&mut node.id, NONE), next });
+        }
+        node.insert(&rest[shared..], id);
+    }
 }
 
 /// The bytes that tokens begin with.
@@ -60,24 +83,10 @@ pub(super) struct Found {
 impl AddedTokens {
     /// None of `tokens` is empty or comes twice.
     pub(super) fn new<'a>(tokens: impl Iterator<Item = (&'a str, u32)>) -> Self {
-        let mut nodes = vec![Node { id: NONE, edges: Vec::new() }];
-        for (token, id) in tokens {
-            let mut at = 0;
-            for &byte in token.as_bytes() {
-                at = match nodes[at].edges.iter().find(|edge| edge.0 == byte) {
-                    Some(&(_, next)) => next as usize,
-                    None => {
-                        let next = nodes.len();
-                        nodes[at].edges.push((byte, next as u32));
-                        nodes.push(Node { id: NONE, edges: Vec::new() });
-                        next
-                    }
-                };
-            }
-            nodes[at].id = id;
-        }
-        let firsts: Vec<u8> = nodes[0].edges.iter().map(|edge| edge.0).collect();
-        Self { nodes, firsts: Firsts::new(&firsts) }
+        let mut root = Node { label: Vec::new(), id: NONE, next: Vec::new() };
+        tokens.for_each(|(token, id)| root.insert(token.as_bytes(), id));
+        let firsts: Vec<u8> = root.next.iter().map(|node| node.label[0]).collect();
+        Self { root, firsts: Firsts::new(&firsts) }
     }
 
     /// The next token from `from` on.
@@ -92,14 +101,40 @@ impl AddedTokens {
     }
 
     fn longest(&self, text: &[u8], start: usize) -> Option<(usize, u32)> {
-        let (mut node, mut longest) = (&self.nodes[0], None);
-        for (end, &byte) in (start + 1..).zip(&text[start..]) {
-            let Some(&(_, next)) = node.edges.iter().find(|edge| edge.0 == byte) else { break };
-            node = &self.nodes[next as usize];
+        let (mut node, mut end, mut longest) = (&self.root, start, None);
+        while let Some(next) = node.next.iter().find(|next| text[end..].starts_with(&next.label)) {
+            node = next;
+            end += node.label.len();
             if node.id != NONE {
                 longest = Some((end, node.id));
             }
         }
         longest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(tokens: &[&str], text: &str, expected: &[(usize, &str)]) {
+        let added = AddedTokens::new(tokens.iter().copied().zip(0..));
+        let (mut found, mut from) = (vec![], 0);
+        while let Some(token) = added.find(text.as_bytes(), from) {
+            assert_eq!(&text[token.start..token.end], tokens[token.id as usize]);
+            found.push((token.start, tokens[token.id as usize]));
+            from = token.end;
+        }
+        assert_eq!(found, expected, "{tokens:?} in {text:?}");
+    }
+
+    #[test]
+    fn the_first_is_found_and_of_those_the_longest() {
+        check(&[], "<a>", &[]);
+        check(&["<a>", "<ab>", "<a>b", "<"], "x<a>b<ab><ax", &[(1, "<a>b"), (5, "<ab>"), (9, "<")]);
+        check(&["<a>b", "<a>", "<ab>"], "<a><a>c", &[(0, "<a>"), (3, "<a>")]);
+        check(&["aab", "b"], "aaab", &[(1, "aab")]);
+        check(&["a", "b", "c", "dd"], "xddcab", &[(1, "dd"), (3, "c"), (4, "a"), (5, "b")]);
+        check(&["\u{e9}t\u{e9}", "\u{e9}"], "\u{e9}t\u{e9}\u{e9}t", &[(0, "\u{e9}t\u{e9}"), (5, "\u{e9}")]);
     }
 }

@@ -24,7 +24,7 @@ impl Own {
     pub(super) fn new(
         scheme: Scheme,
         added_tokens: &[AddedToken],
-        model: &BytePairs<'_>,
+        model: BytePairs<'_>,
         spelling: &Spelling,
         places: &Places,
     ) -> Result<(Self, Arc<Vocab>), Error> {
@@ -41,13 +41,13 @@ impl Own {
         let vocab = Arc::new(table(&model.vocab, &added, spelling, places.vocab)?);
         let contents: Vec<(&str, u32)> =
             added.iter().map(|&(token, id)| (token.content.as_str(), id)).collect();
-        let encoder = Arc::new(scheme.encoder(model, &merges, &contents, &vocab));
+        let encoder = Arc::new(scheme.encoder(&model, &merges, &contents, &vocab));
         if !model.ignore_merges {
             let encoder = Arc::clone(&encoder);
             rayon::spawn(move || encoder.make_sure());
         }
         let added = contents.into_iter().map(|(content, id)| (content.to_owned(), id)).collect();
-        Ok((Self { encoder, vocab: model.vocab.clone(), added }, vocab))
+        Ok((Self { encoder, vocab: model.vocab, added }, vocab))
     }
 
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {

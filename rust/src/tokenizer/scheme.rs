@@ -113,14 +113,20 @@ impl Scheme {
             }
             Kind::Text => !token.is_empty() && !is_fallback(token),
         };
-        let words = model.vocab.iter().filter(|(token, _)| is_word(token)).map(|(_, &id)| id);
-        let words: Vec<u32> = words.collect();
+        let whole_words = || {
+            let words = model.vocab.iter().filter(|(token, _)| is_word(token)).map(|(_, &id)| id);
+            let words: Vec<u32> = words.collect();
+            WholeWords::new(Arc::clone(vocab), words.into_iter())
+        };
+        // Each of the three takes a while for a large vocabulary.
+        let (merges, (joints, whole_words)) =
+            rayon::join(|| Merges::new(merges, bytes), || rayon::join(|| self.joints(model), whole_words));
         Encoder {
             added_tokens: AddedTokens::new(added_tokens.iter().copied()),
             composes: self.composes,
-            merges: Merges::new(merges, bytes),
-            joints: self.joints(model),
-            whole_words: WholeWords::new(Arc::clone(vocab), words.into_iter()),
+            merges,
+            joints,
+            whole_words,
             ignores_merges: model.ignore_merges,
             workspaces: Workspaces::new(),
             segments: Mutex::default(),
