@@ -101,3 +101,41 @@ def softmax(logits: Floats) -> Floats:
     powers = np.exp(logits - logits.max())
     total: Floats = powers / powers.sum()
     return total
+
+
+def distribution(logits: NDArray[np.float32], params: SamplingParams) -> Floats:
+    """The probability of each token in float64, by the steps of docs/sampling.md in real numbers."""
+    scores = logits.astype(np.float64)
+    for token, bias in params.logit_bias.items():
+        scores[token] += bias
+    drawn = [] if params.history is None else list(params.history)
+    prompt = [] if params.prompt is None else list(params.prompt)
+    seen = np.array(sorted({*drawn, *prompt}), np.int64)
+    factor = params.repetition_penalty
+    scores[seen] = np.where(scores[seen] > 0, scores[seen] / factor, scores[seen] * factor)
+    for token in drawn:
+        scores[token] -= params.frequency_penalty
+    for token in set(drawn):
+        scores[token] -= params.presence_penalty
+    if params.mask is not None:
+        scores[~np.asarray(params.mask)] = -np.inf
+    scores /= params.temperature
+    if params.top_k:
+        scores[np.argsort(-scores, kind="stable")[params.top_k :]] = -np.inf
+    scores = _kept(scores, np.argsort(-scores, kind="stable"), params.top_p)
+    scores[softmax(scores) < params.min_p * softmax(scores).max()] = -np.inf
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = -np.log(softmax(scores))
+        entropy = np.nansum(softmax(scores) * surprise)
+    return softmax(_kept(scores, np.argsort(np.abs(surprise - entropy), kind="stable"), params.typical_p))
+
+
+def _kept(scores: Floats, order: NDArray[np.int64], part: float) -> Floats:
+    """The fewest in this order whose probability reaches `part`; the others become impossible."""
+    if part == 1:
+        return scores
+    running = np.cumsum(softmax(scores)[order])
+    kept = order[: int(np.searchsorted(running, part * running[-1], side="left")) + 1]
+    result = np.full_like(scores, -np.inf)
+    result[kept] = scores[kept]
+    return result
