@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH_VENV ?= .bench-venv
+PEERS_VENV ?= .peers-venv
 WHERE := import sysconfig; print(sysconfig.get_path('purelib'))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The plain torch wheel brings CUDA (2.8 GB to fetch). A CPU-only one is ten times smaller:
@@ -36,8 +37,10 @@ lint: install  ## check format, lints, types and stubs
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest ecocore._core
 
-bench: install  ## measure ecocore beside its peers and print the table
-	$(BIN)/python -m benches $(ARGS)
+bench: install $(PEERS_VENV)/.installed  ## measure ecocore beside its peers and print the tables (a quarter of an hour)
+	$(BIN)/python -m benches --peers $(PEERS_VENV)/bin/python --vocabularies $(VENV)/vocabularies $(ARGS)
+
+llama-cpp: $(PEERS_VENV)/.llama-cpp  ## compile llama.cpp, so that make bench measures its sampler too (five minutes)
 
 load: install  ## what the front end bears: 1,000 streams, four times too many requests, frames at full speed
 	$(BIN)/python -m benches.load $(ARGS)
@@ -70,7 +73,7 @@ requirements: $(VENV)/.venv  ## pin the newest versions with their hashes
 	sh requirements/compile.sh $(BIN)/uv
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) target python/ecocore/_core.abi3.so tests/node/node_modules
+	rm -rf $(VENV) $(BENCH_VENV) $(PEERS_VENV) target python/ecocore/_core.abi3.so tests/node/node_modules
 
 $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV)
@@ -103,8 +106,25 @@ $(BENCH_VENV)/.installed: requirements/guidellm.txt $(VENV)/.requirements
 	@$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps -r requirements/guidellm.txt
 	@touch $@
 
+# Other tokenizers, one of them another version of the one in .venv: nothing is shared.
+$(PEERS_VENV)/.installed: requirements/peers.txt
+	@$(PYTHON) -m venv $(PEERS_VENV)
+	@echo "fetching the tokenizers that ours is measured beside: 0.1 GB"
+	@$(PEERS_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps -r requirements/peers.txt
+	@touch $@
+
+# Only the library is wanted, with what its own rules install; the compiler may use all that this processor has.
+$(PEERS_VENV)/.llama-cpp: requirements/llama-cpp.txt $(PEERS_VENV)/.installed
+	@echo "compiling llama.cpp: some minutes"
+	@CFLAGS=-march=native CXXFLAGS=-march=native CMAKE_BUILD_PARALLEL_LEVEL=2 nice \
+		$(PEERS_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --no-deps \
+		--config-settings=build.targets="llama;llama-common" --config-settings=cmake.build-type=Release \
+		--config-settings=cmake.define.LLAVA_BUILD=OFF --config-settings=cmake.define.LLAMA_OPENSSL=OFF \
+		--config-settings=cmake.define.GGML_OPENMP=OFF -r requirements/llama-cpp.txt
+	@touch $@
+
 tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench load guidellm soak faults schema fuzz docs requirements clean fuzz-tokenizer
+.PHONY: help install serve test lint bench llama-cpp load guidellm soak faults schema fuzz docs requirements clean fuzz-tokenizer

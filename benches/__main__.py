@@ -15,8 +15,9 @@ LATEST = Path(__file__).parent / "results" / "latest.json"
 
 def main() -> int:
     options = _parser().parse_args()
-    settings = Settings(rounds=options.rounds or (2 if options.quick else 5), quick=options.quick)
-    where = report.machine()
+    rounds = options.rounds or (2 if options.quick else 5)
+    settings = Settings(rounds, options.quick, options.peers, options.vocabularies)
+    where = report.machine(options.peers)
     rows: list[Row] = []
     for name in [options.only] if options.only else BENCHES:
         rows += measure(name, settings)
@@ -32,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", choices=BENCHES, help="one bench")
     parser.add_argument("--rounds", type=_at_least_two, help="rounds of each contender (default 5)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and 2 rounds: shows that everything runs")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of an environment with other tokenizers")
+    parser.add_argument("--vocabularies", type=Path, metavar="FOLDER", help="for other models' files; fetched once")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results here, and as Markdown beside it")
     return parser
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any, Final
 
-from benches import workloads
+from benches import vocabularies, workloads
 from benches.harness import Absent, Bench, Case, Peer, Settings, same
 
 PEER = "DecodeStream + find"
@@ -65,7 +65,7 @@ def _ecocore(ids: list[list[int]]) -> Callable[[], list[str]]:
 def _decode_streams(ids: list[list[int]], ours: Callable[[], list[str]]) -> Peer | Absent:
     if not workloads.has("tokenizers", "gguf"):
         return Absent(PEER)
-    tokenizer = workloads.hugging_face_tokenizer()
+    tokenizer = vocabularies.oracle(workloads.model_path())
     steps = [list(step) for step in zip(*ids, strict=True)]
 
     def run() -> list[str]:

@@ -1,7 +1,8 @@
 """Times contenders beside each other.
 
 Takes cases (one workload, ecocore's way and its peers'), gives rows. Outputs are compared first, then the
-contenders take turns, so that a disturbance of the machine meets all of them. Leaves tables to report.py.
+contenders take turns, so that a disturbance of the machine meets all of them. What a bench measured by itself,
+in other processes, comes in as `Measured`. Leaves tables to report.py.
 """
 
 import gc
@@ -10,9 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 Outputs = Literal["equal", "inexact", "absent"]
+
+# Of one round: (wall, CPU of all threads) in microseconds per piece.
+Sample = tuple[float, float]
 
 # A round lasts at least this long, so that the clock's grain and one interrupt do not show.
 ROUND_SECONDS: Final = 0.05
@@ -20,10 +25,12 @@ ROUND_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much to measure. `quick` asks the benches for tiny sizes: it shows that they run, not how fast."""
+    """How much to measure, and with what. `quick` asks the benches for tiny sizes: it shows that they run, not how fast."""
 
     rounds: int = 5
     quick: bool = False
+    peers: Path | None = None  # an interpreter whose packages are peers that cannot live beside ours
+    vocabularies: Path | None = None  # a folder of GGUF files, see vocabularies.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +44,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A peer whose package is not installed."""
+    """A peer that is not there: its package is not installed, or `reason`."""
 
     name: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,27 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredPeer:
+    """A peer's rounds. `texts`: of how many outputs that were compared how many differ."""
+
+    name: str
+    samples: list[Sample]
+    outputs: Outputs
+    texts: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A case with its rounds, one sample each, as many for each peer as for ours."""
+
+    workload: str
+    piece: str
+    ours: list[Sample]
+    peers: tuple[MeasuredPeer | Absent, ...]
+    rate: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """A group of cases, measured in a process of its own that may use `threads` threads.
 
@@ -63,7 +92,7 @@ class Bench:
 
     name: str
     threads: int
-    cases: Callable[[Settings], Iterable[Case]]
+    cases: Callable[[Settings], Iterable[Case | Measured]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +107,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """ecocore and one peer on one workload. Ratios are the peer's time over ecocore's, the median of the rounds'."""
+    """ecocore and one peer on one workload. Ratios are the peer's time over ecocore's, the median of the rounds'.
+
+    `texts` are (differing, compared) where more than one output was compared; `note` says why a peer is absent.
+    """
 
     bench: str
     threads: int
@@ -91,14 +123,18 @@ class Row:
     outputs: Outputs
     wall_ratio: float | None
     cpu_ratio: float | None
+    texts: tuple[int, int] | None = None
+    note: str = ""
 
 
 def run_bench(bench: Bench, settings: Settings, tell: Callable[[str], None]) -> list[Row]:
     """Measures every case of a bench in this process. `tell` hears what is being measured."""
     rows: list[Row] = []
     for case in bench.cases(settings):
-        tell(f"{bench.name}: {case.workload}")
-        rows.extend(_measure(bench, case, settings))
+        if isinstance(case, Case):
+            tell(f"{bench.name}: {case.workload}")
+            case = _measure(case, settings)  # noqa: PLW2901 - the same case, measured
+        rows.extend(_rows(bench, case))
     return rows
 
 
@@ -107,42 +143,36 @@ def same(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Callable[[], boo
     return lambda: bool(ours() == theirs())
 
 
-def _measure(bench: Bench, case: Case, settings: Settings) -> Iterator[Row]:
+def _measure(case: Case, settings: Settings) -> Measured:
     peers = [peer for peer in case.peers if isinstance(peer, Peer)]
-    agreed = {peer.name: peer.agrees() for peer in peers}
+    agreed = [peer.agrees() for peer in peers]
     ours, *theirs = _take_turns([case.ours, *(peer.run for peer in peers)], case.pieces, settings)
-    for peer, samples in zip(peers, theirs, strict=True):
+    taken = {
+        peer.name: MeasuredPeer(peer.name, samples, "equal" if equal else "inexact")
+        for peer, equal, samples in zip(peers, agreed, theirs, strict=True)
+    }
+    placed = tuple(peer if isinstance(peer, Absent) else taken[peer.name] for peer in case.peers)
+    return Measured(case.workload, case.piece, ours, placed, case.rate)
+
+
+def _rows(bench: Bench, case: Measured) -> Iterator[Row]:
+    for peer in case.peers:
+        there = None if isinstance(peer, Absent) else peer
         yield Row(
             bench=bench.name,
             threads=bench.threads,
             workload=case.workload,
             piece=case.piece,
             rate=case.rate,
-            ecocore=_timing(ours),
+            ecocore=_timing(case.ours),
             peer=peer.name,
-            peer_timing=_timing(samples),
-            outputs="equal" if agreed[peer.name] else "inexact",
-            wall_ratio=_ratio([wall for wall, _ in samples], [wall for wall, _ in ours]),
-            cpu_ratio=_ratio([cpu for _, cpu in samples], [cpu for _, cpu in ours]),
+            peer_timing=None if there is None else _timing(there.samples),
+            outputs="absent" if there is None else there.outputs,
+            wall_ratio=None if there is None else _ratio(there.samples, case.ours, 0),
+            cpu_ratio=None if there is None else _ratio(there.samples, case.ours, 1),
+            texts=None if there is None else there.texts,
+            note=peer.reason if isinstance(peer, Absent) else "",
         )
-    for absent in case.peers:
-        if isinstance(absent, Absent):
-            yield Row(
-                bench=bench.name,
-                threads=bench.threads,
-                workload=case.workload,
-                piece=case.piece,
-                rate=case.rate,
-                ecocore=_timing(ours),
-                peer=absent.name,
-                peer_timing=None,
-                outputs="absent",
-                wall_ratio=None,
-                cpu_ratio=None,
-            )
-
-
-Sample = tuple[float, float]
 
 
 def _take_turns(runs: list[Callable[[], object]], pieces: int, settings: Settings) -> list[list[Sample]]:
@@ -196,7 +226,7 @@ def _timing(samples: list[Sample]) -> Timing:
     return Timing(statistics.median(walls), min(walls), max(walls), statistics.median(cpu for _, cpu in samples))
 
 
-def _ratio(theirs: list[float], ours: list[float]) -> float | None:
+def _ratio(theirs: list[Sample], ours: list[Sample], clock: int) -> float | None:
     """Median of the rounds' own ratios; None where the clock saw nothing."""
-    pairs = [peer / mine for peer, mine in zip(theirs, ours, strict=True) if mine > 0]
+    pairs = [peer[clock] / mine[clock] for peer, mine in zip(theirs, ours, strict=True) if mine[clock] > 0]
     return statistics.median(pairs) if pairs else None

@@ -1,30 +1,65 @@
-"""Rows as a table, Markdown or JSON, with the line that says where they were measured."""
+"""Rows as tables, Markdown or JSON, with the line that says where they were measured.
+
+A table has a line for each workload and a column for each contender; workloads with the same peers share one.
+"""
 
 import json
 import math
-from dataclasses import asdict
+import subprocess
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from benches.harness import Row, Settings, Timing
 from ecocore.bench.machine import machine as described
 from ecocore.bench.machine import machine_line as place
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
-HEADINGS = ("workload", "ecocore", "", "peer", "its time", "", "wall", "CPU")
+PACKAGES: Final = ("torch", "transformers", "tokenizers", "numpy")
+PEER_PACKAGES: Final = ("tokenizers", "gigatoken", "fastokens", "splintr-rs", "tiktoken", "llama-cpp-python")
+
+_VERSIONS: Final = """
+import importlib.metadata, json, sys
+there = {p.metadata["name"]: p.version for p in importlib.metadata.distributions()}
+print(json.dumps({name: there[name] for name in sys.argv[1:] if name in there}))
+"""
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    return described(PACKAGES)
+def machine(peers: Path | None = None) -> dict[str, Any]:
+    """What the figures depend on. `peers`: the interpreter of the peers that live apart."""
+    return described(PACKAGES) | {"peers": {} if peers is None else _versions(peers)}
+
+
+def _versions(python: Path) -> dict[str, str]:
+    ran = subprocess.run([python, "-c", _VERSIONS, *PEER_PACKAGES], check=True, capture_output=True, text=True)
+    # llama-cpp-python's metadata spells its name in either way.
+    versions: dict[str, str] = json.loads(ran.stdout)
+    return versions
 
 
 def document(rows: list[Row], settings: Settings, where: dict[str, Any]) -> dict[str, Any]:
     """Everything a run found out, for programs."""
-    return {"machine": where, **asdict(settings), "rows": [asdict(row) for row in rows]}
+    return {
+        "machine": where,
+        "rounds": settings.rounds,
+        "quick": settings.quick,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def read(path: Path) -> tuple[list[Row], Settings, dict[str, Any]]:
+    """What `document` wrote."""
+    told = json.loads(path.read_text("utf-8"))
+    return [_row(row) for row in told["rows"]], Settings(rounds=told["rounds"], quick=told["quick"]), told["machine"]
+
+
+def _row(fields: dict[str, Any]) -> Row:
+    timings = {name: fields[name] and Timing(**fields[name]) for name in ("ecocore", "peer_timing")}
+    pairs = {name: fields[name] and tuple(fields[name]) for name in ("rate", "texts")}
+    return Row(**fields | timings | pairs)
 
 
 def write(path: Path, rows: list[Row], settings: Settings, where: dict[str, Any]) -> None:
@@ -35,73 +70,109 @@ def write(path: Path, rows: list[Row], settings: Settings, where: dict[str, Any]
 
 
 def show(console: Console, rows: list[Row], settings: Settings, where: dict[str, Any]) -> None:
-    """Prints the table: drawn on a terminal, Markdown where the output goes on."""
+    """Prints the tables: drawn on a terminal, Markdown where the output goes on."""
     if not console.is_terminal:
         print(markdown(rows, settings, where), end="")
         return
-    table = Table(title=None, caption=machine_line(where, settings), pad_edge=False)
-    for heading, align in zip(HEADINGS, "lrrlrrrr", strict=True):
-        table.add_column(heading, justify="right" if align == "r" else "left")
-    before = rows[0].bench if rows else ""
-    for row in rows:
-        if row.bench != before:
-            table.add_section()
-            before = row.bench
-        style = {"inexact": "yellow", "absent": "dim"}.get(row.outputs, "")
-        table.add_row(*_cells(row), style=style)
-    console.print(table)
+    for table in tables(rows):
+        drawn = RichTable(title=table.bench, pad_edge=False)
+        for heading in table.headings:
+            drawn.add_column(heading, justify="left" if heading == table.headings[0] else "right")
+        for line in table.lines:
+            drawn.add_row(*line)
+        console.print(drawn)
+        for note in table.notes:
+            console.print(note)
+    console.print(machine_line(where, settings))
 
 
 def markdown(rows: list[Row], settings: Settings, where: dict[str, Any]) -> str:
-    """The table for a page."""
-    lines = [machine_line(where, settings), "", _line(HEADINGS), "|---|--:|--:|---|--:|--:|--:|--:|"]
-    lines += [_line(_cells(row)) for row in rows]
+    """The tables for a page."""
+    lines = [machine_line(where, settings)]
+    for bench, of_bench in groupby(tables(rows), key=lambda table: table.bench):
+        lines += ["", f"## {bench}"]
+        for table in of_bench:
+            lines += ["", _line(table.headings), "|---|" + "--:|" * (len(table.headings) - 1)]
+            lines += [_line(line) for line in table.lines]
+            lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
 
 def machine_line(where: dict[str, Any], settings: Settings) -> str:
     """Where and how, in one sentence."""
     tiny = ", tiny sizes: not for comparison" if settings.quick else ""
-    return f"{place(where)} Median (lowest to highest) of {settings.rounds} interleaved rounds{tiny}."
+    peers = ", ".join(f"{name} {number}" for name, number in where["peers"].items())
+    apart = f" In an environment of their own: {peers}." if peers else ""
+    return f"{place(where)}{apart} Median and spread of {settings.rounds} interleaved rounds{tiny}."
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    threads = f", {row.threads} threads" if row.threads > 1 else ""
-    return (
-        f"{row.bench}: {row.workload}, per {row.piece}{threads}",
-        _time(row.ecocore),
-        _rate(row.ecocore, row.rate),
-        row.peer,
-        _time(row.peer_timing),
-        _rate(row.peer_timing, row.rate),
-        _verdict(row),
-        "" if row.cpu_ratio is None or row.outputs != "equal" else f"{_three(row.cpu_ratio)}x",
-    )
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Workloads that have the same peers. `notes` tell why a peer is absent and how many outputs differ."""
+
+    bench: str
+    headings: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    notes: list[str]
 
 
-def _verdict(row: Row) -> str:
-    """Says "faster" only next to a peer whose output was equal."""
-    if row.outputs != "equal" or row.wall_ratio is None:
-        return row.outputs
-    return f"{_three(row.wall_ratio)}x faster" if row.wall_ratio >= 1 else f"{_three(1 / row.wall_ratio)}x slower"
+def tables(rows: list[Row]) -> list[Table]:
+    """Rows come workload by workload, each with all its peers."""
+    works = [list(group) for _, group in groupby(rows, key=lambda row: (row.bench, row.workload))]
+    alike = groupby(works, key=lambda work: (work[0].bench, work[0].threads, tuple(row.peer for row in work)))
+    return [_table(bench, threads, peers, list(group)) for (bench, threads, peers), group in alike]
 
 
-def _time(timing: Timing | None) -> str:
-    if timing is None:
+def _table(bench: str, threads: int, peers: tuple[str, ...], works: list[list[Row]]) -> Table:
+    workload = "workload" if threads == 1 else f"workload, {threads} threads"
+    lines = []
+    for work in works:
+        first = work[0]
+        lines.append((f"{first.workload}, per {first.piece}", quantity(first.ecocore, first.rate), *map(_cell, work)))
+    notes = {_note(row): None for work in works for row in work}
+    return Table(bench, (workload, "ecocore", *peers), lines, [note for note in notes if note])
+
+
+def _cell(row: Row) -> str:
+    """Says how many times faster only beside a peer whose output was equal."""
+    if row.peer_timing is None:
         return "absent"
-    scale, unit = (1e3, "ms") if timing.median >= 1e3 else (1.0, "us") if timing.median >= 1 else (1e-3, "ns")
-    median, low, high = (_three(value / scale) for value in (timing.median, timing.low, timing.high))
-    return f"{median} {unit} ({low} to {high})"
+    told = quantity(row.peer_timing, row.rate)
+    return f"{told}, {ratio(row)}" if row.outputs == "equal" and row.wall_ratio is not None else f"{told}, {row.outputs}"
 
 
-def _rate(timing: Timing | None, rate: tuple[float, str] | None) -> str:
-    if timing is None or rate is None:
-        return ""
+def _note(row: Row) -> str:
+    if row.outputs == "absent":
+        return f"{row.peer} is absent from {row.workload.partition(',')[0]}: {row.note}" if row.note else ""
+    if row.outputs == "inexact":
+        count = f": {row.texts[0]} of {row.texts[1]} texts differ" if row.texts else ""
+        return f"{row.peer} is inexact in {row.workload}{count}"
+    return ""
+
+
+def ratio(row: Row) -> str:
+    """Of the wall's times; the processor's beside it where that is smaller by a tenth: part of the advantage is parallel work."""
+    assert row.wall_ratio is not None
+    less = row.cpu_ratio is not None and row.cpu_ratio < 0.9 * row.wall_ratio
+    return f"{three(row.wall_ratio)}x" + (f" (CPU {three(row.cpu_ratio or 0)}x)" if less else "")
+
+
+def quantity(timing: Timing, rate: tuple[float, str] | None) -> str:
+    """The median, as a rate where the case has one, and half of the spread in percent."""
+    spread = f"±{50 * (timing.high - timing.low) / timing.median:.0f}%" if timing.median else ""
+    if rate is None:
+        return f"{duration(timing.median)} {spread}"
     amount, unit = rate
-    return f"{_three(amount * 1e6 / timing.median)} {unit}"
+    return f"{three(amount * 1e6 / timing.median)} {unit} {spread}"
 
 
-def _three(value: float) -> str:
+def duration(microseconds: float) -> str:
+    """In the unit that makes it a number from 1 to 999."""
+    scale, unit = (1e6, "s") if microseconds >= 1e6 else (1e3, "ms") if microseconds >= 1e3 else (1.0, "us")
+    return f"{three(microseconds / scale)} {unit}"
+
+
+def three(value: float) -> str:
     """Three significant digits, grouped, without an exponent."""
     if value <= 0:
         return "0"

@@ -1,7 +1,6 @@
-"""What the contenders work on: texts, vocabularies, logits. Seeded, so that every run measures the same."""
+"""What the contenders work on: short texts, weights, logits. Seeded, so that every run measures the same."""
 
 import random
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -9,9 +8,6 @@ from typing import Any, Final
 SHORT: Final = "What is the capital of France?"
 CHAT_BYTES: Final = 255
 DOCUMENT_BYTES: Final = 32_000
-
-# Types of tokens in a GGUF vocabulary: recognised in text, the first kind left out of decoded text.
-_CONTROL, _USER_DEFINED = 3, 4
 
 _CONVERSATION = (
     "Could you tell me how a bicycle stays upright when nobody steers it? My daughter asked, and I had no answer. ",
@@ -40,10 +36,11 @@ def model_path() -> Path:
 # --- texts ----------------------------------------------------------------------------------------------
 
 
-def chat_messages(count: int, seed: int = 1) -> list[str]:
-    """Messages of about 255 bytes in several languages, no two alike."""
+def chat_messages(count: int, seed: int = 1, *, english: bool = False) -> list[str]:
+    """Messages of about 255 bytes in several languages or in one, no two alike."""
     rng = random.Random(seed)
-    return [_message(rng, f"({number}) ") for number in range(count)]
+    said = [sentence for sentence in _CONVERSATION if sentence.isascii() or not english]
+    return [_message(rng, said, f"({number}) ") for number in range(count)]
 
 
 def documents(count: int, size: int = DOCUMENT_BYTES) -> list[str]:
@@ -55,34 +52,10 @@ def documents(count: int, size: int = DOCUMENT_BYTES) -> list[str]:
     return [whole[start : start + size].decode("ascii") for start in range(0, count * size, size)]
 
 
-def _message(rng: random.Random, text: str) -> str:
+def _message(rng: random.Random, said: list[str], text: str) -> str:
     while len(text.encode()) < CHAT_BYTES:
-        text += rng.choice(_CONVERSATION)
+        text += rng.choice(said)
     return text.encode()[:CHAT_BYTES].decode(errors="ignore")
-
-
-# --- vocabularies ---------------------------------------------------------------------------------------
-
-
-@cache
-def hugging_face_tokenizer() -> Any:
-    """The embedded model's vocabulary as a `tokenizers.Tokenizer`, put together from its GGUF file."""
-    from gguf import GGUFReader
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    fields = GGUFReader(model_path()).fields
-    tokens: list[str] = fields["tokenizer.ggml.tokens"].contents()
-    kinds: list[int] = fields["tokenizer.ggml.token_type"].contents()
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
-    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    typed = list(zip(tokens, kinds, strict=True))
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token, kind in typed if kind == _CONTROL])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token, kind in typed if kind == _USER_DEFINED])
-    return tokenizer
 
 
 # --- weights --------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ without() {  # NAME OTHER: drops from NAME.txt every package that OTHER.txt alre
 pin torch
 pin test ../pyproject.toml --extra test --no-emit-package torch
 pin model --no-deps
+pin peers
+pin llama-cpp --no-deps
 without test torch
 # What is there already is taken as it is where it fits, so that the benchmark's own environment can use it.
 cp test.txt guidellm.txt
