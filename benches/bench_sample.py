@@ -1,4 +1,4 @@
-"""Logits to ids: `ecocore.Sampler` beside sorting in torch and beside the processors of transformers.
+"""Logits to ids: `ecocore.Sampler` beside sorting in torch, the processors of transformers, numpy, and llama.cpp's chain.
 
 Where there is a CUDA device, the kernel runs there beside torch's sort and FlashInfer.
 
@@ -9,10 +9,11 @@ peer's kept set and their frequencies must fit its probabilities. Greedy ids mus
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from ctypes import CDLL
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benches import workloads
+from benches import llama_cpp, workloads
 from benches.harness import Absent, Bench, Case, Peer, Settings, same
 
 VOCABULARIES: Final = (49152, 128256)
@@ -35,12 +36,13 @@ FILTERS: Final = (Filter("top_p 0.9", 0, 0.9), Filter("top_k 50 + top_p 0.9", 50
 
 
 def cases(settings: Settings) -> Iterator[Case]:
+    library = None if settings.peers is None else llama_cpp.library(settings.peers)
     for vocab_size in (1024,) if settings.quick else VOCABULARIES:
         for rows in (1, 8):
             yield _greedy(rows, vocab_size)
         draws = DRAWS // 4 if settings.quick else DRAWS
         for shape, kept, rows in itertools.product(("peaked", "flat"), FILTERS, (1, 8)):
-            yield _filtered(rows, vocab_size, shape, kept, draws=draws)
+            yield _filtered(rows, vocab_size, shape, kept, draws=draws, library=library)
         for shape, kept, rows in itertools.product(("peaked", "flat"), FILTERS, (1, 64, 256) if _has_cuda() else ()):
             yield _filtered_on_cuda(rows, vocab_size, shape, kept, draws=draws)
 
@@ -64,7 +66,7 @@ def _greedy(rows: int, vocab_size: int) -> Case:
     return Case(f"greedy, V={vocab_size}, rows={rows}", "row", rows, ours, (peer,))
 
 
-def _filtered(rows: int, vocab_size: int, shape: str, kept: Filter, *, draws: int) -> Case:
+def _filtered(rows: int, vocab_size: int, shape: str, kept: Filter, *, draws: int, library: CDLL | None) -> Case:
     logits = workloads.logits(rows, vocab_size, shape)
     ours = _ecocore(vocab_size, kept)
     positions = itertools.count()
@@ -75,7 +77,12 @@ def _filtered(rows: int, vocab_size: int, shape: str, kept: Filter, *, draws: in
     def fits(probabilities: Callable[[Any], Any]) -> Callable[[], bool]:
         return lambda: _fits(_histogram(ours, logits[:1], draws), probabilities(logits[:1])[0])
 
-    peers = (_torch_sort(logits, kept, fits), _transformers(logits, kept, fits))
+    peers = (
+        _torch_sort(logits, kept, fits),
+        _transformers(logits, kept, fits),
+        _numpy(logits, kept, fits),
+        _llama_cpp(logits, kept, fits, library),
+    )
     return Case(f"{kept.name}, {shape}, V={vocab_size}, rows={rows}", "row", rows, run, peers)
 
 
@@ -169,6 +176,64 @@ def _transformers(logits: Any, kept: Filter, fits: Fits) -> Peer | Absent:
         return torch.softmax(warpers(no_ids[: len(logits)], logits), dim=-1)
 
     return Peer("transformers processors", lambda: torch.multinomial(probabilities(logits), 1), fits(probabilities))
+
+
+def _numpy(logits: Any, kept: Filter, fits: Fits) -> Peer:
+    """Sorts by weight; with top_k the k heaviest alone."""
+    import numpy as np
+
+    random = np.random.default_rng(SEED)
+    rows = logits.numpy()
+
+    def nucleus(row: Any) -> tuple[Any, Any]:
+        """Ids, and the sums of their weights so far."""
+        ids = np.argpartition(row, -kept.top_k)[-kept.top_k :] if kept.top_k else np.arange(len(row))
+        weights = np.exp(row[ids] - row.max())
+        order = np.argsort(weights)[::-1]
+        sums = np.cumsum(weights[order], dtype=np.float64)
+        end = int(np.searchsorted(sums, kept.top_p * sums[-1])) + 1
+        return ids[order[:end]], sums[:end]
+
+    def run() -> list[int]:
+        drawn = []
+        for row in rows:
+            ids, sums = nucleus(row)
+            drawn.append(int(ids[np.searchsorted(sums, random.random() * sums[-1], side="right")]))
+        return drawn
+
+    def probabilities(logits: Any) -> Any:
+        ids, sums = nucleus(logits[0].numpy())
+        return _spread(logits, ids, np.diff(sums, prepend=0.0) / sums[-1])
+
+    return Peer("numpy", run, fits(probabilities))
+
+
+def _llama_cpp(logits: Any, kept: Filter, fits: Fits, library: CDLL | None) -> Peer | Absent:
+    """Row after row, as its programs do; the array of candidates is copied each time, because the chain sorts it."""
+    if library is None:
+        return Absent("llama.cpp", "make llama-cpp compiles it")
+    import numpy as np
+
+    chain = llama_cpp.Chain.of(library, top_k=kept.top_k, top_p=kept.top_p, seed=SEED)
+    filters = llama_cpp.Chain.of(library, top_k=kept.top_k, top_p=kept.top_p, seed=None)
+    rows = [llama_cpp.Candidates.of(row) for row in logits.numpy()]
+
+    def probabilities(logits: Any) -> Any:
+        left = filters.kept(llama_cpp.Candidates.of(logits[0].numpy()))
+        ids, values = np.array([token_id for token_id, _ in left]), np.array([logit for _, logit in left])
+        weights = np.exp(values - values.max())
+        return _spread(logits, ids, weights / weights.sum())
+
+    return Peer("llama.cpp", lambda: [chain.draw(row) for row in rows], fits(probabilities))
+
+
+def _spread(logits: Any, ids: Any, probabilities: Any) -> Any:
+    """(1, vocab_size): these probabilities at these ids."""
+    import torch
+
+    whole = torch.zeros(1, logits.shape[-1], dtype=torch.float64)
+    whole[0, torch.from_numpy(ids.copy()).long()] = torch.from_numpy(probabilities)
+    return whole
 
 
 def _flashinfer(logits: Any, kept: Filter, draws: int) -> Peer | Absent:

@@ -23,7 +23,7 @@ PEER_PACKAGES: Final = ("tokenizers", "gigatoken", "fastokens", "splintr-rs", "t
 
 _VERSIONS: Final = """
 import importlib.metadata, json, sys
-there = {p.metadata["name"]: p.version for p in importlib.metadata.distributions()}
+there = {p.metadata["name"].replace("_", "-"): p.version for p in importlib.metadata.distributions()}
 print(json.dumps({name: there[name] for name in sys.argv[1:] if name in there}))
 """
 
@@ -35,7 +35,6 @@ def machine(peers: Path | None = None) -> dict[str, Any]:
 
 def _versions(python: Path) -> dict[str, str]:
     ran = subprocess.run([python, "-c", _VERSIONS, *PEER_PACKAGES], check=True, capture_output=True, text=True)
-    # llama-cpp-python's metadata spells its name in either way.
     versions: dict[str, str] = json.loads(ran.stdout)
     return versions
 

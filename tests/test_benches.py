@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benches import bench_tokenize, corpora, engine, workloads
-from benches.bench_sample import _fits
+from benches import bench_tokenize, corpora, engine, llama_cpp, workloads
+from benches.bench_sample import FILTERS, Filter, _fits, _llama_cpp, _numpy, _sorted_probabilities
 from benches.encoder_process import EncoderProcess, encoder_process
 from benches.encoders import Refused, Taken, Turn
 from benches.harness import Absent, Bench, Case, Measured, MeasuredPeer, Peer, Row, Settings, run_bench, same
@@ -245,6 +246,30 @@ def test_draws_are_judged_by_support_and_frequency() -> None:
     likeliest = int(expected.argmax())
     tilted[likeliest] += 60 + tilted[likeliest] // 2
     assert not _fits(tilted, expected)
+
+
+@pytest.mark.parametrize("kept", FILTERS, ids=lambda kept: kept.name)
+def test_sorting_in_numpy_keeps_what_sorting_in_torch_keeps(kept: Filter) -> None:
+    torch = pytest.importorskip("torch")
+    logits = workloads.logits(1, 1024, "peaked")
+    seen: list[Any] = []
+
+    def fits(probabilities: Callable[[Any], Any]) -> Callable[[], bool]:
+        seen.append(probabilities(logits))
+        return lambda: True
+
+    peer = _numpy(logits, kept, fits)
+    expected = _sorted_probabilities(logits, kept)
+    torch.testing.assert_close(seen[0].float(), expected, rtol=1e-4, atol=1e-7)
+    drawn = peer.run()
+    assert isinstance(drawn, list)
+    assert expected[0, drawn[0]] > 0
+
+
+def test_llama_cpp_is_absent_where_nobody_compiled_it() -> None:
+    assert llama_cpp.library(Path(sys.executable)) is None
+    peer = _llama_cpp(workloads.logits(1, 16, "flat"), FILTERS[0], lambda _: lambda: True, None)
+    assert peer == Absent("llama.cpp", "make llama-cpp compiles it")
 
 
 def test_the_machine_line_names_no_host_and_no_path() -> None:
