@@ -1,4 +1,4 @@
-"""`python -m benches`: measures, prints one table, and writes benches/results/latest.{json,md} after a whole run."""
+"""`python -m benches`: measures, prints the tables, and writes benches/results/ after a whole run."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benches import report
+from benches import plots, report
 from benches.harness import Row, Settings
 from benches.suite import BENCHES, measure
 
@@ -25,6 +25,7 @@ def main() -> int:
     path = options.json or (None if options.only or options.quick else LATEST)
     if path is not None:
         report.write(path, rows, settings, where)
+        plots.write(path.parent, rows)
     return 0
 
 

@@ -26,7 +26,7 @@ def cases(settings: Settings) -> Iterator[Case]:
     ours, theirs = _ecocore(batches, streams), _json_dumps(told, streams)
     count = sum(body.count(b"\n\n") for body in ours())
     peer = Peer("json.dumps per event", theirs, lambda: values(ours()) == values(theirs()))
-    yield Case(f"{streams} streams of {tokens} tokens", "frame", count, ours, (peer,), rate=(1, "frames/s"))
+    yield Case(f"{streams} streams of {tokens} tokens", "frame", count, ours, (peer,))
     for pace, turns in PACES.items():
         yield _served_case(f"{streams} streams of {tokens} tokens, {pace}", count, streams, turns, batches=batches, told=told)
 
@@ -35,7 +35,7 @@ def _served_case(name: str, count: int, streams: int, turns: int, *, batches: li
     ours = _served(lambda: _Ours(batches), streams, turns)
     theirs = _served(lambda: _Theirs(told, streams), streams, turns)
     peer = Peer("Starlette + json.dumps", theirs, lambda: values(ours()) == values(theirs()))
-    return Case(name, "frame", count, ours, (peer,), rate=(1, "frames/s"))
+    return Case(name, "frame", count, ours, (peer,))
 
 
 def _mock_events(streams: int, tokens: int) -> list[Any]:

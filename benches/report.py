@@ -4,7 +4,6 @@ A table has a line for each workload and a column for each contender; workloads 
 """
 
 import json
-import math
 import subprocess
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -14,6 +13,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from benches import targets
+from benches.figures import quantity, ratio
 from benches.harness import Row, Settings, Timing
 from ecocore.bench.machine import machine as described
 from ecocore.bench.machine import machine_line as place
@@ -26,6 +27,16 @@ import importlib.metadata, json, sys
 there = {p.metadata["name"].replace("_", "-"): p.version for p in importlib.metadata.distributions()}
 print(json.dumps({name: there[name] for name in sys.argv[1:] if name in there}))
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Workloads that have the same peers. `notes` tell why a peer is absent and how many outputs differ."""
+
+    bench: str
+    headings: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    notes: list[str]
 
 
 def machine(peers: Path | None = None) -> dict[str, Any]:
@@ -45,6 +56,7 @@ def document(rows: list[Row], settings: Settings, where: dict[str, Any]) -> dict
         "machine": where,
         "rounds": settings.rounds,
         "quick": settings.quick,
+        "targets": [] if settings.quick else [asdict(verdict) for verdict in targets.verdicts(rows)],
         "rows": [asdict(row) for row in rows],
     }
 
@@ -73,7 +85,7 @@ def show(console: Console, rows: list[Row], settings: Settings, where: dict[str,
     if not console.is_terminal:
         print(markdown(rows, settings, where), end="")
         return
-    for table in tables(rows):
+    for table in _all_tables(rows, settings):
         drawn = RichTable(title=table.bench, pad_edge=False)
         for heading in table.headings:
             drawn.add_column(heading, justify="left" if heading == table.headings[0] else "right")
@@ -88,13 +100,17 @@ def show(console: Console, rows: list[Row], settings: Settings, where: dict[str,
 def markdown(rows: list[Row], settings: Settings, where: dict[str, Any]) -> str:
     """The tables for a page."""
     lines = [machine_line(where, settings)]
-    for bench, of_bench in groupby(tables(rows), key=lambda table: table.bench):
+    for bench, of_bench in groupby(_all_tables(rows, settings), key=lambda table: table.bench):
         lines += ["", f"## {bench}"]
         for table in of_bench:
-            lines += ["", _line(table.headings), "|---|" + "--:|" * (len(table.headings) - 1)]
-            lines += [_line(line) for line in table.lines]
+            lines += ["", *markdown_lines(table)]
             lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """A table without its notes."""
+    return [_line(table.headings), "|---|" + "--:|" * (len(table.headings) - 1), *map(_line, table.lines)]
 
 
 def machine_line(where: dict[str, Any], settings: Settings) -> str:
@@ -102,17 +118,9 @@ def machine_line(where: dict[str, Any], settings: Settings) -> str:
     tiny = ", tiny sizes: not for comparison" if settings.quick else ""
     peers = ", ".join(f"{name} {number}" for name, number in where["peers"].items())
     apart = f" In an environment of their own: {peers}." if peers else ""
-    return f"{place(where)}{apart} Median and spread of {settings.rounds} interleaved rounds{tiny}."
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Workloads that have the same peers. `notes` tell why a peer is absent and how many outputs differ."""
-
-    bench: str
-    headings: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-    notes: list[str]
+    # What runs beside a bench takes turns with both sides, but not evenly.
+    busy = " Other work ran beside it: read the ratios." if (where["load_average"] or 0) > 1 else ""
+    return f"{place(where)}{apart}{busy} Median and spread of {settings.rounds} interleaved rounds{tiny}."
 
 
 def tables(rows: list[Row]) -> list[Table]:
@@ -120,6 +128,18 @@ def tables(rows: list[Row]) -> list[Table]:
     works = [list(group) for _, group in groupby(rows, key=lambda row: (row.bench, row.workload))]
     alike = groupby(works, key=lambda work: (work[0].bench, work[0].threads, tuple(row.peer for row in work)))
     return [_table(bench, threads, peers, list(group)) for (bench, threads, peers), group in alike]
+
+
+def goals(rows: list[Row]) -> Table | None:
+    """What the suite is to show, beside what it found."""
+    verdicts = targets.verdicts(rows)
+    lines: list[tuple[str, ...]] = [(verdict.what, verdict.goal, verdict.measured) for verdict in verdicts]
+    return Table("goals", ("what", "goal", "measured"), lines, []) if lines else None
+
+
+def _all_tables(rows: list[Row], settings: Settings) -> list[Table]:
+    first = None if settings.quick else goals(rows)
+    return tables(rows) if first is None else [first, *tables(rows)]
 
 
 def _table(bench: str, threads: int, peers: tuple[str, ...], works: list[list[Row]]) -> Table:
@@ -147,36 +167,6 @@ def _note(row: Row) -> str:
         count = f": {row.texts[0]} of {row.texts[1]} texts differ" if row.texts else ""
         return f"{row.peer} is inexact in {row.workload}{count}"
     return ""
-
-
-def ratio(row: Row) -> str:
-    """Of the wall's times; the processor's beside it where that is smaller by a tenth: part of the advantage is parallel work."""
-    assert row.wall_ratio is not None
-    less = row.cpu_ratio is not None and row.cpu_ratio < 0.9 * row.wall_ratio
-    return f"{three(row.wall_ratio)}x" + (f" (CPU {three(row.cpu_ratio or 0)}x)" if less else "")
-
-
-def quantity(timing: Timing, rate: tuple[float, str] | None) -> str:
-    """The median, as a rate where the case has one, and half of the spread in percent."""
-    spread = f"±{50 * (timing.high - timing.low) / timing.median:.0f}%" if timing.median else ""
-    if rate is None:
-        return f"{duration(timing.median)} {spread}"
-    amount, unit = rate
-    return f"{three(amount * 1e6 / timing.median)} {unit} {spread}"
-
-
-def duration(microseconds: float) -> str:
-    """In the unit that makes it a number from 1 to 999."""
-    scale, unit = (1e6, "s") if microseconds >= 1e6 else (1e3, "ms") if microseconds >= 1e3 else (1.0, "us")
-    return f"{three(microseconds / scale)} {unit}"
-
-
-def three(value: float) -> str:
-    """Three significant digits, grouped, without an exponent."""
-    if value <= 0:
-        return "0"
-    digits = 2 - math.floor(math.log10(value))
-    return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
 def _line(cells: tuple[str, ...]) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benches import bench_tokenize, corpora, engine, llama_cpp, workloads
+from benches import bench_tokenize, corpora, engine, llama_cpp, plots, readme, targets, workloads
 from benches.bench_sample import FILTERS, Filter, _fits, _llama_cpp, _numpy, _sorted_probabilities
 from benches.encoder_process import EncoderProcess, encoder_process
 from benches.encoders import Refused, Taken, Turn
-from benches.harness import Absent, Bench, Case, Measured, MeasuredPeer, Peer, Row, Settings, run_bench, same
-from benches.report import machine, markdown, read, tables
+from benches.harness import Absent, Bench, Case, Measured, MeasuredPeer, Outputs, Peer, Row, Settings, Timing, run_bench, same
+from benches.report import document, goals, machine, markdown, read, tables
 
 from ecocore import Tokenizer
 
@@ -150,6 +150,79 @@ def test_contenders_take_turns_after_their_outputs_were_compared() -> None:
     comparison, warm_up, rounds = calls[:2], calls[2:-4], calls[-4:]
     assert (comparison, rounds) == (["a", "b"], ["a", "b", "a", "b"])
     assert warm_up == sorted(warm_up)
+
+
+# --- goals, README, pictures ----------------------------------------------------------------------------
+
+
+def row(workload: str, peer: str, ours: float, theirs: float | None, outputs: Outputs = "equal") -> Row:
+    """One that took `ours` microseconds where the peer took `theirs`."""
+    taken = None if theirs is None else Timing(theirs, theirs, theirs, theirs)
+    ratio = None if theirs is None else theirs / ours
+    timing = Timing(ours, ours, ours, ours)
+    return Row("sample", 1, workload, "row", None, timing, peer, taken, outputs, ratio, ratio, texts=(0, 5))
+
+
+PEAKED = "top_p 0.9, peaked, V=128256, rows=1"
+
+
+def test_a_goal_is_met_missed_or_open() -> None:
+    met = [row(PEAKED, "torch sort", 33, 12_000), row(PEAKED, "llama.cpp", 33, 1_100)]
+    what, goal = "top_p 0.9, vocabulary 128256, one row, peaked", "<= 45 us; >= 300x torch sort; >= 30x llama.cpp"
+    assert targets.verdicts(met)[-1] == targets.Verdict(what, goal, "33.0 us; 364x; 33.3x", met=True)
+    slow = [row(PEAKED, "torch sort", 46, 12_000), row(PEAKED, "llama.cpp", 46, None, "absent")]
+    assert targets.verdicts(slow)[-1] == targets.Verdict(what, goal, "46.0 us (missed); 261x (missed); absent", met=False)
+    alone = [row(PEAKED, "torch sort", 33, 12_000)]
+    assert targets.verdicts(alone)[-1] == targets.Verdict(what, goal, "33.0 us; 364x; not measured", met=None)
+    wrong = [row(PEAKED, "torch sort", 33, 12_000), row(PEAKED, "llama.cpp", 33, 1_100, "inexact")]
+    assert targets.verdicts(wrong)[-1].measured == "33.0 us; 364x; inexact"
+
+
+def test_a_goal_of_four_models_is_that_of_the_slowest() -> None:
+    models = ("SmolLM2", "Llama 3", "Qwen2", "Gemma 4")
+    rows = [row(f"{model}, question of 30 bytes", "tokenizers 0.23", 1, 24 + number) for number, model in enumerate(models)]
+    short, exact = targets.verdicts(rows)
+    assert (short.measured, short.met) == ("24.0x to 27.0x (missed)", False)
+    assert (exact.measured, exact.met) == ("20 of 20 texts", True)
+
+
+def test_every_goal_is_about_rows_that_the_suite_has() -> None:
+    """A workload that is spelled differently would never be measured."""
+    rows = read(readme.LATEST)[0]
+    assert [verdict for verdict in targets.verdicts(rows) if "not measured" in verdict.measured] == []
+    assert len(targets.verdicts(rows)) == len(targets.TARGETS)
+
+
+def test_the_table_of_the_readme_is_made_of_the_results() -> None:
+    page = readme.README.read_text("utf-8")
+    assert readme.rendered(page, readme.LATEST) == page, "python -m benches.readme writes it anew"
+    table = goals(read(readme.LATEST)[0])
+    assert table is not None
+    assert all(f"| {what} | {goal} | {measured} |" in page for what, goal, measured in table.lines)
+
+
+def test_the_results_are_one_run(tmp_path: Path) -> None:
+    rows, settings, where = read(readme.LATEST)
+    assert json.loads(readme.LATEST.read_text("utf-8")) == json.loads(json.dumps(document(rows, settings, where)))
+    assert readme.LATEST.with_suffix(".md").read_text("utf-8") == markdown(rows, settings, where)
+    plots.write(tmp_path, rows)
+    drawn = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
+    assert drawn == {path.name: path.read_text("utf-8") for path in readme.LATEST.parent.glob("*.svg")}
+
+
+def test_a_picture_has_a_bar_for_each_contender_that_was_there() -> None:
+    from xml.etree import ElementTree as ET
+
+    rows = [row(PEAKED, "fast", 30, 10), row(PEAKED, "odd <1>", 30, 3000, "inexact"), row(PEAKED, "none", 30, None, "absent")]
+    [(name, picture)] = plots.pictures(rows).items()
+    drawn = ET.fromstring(picture)
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [(bar.get("class"), float(bar.get("width", 0))) for bar in drawn.iter(f"{space}rect")]
+    assert name == "sample"
+    assert [look for look, _ in bars] == ["ours", "peer", "inexact"]
+    assert bars[1][1] < bars[0][1] < bars[2][1]
+    texts = [text.text for text in drawn.iter(f"{space}text")]
+    assert texts[2:] == ["ecocore", "30.0 us", "fast", "10.0 us", "odd <1>", "3.00 ms (inexact)"]
 
 
 # --- tokenizers -----------------------------------------------------------------------------------------
