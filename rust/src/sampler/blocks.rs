@@ -5,7 +5,7 @@
 //! search may skip. NaN never wins a comparison and so counts as impossible, as -inf does.
 
 use super::mask::Mask;
-use super::passes::{GROUP, Maxima, Survey};
+use super::passes::{GROUP, Maxima, Reaching, Survey};
 use super::vectors::{Pass, Vectors};
 use super::weights::Scale;
 
@@ -222,6 +222,14 @@ impl<'a> Blocks<'a> {
     /// The same as whole blocks, -inf beyond the end.
     pub fn blocks_of_maxima(&self) -> &[[f32; BLOCK]] {
         self.store.maxima.as_chunks().0
+    }
+
+    /// Writes down the indices of the blocks that reach a bound.
+    pub fn reaching(&self, bound: f32, found: &mut Vec<u32>) {
+        found.clear();
+        self.pass(Reaching { values: self.blocks_of_maxima(), bound, found });
+        // The padding of the maxima reaches -inf too.
+        found.truncate(self.len());
     }
 
     /// About what each block weighs, by which scale, and the sum.

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 
 use super::blocks::Blocks;
-use super::passes::{Gather, Reaching};
+use super::passes::Gather;
 use super::weights::Scale;
 
 /// One token with its integer mass.
@@ -76,10 +76,7 @@ impl Candidates {
     /// Collects the tokens whose logit is at least `bound`.
     pub fn gather(&mut self, blocks: &Blocks<'_>, scale: Scale, bound: f32) {
         self.list.clear();
-        self.visited.clear();
-        blocks.pass(Reaching { values: blocks.blocks_of_maxima(), bound, found: &mut self.visited });
-        // The padding of the maxima reaches -inf too.
-        self.visited.truncate(blocks.len());
+        blocks.reaching(bound, &mut self.visited);
         blocks.pass(Gather { blocks, scale, bound, visited: &self.visited, list: &mut self.list });
     }
 

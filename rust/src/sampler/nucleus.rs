@@ -8,7 +8,7 @@
 
 use super::blocks::{BLOCK, Blocks};
 use super::candidates::{Candidate, key, logit_of, order, part_of, reach, target};
-use super::passes::{GuessAbove, MassBelow, Masses, Reaching, Split, Weigh, WeighedAbove};
+use super::passes::{GuessAbove, MassBelow, Masses, Split, Weigh, WeighedAbove};
 use super::weights::{FLOOR, ONE, ROUGHNESS, Scale};
 
 /// The mass of each block that matters, of all its tokens or of those that are kept.
@@ -160,10 +160,7 @@ impl BlockMass {
 
     /// Puts the tokens from `low` to `high` into the window, and what is above into the sums.
     fn split(&mut self, blocks: &Blocks<'_>, scale: Scale, low: f32, high: f32) -> Found {
-        self.visited.clear();
-        blocks.pass(Reaching { values: blocks.blocks_of_maxima(), bound: low, found: &mut self.visited });
-        // The padding of the maxima reaches -inf too.
-        self.visited.truncate(blocks.len());
+        blocks.reaching(low, &mut self.visited);
         self.sums.clear();
         self.window.clear();
         let visited = blocks.pass(Split {
@@ -185,7 +182,7 @@ impl BlockMass {
         }
         let (rough, ..) = blocks.rough_masses();
         let seen: f64 = self.visited.iter().map(|&index| f64::from(rough[index as usize])).sum();
-        let (least, most) = RoughMass::of(blocks, scale).without(seen);
+        let (least, most) = RoughMass::of(blocks, scale).of_others(seen, blocks.len() - self.visited.len());
         (visited + least, visited + most)
     }
 
@@ -193,7 +190,7 @@ impl BlockMass {
     /// probably.
     fn guess(&mut self, blocks: &Blocks<'_>, scale: Scale, part: f64) -> (f32, f32) {
         let total = RoughMass::of(blocks, scale);
-        let need = part_of(total.without(0.0).1, part) as f64 / f64::from(ONE);
+        let need = part_of(total.of_others(0.0, blocks.len()).1, part) as f64 / f64::from(ONE);
         if let Some(bound) = self.bound_by_maxima(blocks, scale, need) {
             return (bound, f32::INFINITY);
         }
@@ -226,7 +223,7 @@ impl BlockMass {
     fn guess_by_sample(&mut self, blocks: &Blocks<'_>, scale: Scale, part: f64, total: f64) -> (f32, f32) {
         let need = part * total;
         self.sample(blocks);
-        let Self { sample, weights, .. } = self;
+        let Self { sample, weights, visited, .. } = self;
         weights.resize(sample.len(), [0.0; BLOCK]);
         let (sum, squares) = blocks.pass(Weigh { values: sample, scale, weights });
         let middle = above_which(blocks, sample, weights, scale, part * sum);
@@ -241,7 +238,8 @@ impl BlockMass {
         let mut beyond = (scale.peak(), 0.0);
         let (mut low, mut high) = (middle - step, middle + step);
         for _ in 0..PASSES {
-            let masses = blocks.pass(GuessAbove { blocks, scale, bounds: [low, high] });
+            blocks.reaching(low, visited);
+            let masses = blocks.pass(GuessAbove { blocks, scale, bounds: [low, high], visited });
             for point in [low, high].into_iter().zip(masses) {
                 if point.1 >= need && point.0 > below.0 {
                     below = point;
@@ -315,9 +313,11 @@ fn pick_roughly(blocks: &Blocks<'_>, scale: Scale, random: u64) -> Option<u32> {
     let (before, after) = (before * unit, after.max(0.0) * unit);
     let weights = blocks.get(index).map(|logit| f64::from(scale.weight(logit)));
     let within: f64 = weights.iter().sum();
-    let floors = (blocks.len() * BLOCK) as f64;
-    // By how much `random / 2^64 * all - before` may be off: the errors of the two do not add up.
+    // By how much `random / 2^64 * all - before` may be off: the errors of the two do not add up. Each weight is rounded down,
+    // by less than one, which moves it upwards for those before and downwards for those after.
     let middle = part * (before + within + after) - before;
+    let (tokens_before, tokens_after) = ((index * BLOCK) as f64, ((blocks.len() - index) * BLOCK) as f64);
+    let floors = ((1.0 - part) * tokens_before).max(part * tokens_after) + 1.0;
     let doubt = ((1.0 - part) * before + part * after) * ROUGHNESS + floors;
     let mut running = 0.0;
     for (place, weight) in weights.iter().enumerate() {
@@ -376,13 +376,14 @@ impl RoughMass {
         self.total / self.peak
     }
 
-    /// Between which two the mass lies without the blocks whose rough masses sum to `seen`.
-    fn without(&self, seen: f64) -> (u64, u64) {
+    /// Between which two the mass of the other blocks lies, so many, where the rough masses of some sum to `seen`.
+    fn of_others(&self, seen: f64, others: usize) -> (u64, u64) {
         let unit = f64::from(ONE) / self.peak;
         let rest = (self.total - seen).max(0.0) * unit;
-        // Each weight is rounded down, and each addition of float64 errs by 2^-53; they are fewer than the tokens.
-        let doubt = rest * ROUGHNESS + self.tokens * (1.0 + self.total * unit * 2f64.powi(-52));
-        ((rest - doubt) as u64, (rest + doubt) as u64)
+        // Each addition of float64 errs by 2^-53; they are fewer than the tokens.
+        let doubt = rest * ROUGHNESS + self.tokens * self.total * unit * 2f64.powi(-52) + 1.0;
+        // Each weight is rounded down.
+        ((rest - doubt - (others * BLOCK) as f64) as u64, (rest + doubt) as u64)
     }
 }
 

@@ -318,6 +318,8 @@ pub(super) struct GuessAbove<'a, 'b> {
     pub blocks: &'a Blocks<'b>,
     pub scale: Scale,
     pub bounds: [f32; 2],
+    /// Indices of the blocks that reach the first.
+    pub visited: &'a [u32],
 }
 
 impl Pass for GuessAbove<'_, '_> {
@@ -325,12 +327,14 @@ impl Pass for GuessAbove<'_, '_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> [f64; 2] {
+        /// So many blocks are summed before the sums leave float32.
+        const RUN: usize = 32;
         let [low, high] = self.bounds.map(|bound| lanes.splat(bound));
-        let none = lanes.splat(0.0);
         let mut sums = [0.0; 2];
-        for index in 0..self.blocks.len().div_ceil(GROUP) {
-            let mut few = [none; GROUP];
-            for block in self.blocks.group(index) {
+        for run in self.visited.chunks(RUN) {
+            let mut few = [lanes.splat(0.0); GROUP];
+            for &index in run {
+                let block = self.blocks.get(index as usize);
                 for at in (0..BLOCK).step_by(2 * L::COUNT) {
                     let logits = [lanes.load(block, at), lanes.load(block, at + L::COUNT)];
                     for (one, &logits) in logits.iter().enumerate() {

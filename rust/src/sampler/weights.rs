@@ -39,17 +39,18 @@ const C5: f32 = 0.008_368_745;
 const C6: f32 = 0.001_381_454;
 
 /// Minimax coefficients of 2^f for f in [0, 1].
-const R0: f32 = 0.999_925_2;
-const R1: f32 = 0.695_833_5;
-const R2: f32 = 0.226_067_17;
-const R3: f32 = 0.078_024_52;
+const R0: f32 = 1.000_002_6;
+const R1: f32 = 0.693_003_8;
+const R2: f32 = 0.241_442_75;
+const R3: f32 = 0.052_011_464;
+const R4: f32 = 0.013_534_168;
 /// Coefficients of the same for guesses: errors of 1.7e-3 to both sides, zero in the mean.
 const G0: f32 = 1.001_665_8;
 const G1: f32 = 0.657_597_7;
 const G2: f32 = 0.337_169_6;
-/// By which part of itself a rough mass may be wrong, besides one unit of 2^-31 for each token: the polynomial makes 7.5e-5,
-/// and roundings of distances 1e-5 at most, where they are measured from [`FAR`] below the peak.
-pub(super) const ROUGHNESS: f64 = 1.0 / (1 << 13) as f64;
+/// By which part of itself a rough mass may be wrong, besides one unit of 2^-31 for each token: the polynomial makes 2.6e-6,
+/// and roundings of distances 1.2e-5 at most, where they are measured from [`FAR`] below the peak.
+pub(super) const ROUGHNESS: f64 = 1.0 / (1 << 15) as f64;
 /// How many nats a scale for rough masses may be below the peak of the row.
 pub(super) const FAR: f32 = 32.0;
 /// What is farther than this below the peak weighs less than 2^30.
@@ -147,8 +148,8 @@ impl Scale {
         let constant = |value: f32| lanes.splat(value);
         let u = lanes.mul(lanes.sub(logits, constant(self.peak)), constant(self.inverse * LOG2_E));
         let (f, octave) = lanes.octaves(lanes.max(u, constant(LOWEST_OCTAVE)));
-        let mut e = constant(R3);
-        for coefficient in [R2, R1, R0] {
+        let mut e = constant(R4);
+        for coefficient in [R3, R2, R1, R0] {
             e = lanes.mul_add(e, f, constant(coefficient));
         }
         lanes.at_octave(e, octave)
