@@ -274,6 +274,33 @@ def test_seeds_are_taken_modulo_two_to_the_sixty_four() -> None:
     assert len({tuple(ids([seed] * 4)) for seed in range(20)}) == 20
 
 
+def test_parameters_that_are_kept_between_calls_are_those_of_their_row() -> None:
+    logits, sampler = rows(2, 50, seed=21), Sampler(50)
+
+    def draws(each: list[SamplingParams]) -> list[int]:
+        ids: list[int] = sampler.sample(logits[: len(each)], each, seeds=[3] * len(each), positions=[0] * len(each)).tolist()
+        return ids
+
+    greedy, hot = SamplingParams(temperature=0), SamplingParams(temperature=2.0)
+    expected = [[draw(logits[:1], params, seed=3)[0] for params in (greedy, hot)] for _ in range(3)]
+    found = [[draws([params])[0] for params in (greedy, hot)] for _ in range(3)]
+    assert found == expected
+    assert draws([hot, greedy])[0] == expected[0][1]
+    # The dict of a bias can be changed, and then counts as it is.
+    for bias in ({7: 100.0}, {9: 100.0}, {}):
+        greedy.logit_bias.clear()
+        greedy.logit_bias.update(bias)
+        assert draws([greedy]) == [next(iter(bias), expected[0][0])]
+    # Parameters that are made for one call may lie where those of the last call lay.
+    assert [draws([SamplingParams(logit_bias={token_id: 100.0})]) for token_id in range(5)] == [
+        [token_id] for token_id in range(5)
+    ]
+    assert [draws([SamplingParams(temperature=0 if turn % 2 else 2.0)])[0] for turn in range(6)] == [
+        expected[0][1],
+        expected[0][0],
+    ] * 3
+
+
 def test_ids_come_back_in_the_library_of_the_logits() -> None:
     logits = rows(3, 10, seed=1)
     params = [SamplingParams()] * 3

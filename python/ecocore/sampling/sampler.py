@@ -4,6 +4,7 @@ Takes logits as the model left them and checked `SamplingParams`; gives drawn id
 a kernel where the logits lie on a CUDA device, and the logits are never written to. The order of the steps: docs/sampling.md.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -30,6 +31,7 @@ class Sampler:
         if not 1 <= vocab_size <= 2**31:
             raise InvalidParameter("vocab_size", "must be between 1 and 2147483648")
         self.vocab_size = vocab_size
+        self._last: dict[int, tuple[SamplingParams, _core.SamplerParams]] = {}
 
     def sample(
         self,
@@ -54,7 +56,7 @@ class Sampler:
         """
         logits = self._checked(logits)
         rows = (
-            [_core_params(row, tell_logprobs=False) for row in params],
+            self._core_params_of(params),
             seeds,
             positions,
             [self._ids("prompt", row.prompt) for row in params],
@@ -64,6 +66,21 @@ class Sampler:
         if _is_on_cuda(logits):
             return _draw_on_cuda(logits, _core.pack_rows(self.vocab_size, *rows))
         return _like(logits, _core.sample_rows(logits, *rows).token_ids)
+
+    def _core_params_of(self, params: Sequence[SamplingParams]) -> list[_core.SamplerParams]:
+        """As the core has them; those of the last call are kept, because a loop sends the same ones for each token."""
+        last = self._last
+        self._last, cores = {}, []
+        for row in params:
+            known = last.get(id(row))
+            if row.logit_bias:  # the one thing that can change in parameters
+                core = _core_params(row, tell_logprobs=False)
+            else:
+                core = known[1] if known else _core_params(row, tell_logprobs=False)
+                # With its parameters, so that their id stays theirs.
+                self._last[id(row)] = row, core
+            cores.append(core)
+        return cores
 
     def _checked(self, logits: Tensor) -> Tensor:
         shape = tuple(getattr(logits, "shape", ()))
@@ -173,9 +190,7 @@ def _draw_on_cuda(logits: Tensor, packed: tuple[NDArray[np.uint8], NDArray[np.ui
 
 
 def _like(logits: Tensor, ids: NDArray[np.int64]) -> Tensor:
-    """The ids in the library of the logits. torch is imported only where a tensor shows that it already is."""
+    """The ids in the library of the logits; a tensor shows that torch is loaded."""
     if isinstance(logits, np.ndarray):
         return ids
-    from torch import from_numpy
-
-    return from_numpy(ids)
+    return sys.modules["torch"].from_numpy(ids)

@@ -10,6 +10,7 @@
 use std::fmt;
 
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -197,28 +198,31 @@ impl Memory {
     }
 
     fn of_torch(tensor: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
-        let device = tensor.getattr("device")?;
-        if device.getattr("type")?.extract::<String>()? != "cpu" {
-            return refuse(tensor.py(), name, format!("must be on the CPU, not on {device}"));
+        // This is most of what a short call costs, so the names are made once.
+        let py = tensor.py();
+        if !tensor.getattr(intern!(py, "is_cpu"))?.is_truthy()? {
+            let device = tensor.getattr("device")?;
+            return refuse(py, name, format!("must be on the CPU, not on {device}"));
         }
-        let layout = tensor.getattr("layout")?.to_string();
+        let layout = tensor.getattr(intern!(py, "layout"))?.str()?;
+        let layout = layout.to_cow()?;
         if layout != "torch.strided" {
-            return refuse(tensor.py(), name, format!("must be dense, not {layout}"));
+            return refuse(py, name, format!("must be dense, not {layout}"));
         }
-        if tensor.call_method0("is_neg")?.extract()? {
-            return refuse(tensor.py(), name, "has its negative bit set; call .resolve_neg() first");
+        if tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
+            return refuse(py, name, "has its negative bit set; call .resolve_neg() first");
         }
         let kind = kind(tensor, name)?;
         // The storage is kept, not the tensor: `tensor.set_()` may put another one in its place.
-        let storage = tensor.call_method0("untyped_storage")?;
-        let bytes: usize = storage.call_method0("nbytes")?.extract()?;
-        let first: usize = tensor.call_method0("storage_offset")?.extract()?;
-        let start: usize = storage.call_method0("data_ptr")?.extract()?;
-        let data: usize = tensor.call_method0("data_ptr")?.extract()?;
-        let shape: Vec<usize> = tensor.getattr("shape")?.extract()?;
+        let storage = tensor.call_method0(intern!(py, "untyped_storage"))?;
+        let bytes: usize = storage.call_method0(intern!(py, "nbytes"))?.extract()?;
+        let first: usize = tensor.call_method0(intern!(py, "storage_offset"))?.extract()?;
+        let start: usize = storage.call_method0(intern!(py, "data_ptr"))?.extract()?;
+        let data: usize = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
+        let shape: Vec<usize> = tensor.getattr(intern!(py, "shape"))?.extract()?;
         let expected = first.checked_mul(kind.size()).and_then(|offset| start.checked_add(offset));
         if !shape.contains(&0) && expected != Some(data) {
-            return refuse(tensor.py(), name, "does not start where its storage says");
+            return refuse(py, name, "does not start where its storage says");
         }
         Ok(Self {
             _owner: storage.unbind(),
@@ -226,7 +230,7 @@ impl Memory {
             data: std::ptr::with_exposed_provenance_mut(data),
             elements: (bytes / kind.size()).saturating_sub(first),
             shape,
-            strides: tensor.call_method0("stride")?.extract()?,
+            strides: tensor.call_method0(intern!(py, "stride"))?.extract()?,
             writeable: true,
         })
     }
@@ -249,7 +253,10 @@ impl Memory {
             elements: extent(&shape, &strides),
             shape,
             strides,
-            writeable: array.getattr("flags")?.getattr("writeable")?.extract()?,
+            writeable: {
+                let flags = array.getattr(intern!(array.py(), "flags"))?;
+                flags.getattr(intern!(array.py(), "writeable"))?.is_truthy()?
+            },
         })
     }
 
@@ -314,7 +321,8 @@ fn is_torch_tensor(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 }
 
 fn kind(tensor: &Bound<'_, PyAny>, name: &str) -> PyResult<Kind> {
-    let dtype = tensor.getattr("dtype")?.to_string();
+    let dtype = tensor.getattr(intern!(tensor.py(), "dtype"))?.str()?;
+    let dtype = dtype.to_cow()?;
     match Kind::named(&dtype) {
         Some(kind) => Ok(kind),
         None => refuse(tensor.py(), name, format!("must be float32, float16 or bfloat16, not {dtype:.80}")),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use numpy::{PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyInt;
 
 use super::OrRaise;
@@ -190,12 +191,13 @@ pub(super) fn draws(seeds: &Bound<'_, PyAny>, positions: &Bound<'_, PyAny>) -> P
 
 /// The entries of a sequence as Python integers.
 fn integers<'py>(values: &Bound<'py, PyAny>, name: &str) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    static INDEX: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let refused = || Error::parameter(name, "must be a sequence of integers, one for each row");
     let each = values.try_iter().map_err(|_| refused()).or_raise(values.py())?;
     let integer = |value: Bound<'py, PyAny>| match value.is_exact_instance_of::<PyInt>() {
         true => Ok(value),
         // Those of numpy and torch, too.
-        false => value.py().import("operator")?.getattr("index")?.call1((value,)),
+        false => INDEX.import(value.py(), "operator", "index")?.call1((value,)),
     };
     each.map(|value| integer(value?).map_err(|_| refused()).or_raise(values.py())).collect()
 }
