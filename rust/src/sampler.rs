@@ -5,8 +5,8 @@
 //! probabilities are integers, so no sum depends on its order, and the random number depends on
 //! (seed, position, choice) alone. docs/sampling.md tells the steps and their order.
 //!
-//! What a row costs is one pass for the maxima of its blocks, and for most settings one more that weighs it.
-//! The steps after that look at the few blocks that matter.
+//! What a row costs is one pass for the maxima of its blocks, which for most settings weighs it roughly too. The steps after
+//! that look at the few blocks that matter; where a token may depend on more, one more pass weighs the row exactly.
 
 mod blocks;
 mod candidates;
