@@ -17,7 +17,7 @@ use crate::vocab::Vocab;
 const AT_ONCE: usize = 2048;
 
 /// How many elements of a list are made while memory answers.
-const AHEAD: usize = 12;
+const AHEAD: usize = 32;
 
 /// See `_core.pyi`.
 #[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
