@@ -37,3 +37,8 @@ def test_what_is_no_image_is_refused() -> None:
         resize_rgb(pixels[:, ::2], 2, 2)
     with pytest.raises(InvalidParameter, match="shape"):
         resize_rgb(np.zeros((4, 6, 4), np.uint8), 2, 2)
+
+
+def test_a_size_that_does_not_fit_into_memory_is_an_error_and_no_abort() -> None:
+    with pytest.raises(InvalidParameter, match="needs more memory than there is"):
+        resize_rgb(np.zeros((2, 2, 3), np.uint8), 2**31 - 1, 2**31 - 1)

@@ -137,7 +137,7 @@ class TextStream:
 def resize_rgb(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """`pixels` (height, width, 3) at another size: bit for bit torch's bicubic interpolation of bytes with antialiasing.
 
-    Raises InvalidParameter for a side of 0 and for pixels that are not contiguous.
+    Raises InvalidParameter for a side of 0, for pixels that are not contiguous, and for a size that does not fit into memory.
     """
 
 # --- choice ---------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ const SUPPORT: f64 = 2.0;
 
 /// Resizes `pixels` (height, width, 3) from `from` (height, width) to `to`, with at least one pixel each.
 ///
-/// Fails with `InvalidParameter` for a side of 0, or pixels that are not as many as `from` says.
+/// Fails with `InvalidParameter` for a side of 0, pixels that are not as many as `from` says, or a size that does not fit
+/// into memory.
 pub fn resize_rgb(pixels: &[u8], from: (usize, usize), to: (usize, usize)) -> Result<Vec<u8>, Error> {
     let sides = [from.0, from.1, to.0, to.1];
     if sides.iter().any(|&side| side == 0 || side > i32::MAX as usize) {
@@ -25,14 +26,29 @@ pub fn resize_rgb(pixels: &[u8], from: (usize, usize), to: (usize, usize)) -> Re
         return Err(Error::parameter("pixels", "must have the shape (height, width, 3)"));
     }
     let (height, width) = from;
-    let wide;
-    let pixels = if width == to.1 {
-        pixels
+    // The largest first, so that what cannot be held costs nothing.
+    let mut resized = room(to.0 * to.1 * CHANNELS)?;
+    if height == to.0 && width == to.1 {
+        resized.extend_from_slice(pixels);
+    } else if height == to.0 {
+        along_rows(pixels, width, &Taps::new(width, to.1)?, &mut resized);
+    } else if width == to.1 {
+        along_columns(pixels, width, &Taps::new(height, to.0)?, &mut resized);
     } else {
-        wide = along_rows(pixels, height, width, &Taps::new(width, to.1));
-        &wide
-    };
-    Ok(if height == to.0 { pixels.to_vec() } else { along_columns(pixels, to.1, &Taps::new(height, to.0)) })
+        let mut wide = room(height * to.1 * CHANNELS)?;
+        along_rows(pixels, width, &Taps::new(width, to.1)?, &mut wide);
+        along_columns(&wide, to.1, &Taps::new(height, to.0)?, &mut resized);
+    }
+    Ok(resized)
+}
+
+/// An empty vector with room for `count` values. Where a size is a stranger's, to end the process would be too much.
+fn room<T>(count: usize) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| Error::parameter("size", "needs more memory than there is"))?;
+    Ok(values)
 }
 
 /// What each position of the result is made of.
@@ -45,12 +61,12 @@ struct Taps {
 }
 
 impl Taps {
-    fn new(from: usize, to: usize) -> Self {
+    fn new(from: usize, to: usize) -> Result<Self, Error> {
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
         let support = SUPPORT * stretch;
-        let mut windows = Vec::with_capacity(to);
-        let mut exact = Vec::new();
+        let mut windows = room(to)?;
+        let mut exact = room(to.saturating_mul(from.min(2 * support as usize + 2)))?;
         for position in 0..to {
             let center = scale * (position as f64 + 0.5);
             let first = (center - support + 0.5).max(0.0) as usize;
@@ -65,8 +81,9 @@ impl Taps {
         let fits = |bits: u32| ((0.5 + largest * f64::from(1 << (bits + 1))) as i64) < 1 << 15;
         let precision = (0..22).find(|&bits| !fits(bits)).unwrap_or(22);
         let one = f64::from(1 << precision);
-        let weights = exact.iter().map(|weight| (weight * one + 0.5_f64.copysign(*weight)) as i32).collect();
-        Self { windows, weights, precision }
+        let mut weights = room(exact.len())?;
+        weights.extend(exact.iter().map(|weight| (weight * one + 0.5_f64.copysign(*weight)) as i32));
+        Ok(Self { windows, weights, precision })
     }
 
     /// A sum of weighted bytes as a byte.
@@ -90,8 +107,7 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-fn along_rows(pixels: &[u8], height: usize, width: usize, taps: &Taps) -> Vec<u8> {
-    let mut out = Vec::with_capacity(height * taps.windows.len() * CHANNELS);
+fn along_rows(pixels: &[u8], width: usize, taps: &Taps, out: &mut Vec<u8>) {
     for row in pixels.chunks_exact(width * CHANNELS) {
         for (first, range) in &taps.windows {
             let mut sums = [taps.half(); CHANNELS];
@@ -105,12 +121,10 @@ fn along_rows(pixels: &[u8], height: usize, width: usize, taps: &Taps) -> Vec<u8
             out.extend(sums.map(|sum| taps.byte(sum)));
         }
     }
-    out
 }
 
-fn along_columns(pixels: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
+fn along_columns(pixels: &[u8], width: usize, taps: &Taps, out: &mut Vec<u8>) {
     let line = width * CHANNELS;
-    let mut out = Vec::with_capacity(taps.windows.len() * line);
     let mut sums = vec![0; line];
     for (first, range) in &taps.windows {
         sums.fill(taps.half());
@@ -121,7 +135,6 @@ fn along_columns(pixels: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
         }
         out.extend(sums.iter().map(|&sum| taps.byte(sum)));
     }
-    out
 }
 
 #[cfg(test)]
@@ -147,5 +160,11 @@ mod tests {
         assert!(resize_rgb(&[], (0, 4), (2, 2)).is_err());
         assert!(resize_rgb(&[0; 12], (2, 2), (2, 0)).is_err());
         assert!(resize_rgb(&[0; 11], (2, 2), (1, 1)).is_err());
+    }
+
+    #[test]
+    fn a_size_that_does_not_fit_into_memory_is_refused() {
+        let largest = i32::MAX as usize;
+        assert!(resize_rgb(&[0; 12], (2, 2), (largest, largest)).is_err());
     }
 }
