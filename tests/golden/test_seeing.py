@@ -85,6 +85,8 @@ def test_a_hit_that_ends_within_an_image_changes_no_bit(pair: Pair) -> None:
         found = (len(prompt.token_ids) - 1) // BLOCK_SIZE * BLOCK_SIZE
         if view.start < found < view.start + view.rows * view.columns:
             break
+    else:
+        pytest.fail("no text before the image is so long that blocks end within it")
     pair.runtime.chat(**asked)
     warm = pair.runtime.chat(**asked)
     assert warm.usage.cached_tokens == found
