@@ -15,6 +15,7 @@ from ecocore.model.gemma4_config import TowerConfig
 from ecocore.model.layers import GatedMlp, Linear, WideRmsNorm
 from ecocore.model.rotary import finite_angles, rotary_frequencies, rotate_
 from ecocore.model.tensors import TensorLoader
+from ecocore.model.vision_parts import attention_parts, in_parts, row_parts
 
 TOWER = "model.vision_tower."
 PROJECTION = "model.embed_vision.embedding_projection.weight"
@@ -44,23 +45,24 @@ class Tower:
     def see(self, pixels: NDArray[np.uint8]) -> Generator[None, None, Tensor]:
         """`pixels`: (height, width, 3), multiples of a token each way.
 
-        Gives (tokens, out_size), row by row; pauses before each layer.
+        Gives (tokens, out_size), row by row; pauses before each part.
         """
         config = self._config
         high, wide = pixels.shape[0] // config.patch, pixels.shape[1] // config.patch
         rows, columns = (torch.from_numpy(axis.ravel()).to(self._device) for axis in np.indices((high, wide)))
-        hidden = self._embed(self._patches(pixels, high, wide)) + (self._places[0][columns] + self._places[1][rows])
+        embedded = yield from in_parts(self._patches(pixels, high, wide), self._embed)
+        hidden = embedded + (self._places[0][columns] + self._places[1][rows])
         turn = self._turn(columns, rows)
         for layer in self._layers:
-            yield
-            hidden = layer(hidden, turn)
+            yield from layer.parts(hidden, turn)
         pool = config.pool
         pooled = hidden.float().view(high // pool, pool, wide // pool, pool, -1).sum((1, 3)).div_(pool**2).flatten(0, 1)
         # Rounded between the mean and what follows, as it was in training.
         pooled = pooled.to(self._dtype).float() * config.hidden_size**0.5
         if self._standard is not None:
             pooled = (pooled - self._standard[0]) * self._standard[1]
-        return self._out(self._norm(pooled.to(self._dtype)))
+        projected = yield from in_parts(self._norm(pooled.to(self._dtype)), self._out)
+        return projected
 
     def _patches(self, pixels: NDArray[np.uint8], high: int, wide: int) -> Tensor:
         """(patches, patch * patch * 3), the colours of a pixel side by side, between -1 and 1."""
@@ -104,17 +106,27 @@ class _Layer:
         self._before_attention, self._after_attention = norm("input_layernorm"), norm("post_attention_layernorm")
         self._before_mlp, self._after_mlp = norm("pre_feedforward_layernorm"), norm("post_feedforward_layernorm")
 
-    def __call__(self, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        hidden = hidden + self._after_attention(self._attended(self._before_attention(hidden), turn))
-        return hidden.add_(self._after_mlp(self._mlp(self._before_mlp(hidden))))
-
-    def _attended(self, rows: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        heads, kv_heads = self._num_heads, self._num_kv_heads
-        queries, keys, values = self._qkv(rows).view(len(rows), -1, self._head_dim).split((heads, kv_heads, kv_heads), dim=1)
-        queries, keys, values = self._query_norm(queries), self._key_norm(keys), self._value_norm(values)
-        for part in (queries, keys):
-            rotate_(part.view(len(rows), -1, 2, self._head_dim // 2), turn)
-        parts = (queries, keys.repeat_interleave(heads // kv_heads, 1), values.repeat_interleave(heads // kv_heads, 1))
-        query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in parts)
-        attended = scaled_dot_product_attention(query, key, value, scale=1.0)
-        return self._output(attended.squeeze(0).transpose(0, 1).flatten(1))
+    def parts(self, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> Generator[None, None, None]:
+        """Changes `hidden` in place, and pauses before each part."""
+        num_heads, num_kv_heads, dim = self._num_heads, self._num_kv_heads, self._head_dim
+        queries, keys, values = hidden.new_empty((3, len(hidden), num_heads, dim))
+        for rows in row_parts(len(hidden), hidden.device):
+            yield
+            qkv = self._qkv(self._before_attention(hidden[rows])).view(len(hidden[rows]), -1, dim)
+            query, key, value = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+            query, key, value = self._query_norm(query), self._key_norm(key), self._value_norm(value)
+            for part in (query, key):
+                rotate_(part.view(len(part), -1, 2, dim // 2), (turn[0][rows], turn[1][rows]))
+            shared = num_heads // num_kv_heads
+            queries[rows], keys[rows], values[rows] = query, key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+        attended = torch.empty_like(queries)
+        for rows, heads in attention_parts(len(hidden), num_heads, hidden.device):
+            yield
+            parts = (queries[rows, heads], keys[:, heads], values[:, heads])
+            query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in parts)
+            looked = scaled_dot_product_attention(query, key, value, scale=1.0)
+            attended[rows, heads] = looked.squeeze(0).transpose(0, 1)
+        for rows in row_parts(len(hidden), hidden.device):
+            yield
+            hidden[rows] += self._after_attention(self._output(attended[rows].flatten(1)))
+            hidden[rows] += self._after_mlp(self._mlp(self._before_mlp(hidden[rows])))

@@ -16,6 +16,7 @@ from ecocore.model.layers import GatedMlp, Linear, RmsNorm
 from ecocore.model.qwen2_5_vl_config import TowerConfig
 from ecocore.model.rotary import rotary_frequencies, rotate_
 from ecocore.model.tensors import TensorLoader
+from ecocore.model.vision_parts import attention_parts, in_parts, lines_at_once, row_parts
 
 # The makers' code has it fixed.
 _EPS = 1e-6
@@ -53,18 +54,31 @@ class Tower:
     def see(self, pixels: NDArray[np.uint8]) -> Generator[None, None, Tensor]:
         """`pixels`: (height, width, 3), multiples of a cell each way.
 
-        Gives (cells, out_size), row by row; pauses before each layer.
+        Gives (cells, out_size), row by row; pauses before each part.
         """
         config = self._config
         side = config.patch * config.merge
         layout = self._layout(pixels.shape[0] // side, pixels.shape[1] // side)
         per_cell = config.merge**2
-        hidden = self._embed(self._patches(pixels)).view(-1, per_cell, config.hidden_size)[layout.cells].flatten(0, 1)
+        embedded = yield from self._embedded(pixels, side)
+        hidden = embedded.view(-1, per_cell, config.hidden_size)[layout.cells].flatten(0, 1)
         for index, block in enumerate(self._blocks):
-            yield
-            hidden = block(hidden, layout.turn, None if index in config.full_layers else layout.windows)
-        merged = self._outer(gelu(self._inner(self._norm(hidden).view(-1, per_cell * config.hidden_size))))
+            yield from block.parts(hidden, layout.turn, None if index in config.full_layers else layout.windows)
+        merged = yield from in_parts(hidden.view(-1, per_cell, config.hidden_size), self._merged)
         return merged[layout.cells.argsort()]
+
+    def _embedded(self, pixels: NDArray[np.uint8], side: int) -> Generator[None, None, Tensor]:
+        """(patches, hidden_size), cell by cell."""
+        lines = side * lines_at_once(pixels.shape[1] // side * self._config.merge**2, self._device)
+        bands = []
+        for top in range(0, len(pixels), lines):
+            band = yield from in_parts(self._patches(pixels[top : top + lines]), self._embed)
+            bands.append(band)
+        return torch.cat(bands)
+
+    def _merged(self, cells: Tensor) -> Tensor:
+        """(cells, patches of a cell, hidden_size) to (cells, out_size)."""
+        return self._outer(gelu(self._inner(self._norm(cells).flatten(1))))
 
     def _patches(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(patches, 3 * frames * patch * patch), cell by cell."""
@@ -125,29 +139,34 @@ class _Block:
             _linear(tensors, f"{prefix}mlp.down_proj", hidden, inner),
         )
 
-    def __call__(self, hidden: Tensor, turn: tuple[Tensor, Tensor], windows: list[Tensor] | None) -> Tensor:
-        """`windows`: None looks at the whole image."""
-        qkv = self._qkv(self._attention_norm(hidden)).view(len(hidden), 3, self._num_heads, -1)
-        turned = qkv[:, :2].float().flatten(1, 2)
-        rotate_(turned, turn)
-        queries, keys = turned.to(hidden.dtype).view(len(hidden), 2, self._num_heads, -1).unbind(1)
-        attended = _attended(queries, keys, qkv[:, 2], windows)
-        hidden = hidden + self._output(attended.flatten(1))
-        return hidden.add_(self._mlp(self._mlp_norm(hidden)))
-
-
-def _attended(queries: Tensor, keys: Tensor, values: Tensor, windows: list[Tensor] | None) -> Tensor:
-    """Each (patches, heads, head_dim)."""
-    if windows is None:
-        return _looked(queries[None], keys[None], values[None])[0]
-    out = torch.empty_like(queries)
-    for alike in windows:
-        out[alike] = _looked(queries[alike], keys[alike], values[alike])
-    return out
+    def parts(self, hidden: Tensor, turn: tuple[Tensor, Tensor], windows: list[Tensor] | None) -> Generator[None, None, None]:
+        """Changes `hidden` in place, and pauses before each part. `windows`: None looks at the whole image."""
+        queries, keys, values = hidden.new_empty((3, len(hidden), self._num_heads, hidden.shape[1] // self._num_heads))
+        for rows in row_parts(len(hidden), hidden.device):
+            yield
+            qkv = self._qkv(self._attention_norm(hidden[rows])).view(len(hidden[rows]), 3, self._num_heads, -1)
+            turned = qkv[:, :2].float().flatten(1, 2)
+            rotate_(turned, (turn[0][rows], turn[1][rows]))
+            turned = turned.view(len(turned), 2, self._num_heads, -1)
+            queries[rows], keys[rows], values[rows] = turned[:, 0], turned[:, 1], qkv[:, 2]
+        attended = torch.empty_like(queries)
+        if windows is None:
+            for rows, heads in attention_parts(len(hidden), self._num_heads, hidden.device):
+                yield
+                attended[rows, heads] = _looked(queries[None, rows, heads], keys[None, :, heads], values[None, :, heads])[0]
+        else:
+            for alike in windows:
+                for some in alike.split(lines_at_once(alike.shape[1], hidden.device)):
+                    yield
+                    attended[some] = _looked(queries[some], keys[some], values[some])
+        for rows in row_parts(len(hidden), hidden.device):
+            yield
+            hidden[rows] += self._output(attended[rows].flatten(1))
+            hidden[rows] += self._mlp(self._mlp_norm(hidden[rows]))
 
 
 def _looked(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Each (windows, patches, heads, head_dim)."""
+    """Each (windows, patches, heads, head_dim); of one window there may be fewer queries than keys."""
     return scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)).transpose(1, 2)
 
 
