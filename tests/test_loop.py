@@ -417,8 +417,9 @@ def watching(watcher: Watcher, **options: Any) -> StepLoop:
     return loop
 
 
-def seeing(sequence_id: int, name: str, **options: Any) -> Submission:
-    return replace(submission(sequence_id, **options), views=(Picture(name.encode()),), shown_bytes=12)
+def seeing(sequence_id: int, *names: str, **options: Any) -> Submission:
+    views = tuple(Picture(name.encode()) for name in names)
+    return replace(submission(sequence_id, **options), views=views, shown_bytes=12)
 
 
 def test_a_running_stream_gets_a_step_between_two_parts_of_a_picture() -> None:
@@ -473,6 +474,18 @@ def test_a_picture_that_several_show_is_looked_at_once(depth: int) -> None:
     drive(loop, 60)
     assert [watcher.trace.count(name) for name in ("cat", "dog")] == [3, 3]
     assert sorted(seen) == [(number, "finished", "length") for number in (1, 2, 3, 4)]
+
+
+def test_one_picture_does_not_wait_behind_all_of_another_request() -> None:
+    watcher = Watcher()
+    loop = watching(watcher)
+    loop.submit(seeing(1, *"abcdefgh", key=1))
+    drive(loop, 2)
+    loop.submit(seeing(2, "cat", key=2))
+    drive(loop, 60)
+    looked = [name for name in watcher.trace if name != "step"]
+    assert looked == [*"aaa", "cat", "cat", "cat", *"bbbcccdddeeefffggghhh"]
+    assert watcher.trace.index("step") < watcher.trace.index("b")
 
 
 def test_who_leaves_is_looked_at_no_more() -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from ecocore._core import Batch, SampledTokens
 from ecocore.errors import EngineBroken
@@ -43,16 +43,20 @@ class Computed:
     seconds: float
 
 
+Progress = Literal["part", "image", "all"]
+"""What of a sequence's images was looked at last: a part of one, the rest of one, or all that was missing."""
+
+
 class Looking(Protocol):
     """What may be computed of images between two steps."""
 
-    def look(self, sequence_id: int) -> bool:
-        """A part of what a sequence shows; True once nothing is missing."""
+    def look(self, sequence_id: int) -> Progress:
+        """A part of what a sequence shows; "all" once nothing is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """A look at the images of a sequence for so many seconds, or for one part of them if that takes longer."""
+    """A look at an image of a sequence for so many seconds, or for one part of it if that takes longer."""
 
     eyes: Looking
     sequence_id: int
@@ -61,10 +65,10 @@ class Glance:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What became of a glance: whether the sequence needs no more, or why it cannot be looked at."""
+    """What became of a glance, or why the sequence cannot be looked at."""
 
     sequence_id: int
-    done: bool
+    progress: Progress
     error: Exception | None = None
 
 
@@ -130,8 +134,8 @@ class Executor:
         with self._cores:
             end = time.perf_counter() + glance.seconds
             try:
-                while not (done := glance.eyes.look(glance.sequence_id)) and time.perf_counter() < end:
+                while (progress := glance.eyes.look(glance.sequence_id)) == "part" and time.perf_counter() < end:
                     pass
             except Exception as error:  # noqa: BLE001 - one image fails, the engine lives
-                return Looked(glance.sequence_id, done=False, error=error)
-        return Looked(glance.sequence_id, done)
+                return Looked(glance.sequence_id, "part", error)
+        return Looked(glance.sequence_id, progress)

@@ -15,8 +15,12 @@ class Visitor(Protocol):
         """Its name."""
 
     @property
+    def request_id(self) -> int:
+        """Sequences of one request show the same images."""
+
+    @property
     def key(self) -> int:
-        """Those of one key share its turns."""
+        """Requests of one key share its turns."""
 
     @property
     def priority(self) -> int:
@@ -27,13 +31,17 @@ V = TypeVar("V", bound=Visitor)
 
 
 class Gallery(Generic[V]):
-    """A line for each key, one visitor at a time. Keys take turns by how often they were looked at while they stood in line."""
+    """Visitors whose images are looked at by turns, one image at a time.
+
+    Keys take turns by how often they were looked at while they stood in line, and so do the requests of a key.
+    """
 
     def __init__(self) -> None:
         """Nobody is there."""
         self._line: dict[int, V] = {}
         self._current: V | None = None
-        self._turns: Counter[int] = Counter()
+        self._of_keys: Counter[int] = Counter()
+        self._of_requests: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._line)
@@ -42,24 +50,39 @@ class Gallery(Generic[V]):
         return sequence_id in self._line
 
     def enter(self, visitor: V) -> None:
-        """Stands in line from here on; a key that had nobody there starts level with the one that had least."""
-        if visitor.key not in self._turns:
-            self._turns[visitor.key] = min(self._turns.values(), default=0)
+        """Stands in line from here on. A new key or request starts level with the one beside it that had least."""
+        if visitor.key not in self._of_keys:
+            self._of_keys[visitor.key] = min(self._of_keys.values(), default=0)
+        if visitor.request_id not in self._of_requests:
+            beside = (self._of_requests[other.request_id] for other in self._line.values() if other.key == visitor.key)
+            self._of_requests[visitor.request_id] = min(beside, default=0)
         self._line[visitor.sequence_id] = visitor
 
     def leave(self, sequence_id: int) -> V | None:
         """Takes one out of the line, served or not; None if it is not there."""
         visitor = self._line.pop(sequence_id, None)
-        if visitor is not None and not any(other.key == visitor.key for other in self._line.values()):
-            del self._turns[visitor.key]
+        if visitor is not None:
+            left = self._line.values()
+            if not any(other.key == visitor.key for other in left):
+                del self._of_keys[visitor.key]
+            if not any(other.request_id == visitor.request_id for other in left):
+                del self._of_requests[visitor.request_id]
         if visitor is self._current:
             self._current = None
         return visitor
 
     def turn(self) -> V | None:
-        """Whose images are looked at next, and counts it: the same until it leaves, for what was begun is not put aside."""
+        """Whose images are looked at next, and counts it: the same until it rests, for what was begun is not put aside."""
         if self._current is None:
-            self._current = min(self._line.values(), key=lambda one: (one.priority, self._turns[one.key]), default=None)
+            self._current = min(self._line.values(), key=self._rank, default=None)
         if self._current is not None:
-            self._turns[self._current.key] += 1
+            self._of_keys[self._current.key] += 1
+            self._of_requests[self._current.request_id] += 1
         return self._current
+
+    def rest(self) -> None:
+        """An image was looked at to its end: whose turn it is may change."""
+        self._current = None
+
+    def _rank(self, visitor: V) -> tuple[int, int, int]:
+        return visitor.priority, self._of_keys[visitor.key], self._of_requests[visitor.request_id]

@@ -305,7 +305,9 @@ class StepLoop:
     def _take_look(self, looked: Looked) -> None:
         """Lets a sequence in whose images were all looked at. It may have left meanwhile."""
         self._glancing = False
-        submission = self._gallery.leave(looked.sequence_id) if looked.done or looked.error else None
+        if looked.progress == "image":
+            self._gallery.rest()
+        submission = self._gallery.leave(looked.sequence_id) if looked.progress == "all" or looked.error else None
         if submission is None:
             return
         if looked.error:

@@ -58,7 +58,7 @@ def batch(*rows: tuple[int, int, int]) -> Rehearsal:
 def look(sights: Sights, sequence_id: int) -> int:
     """Looks until nothing is missing; tells how many parts that took."""
     parts = 1
-    while not sights.look(sequence_id):
+    while sights.look(sequence_id) != "all":
         parts += 1
     return parts
 
@@ -87,6 +87,12 @@ def test_rows_of_an_image_are_found_in_every_part_of_it() -> None:
     assert part.rows.tolist() == [4, 5, 6, 7]
     assert part.embeddings[:, 0].tolist() == [2, 3, 4, 5]
     assert model.seen == [b"a", b"b"]
+
+
+def test_who_looks_hears_where_an_image_ends() -> None:
+    sights = Sights(Model(), device=CPU)
+    sights.open(1, [square(2, 2, 3, b"a"), square(10, 1, 1, b"b")], 12)
+    assert [sights.look(1) for _ in range(6)] == ["part", "part", "image", "part", "part", "all"]
 
 
 def test_coordinates_go_over_the_page_and_on_from_its_longer_side() -> None:
@@ -123,7 +129,7 @@ def test_a_picture_is_computed_once_for_all_who_show_it() -> None:
     sights = Sights(model, device=CPU)
     for sequence_id in (1, 2, 3):
         sights.open(sequence_id, [square(0, 2, 2, b"a"), square(4, 2, 2, b"a")], 8)
-    assert not sights.look(1)
+    assert sights.look(1) == "part"
     # It goes on where the first one was, who may leave.
     sights.close(1)
     assert (look(sights, 2), look(sights, 3)) == (2, 1)
@@ -137,7 +143,7 @@ def test_what_was_begun_is_dropped_with_the_last_who_shows_it() -> None:
     sights.look(1)
     sights.close(1)
     assert sights._begun is None
-    assert sights.look(1)  # of one that is closed nothing is missing
+    assert sights.look(1) == "all"  # of one that is closed nothing is missing
     sights.open(2, [square(0, 2, 2, b"a")], 8)
     assert look(sights, 2) == 3
     assert model.seen == [b"a", b"a"]
@@ -185,7 +191,7 @@ def test_a_picture_that_fails_begins_anew_for_the_next_one() -> None:
     sights = Sights(Failing(), device=CPU)
     sights._model.seen = [b"a"]  # type: ignore[attr-defined]
     sights.open(1, [square(0, 2, 2, b"a")], 8)
-    assert not sights.look(1)
+    assert sights.look(1) == "part"
     with pytest.raises(MemoryError):
         sights.look(1)
     sights._model.seen = []  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from ecocore.model.kv_cache import KvCache
 from ecocore.model.kv_groups import longest_sequence
 from ecocore.model.layers import Linear, padded
 from ecocore.model.parallel import Group
-from ecocore.model.sight import SeeingModel, Sight, Sights, View
+from ecocore.model.sight import Progress, SeeingModel, Sight, Sights, View
 from ecocore.model.tensors import TensorLoader
 from ecocore.model.workers import Step, Workers
 
@@ -177,19 +177,19 @@ class ModelRunner:
             raise InternalError("images were shown to a model that sees none")
         self._sights.open(sequence_id, views, prompt_length)
 
-    def look(self, sequence_id: int) -> bool:
-        """Computes a part of what a sequence shows, about a layer of the tower; True once it may enter a step.
+    def look(self, sequence_id: int) -> Progress:
+        """Computes a part of what a sequence shows, less than a layer of the tower; "all" once it may enter a step.
 
         On the thread of `forward`, between two steps.
         """
         if self._sights is None:
-            return True
+            return "all"
         with torch.inference_mode():
-            done = self._sights.look(sequence_id)
+            progress = self._sights.look(sequence_id)
         if self.device.type == "cuda":
             # Whoever counts the time means that of computing.
             torch.cuda.synchronize(self.device)
-        return done
+        return progress
 
     def seen_bytes(self, views: Sequence[View]) -> int:
         """What is kept of images until their sequence is hidden, beside their pixels."""

@@ -7,7 +7,7 @@ rows is the model's own; when it is looked at is the loop's.
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -19,6 +19,9 @@ from ecocore.errors import InternalError
 from ecocore.model.attention import Spans
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.layers import padded
+
+Progress = Literal["part", "image", "all"]
+"""What of a sequence's images was looked at last: a part of one, the rest of one, or all that was missing."""
 
 # Of images that were seen lately: the same picture comes again with each turn of a conversation. Those that open sequences
 # show are kept besides, until they are closed.
@@ -131,22 +134,24 @@ class Sights:
         if begun is not None and not any(view.digest == begun.digest for one in list(self._open.values()) for view in one.views):
             self._begun = None
 
-    def look(self, sequence_id: int) -> bool:
-        """Computes a part of what the images of a sequence need; True once nothing is missing, and for one that is closed.
+    def look(self, sequence_id: int) -> Progress:
+        """Computes a part of what the images of a sequence need; "all" once nothing is missing, and for one that is closed.
 
         An image that others show or showed lately is not computed again. Of several sequences one comes after the other: an
         image that was begun is dropped for another one.
         """
         seen = self._open.get(sequence_id)
         if seen is None:
-            return True
+            return "all"
         self._recall(seen)
         view = seen.missing()
         if view is None:
-            return True
+            return "all"
         self._go_on(view)
+        if self._begun is not None:
+            return "part"
         self._recall(seen)
-        return seen.missing() is None
+        return "image" if seen.missing() else "all"
 
     def _recall(self, seen: _Seen) -> None:
         for view in seen.views:
