@@ -75,6 +75,15 @@ class Prompt:
             raise ContextLengthExceeded(
                 "messages",
                 f"{len(token_ids)} tokens, those of its images included, are too many: the context here is "
-                f"{self.context_length} and the answer needs at least one; send fewer or smaller images",
+                f"{self.context_length} and the answer needs at least one; {_less(views, 1 - remaining)}",
             )
         return replace(self, token_ids=token_ids, views=views, max_tokens=min(self.max_tokens, remaining))
+
+
+def _less(views: Sequence[View], excess: int) -> str:
+    """Advice on how to send so many tokens less: the last images go first."""
+    for number in range(len(views), 0, -1):
+        excess -= views[number - 1].rows * views[number - 1].columns
+        if excess <= 0:
+            return f"leave out image {number}" if number == len(views) else f"leave out images {number} to {len(views)}"
+    return "send less text, for leaving out its images is not enough"

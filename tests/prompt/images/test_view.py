@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from ecocore.errors import InvalidParameter
+from ecocore.errors import ContextLengthExceeded, InvalidParameter
 from ecocore.prompt.images.image import Image
 from ecocore.prompt.images.view import laid_out
+from ecocore.prompt.prompt import Prompt
 
 
 @dataclass
@@ -47,3 +48,25 @@ def test_a_text_that_spells_the_placeholder_is_refused() -> None:
 def test_an_image_of_an_impossible_shape_is_named() -> None:
     with pytest.raises(InvalidParameter, match="image 2 cannot be used: it is a line"):
         laid_out(np.array([9, 9], np.uint32), [image(2, 2), image(1, 9)], Halves())
+
+
+@pytest.mark.parametrize(
+    ("context", "advice"),
+    [
+        (27, None),
+        (24, "leave out image 3"),
+        (22, "leave out image 3"),
+        (21, "leave out images 2 to 3"),
+        (12, "leave out images 1 to 3"),
+        (11, "send less text"),
+    ],
+)
+def test_what_a_context_does_not_hold_is_refused_with_the_images_to_leave_out(context: int, advice: str | None) -> None:
+    prompt = Prompt(np.array([1, 9, 9, 9, 2], np.uint32), 5, viewer=Halves(), context_length=context)
+    images = [image(4, 4), image(4, 6), image(2, 6)]  # of 4, 6 and 3 tokens, between 3 others each
+    if advice is None:
+        assert prompt.showing(images).max_tokens == 3
+        return
+    with pytest.raises(ContextLengthExceeded, match=f"24 tokens, .* {context} and .*; {advice}") as raised:
+        prompt.showing(images)
+    assert raised.value.param == "messages"
