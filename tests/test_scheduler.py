@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from ecocore import _core
 from ecocore.errors import ContextLengthExceeded, InternalError, InvalidParameter, QueueFull
+from ecocore.model.sight import IMAGE_TOKENS, uncut_tokens
 
 
 def prompt(length: int) -> NDArray[np.uint32]:
@@ -64,7 +65,32 @@ def test_no_step_computes_a_part_of_a_span_that_is_whole() -> None:
         edges.append(int(batch.starts[0] + batch.lengths[0]))
         tokens = sampler.sample(np.zeros((batch.num_samples, 300), np.float32), sampler.prepare(batch))
         scheduler.commit(batch, tokens, [])
-    assert edges == [36, 60]
+    assert edges == [10, 36, 50, 60]
+
+
+@pytest.mark.parametrize("tokens", [280, IMAGE_TOKENS])
+@pytest.mark.parametrize("offset", [0, 1, 32, 33, 63])
+def test_no_step_computes_more_than_one_of_the_images_that_stand_side_by_side(tokens: int, offset: int) -> None:
+    scheduler = _core.Scheduler(groups=[(2000, None), (2000, 1024)], max_batch_tokens=829)
+    # Sixteen of them, with only their marks between, beside a stream that draws.
+    whole = [(start, start + tokens) for start in range(5 + offset, 5 + offset + 16 * (tokens + 2), tokens + 2)]
+    length = whole[-1][1] + 9
+    sampler = _core.SamplerState(300)
+    for sequence_id in (1, 2):
+        sampler.open(sequence_id, _core.SamplerParams(), seed=1, choice=0, prompt=prompt(1))
+    scheduler.submit(1, prompt(1), 1000)
+    steps: list[int] = []
+    while sum(steps) < 1 + length:
+        batch = scheduler.schedule(prompt_tokens=64)
+        assert batch is not None
+        steps.append(batch.num_prompt_tokens)
+        tokens_drawn = sampler.sample(np.zeros((batch.num_samples, 300), np.float32), sampler.prepare(batch))
+        scheduler.commit(batch, tokens_drawn, [])
+        if len(steps) == 1:
+            scheduler.submit(2, prompt(length), 1, whole=whole)
+    longest = max(steps)
+    assert longest <= tokens + 63
+    assert longest - 64 < uncut_tokens(looks_around=True, block_size=64)
 
 
 def test_text_reads_the_same_in_a_crowd_that_preempts_as_alone() -> None:

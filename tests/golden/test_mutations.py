@@ -102,11 +102,9 @@ def _scaled_images(patch: pytest.MonkeyPatch) -> None:
 
 def _images_in_full_layers(patch: pytest.MonkeyPatch) -> None:
     right = attention.AttentionPlan._plan_prefills
-    spans: list[Any] = []
 
-    def changed(self: Any, batch: Any, tables: Any, mask: Any, told: Any) -> Any:
-        spans[:] = told or spans
-        return right(self, batch, tables, mask, told or spans[: len(batch.lengths)])
+    def changed(self: Any, batch: Any, tables: Any, mask: Any, spans: Any, *, look_around: bool) -> Any:
+        return right(self, batch, tables, mask, spans, look_around=True)
 
     patch.setattr(attention.AttentionPlan, "_plan_prefills", changed)
 

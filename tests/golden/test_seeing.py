@@ -3,9 +3,11 @@
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trustme
 from openai import OpenAI
@@ -15,7 +17,8 @@ from tests.golden.pictures import by_address, image_host, part, picture, words
 from tests.golden.tiny_models import SEEING
 from tests.live_server import serving
 
-from ecocore.capacity import PROMPT_TOKENS
+from ecocore import capacity as capacity_module
+from ecocore.capacity import PROMPT_TOKENS, Capacity
 from ecocore.model.kv_groups import BLOCK_SIZE
 from ecocore.prompt.images.loader import ImageLoader
 from ecocore.request import ChatRequest
@@ -91,6 +94,30 @@ def test_a_hit_that_ends_within_an_image_changes_no_bit(pair: Pair) -> None:
     warm = pair.runtime.chat(**asked)
     assert warm.usage.cached_tokens == found
     assert warm.logprobs == pair.runtime.chat(**cold(asked)).logprobs
+
+
+def test_images_side_by_side_are_read_one_by_one_and_no_step_changes_a_bit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = [part(np.roll(picture("large"), shift, axis=1)) for shift in range(5)]
+    asked = pair.known.ask("late") | {"messages": [{"role": "user", "content": [*beside, words("Which one?")]}]}
+    views = pair.runtime._prepare_whole(ChatRequest.parse({"model": "tiny", **asked})).views
+    largest = max(view.rows * view.columns for view in views)
+    assert all(after.start - before.start - before.rows * before.columns <= 2 for before, after in pairwise(views))
+    whole = pair.runtime.chat(**asked)
+    monkeypatch.setattr(capacity_module, "PROMPT_TOKENS", BLOCK_SIZE)
+    # So little memory that five images and their window would not be there at once.
+    with Runtime.load(pair.known.folder, kv_cache_mb=1, capacity=Capacity(running=2), progress=False) as small:
+        steps: list[int] = []
+        compute = small._loop._executor._model.forward
+
+        def noting(batch: Any) -> Any:
+            steps.append(batch.num_prompt_tokens)
+            return compute(batch)
+
+        monkeypatch.setattr(small._loop._executor._model, "forward", noting)
+        cut = [small.chat(**asked), small.chat(**asked)]
+    assert cut[1].usage.cached_tokens > 0
+    assert [one.logprobs for one in cut] == [whole.logprobs] * 2
+    assert max(steps) <= max(small._loop._capacity.step_tokens, largest + BLOCK_SIZE)
 
 
 def test_the_official_client_shows_images_by_data_url_and_by_address_plain_and_streamed(pair: Pair, tmp_path: Path) -> None:

@@ -120,6 +120,23 @@ def test_a_chunk_changes_no_bit_of_a_span_and_must_not_end_within_one() -> None:
         Pool(20).attend((paged, 0, 16), spans=[spans])
 
 
+@pytest.mark.parametrize("window", [None, 3, 20])
+@pytest.mark.parametrize("spans", [[(5, 19), (21, 35), (35, 50)], [(3, 8), (10, 14), (15, 16)], [(31, 40), (47, 60)]])
+def test_a_chunk_may_end_where_a_span_begins_and_changes_no_bit(window: int | None, spans: Spans) -> None:
+    paged = Paged(64, 62, [9, 2, 7, 0], seed=6)
+    whole = Pool(window).attend((paged, 0, 62), spans=[spans])[0]
+    torch.testing.assert_close(whole.double(), paged.expected(window, spans if window else ())[:62], rtol=1e-5, atol=1e-5)
+    edges = [0, *(begin for begin, _ in spans), 62]
+    pool = Pool(window)
+    parts = [pool.attend((paged, start, end), spans=[spans])[0] for start, end in itertools.pairwise(edges)]
+    assert torch.equal(torch.cat(parts), whole)
+    # One that stopped there and came back begins anew on the grid, beside another one.
+    found = spans[-1][0] // SIZE * SIZE
+    other = Paged(20, 20, [11, 12], seed=7)
+    if not any(begin < found < end for begin, end in spans):
+        assert torch.equal(pool.attend((other, 0, 20), (paged, found, 62), spans=[[], spans])[1], whole[found:])
+
+
 def test_chunks_prefix_hits_and_recomputation_change_no_bit() -> None:
     paged = Paged(60, 41, [9, 2, 7, 0], seed=2)
     whole = computed(Pool(), paged, 0, 60)
@@ -163,8 +180,9 @@ def test_what_another_sequence_left_in_a_block_is_never_seen() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(8, 32), (0, 30)])
 def test_prefill_off_the_grid_is_an_error_of_ours(start: int, end: int) -> None:
-    with pytest.raises(InternalError, match="off the grid"):
-        Pool().attend((Paged(40, 40, [0, 1, 2], seed=5), start, end))
+    for spans in ([], [[(7, 9), (31, 32)]]):
+        with pytest.raises(InternalError, match="off the grid"):
+            Pool().attend((Paged(40, 40, [0, 1, 2], seed=5), start, end), spans=spans)
 
 
 def test_the_mask_is_a_staircase_however_far_it_has_grown() -> None:

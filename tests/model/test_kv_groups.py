@@ -1,10 +1,13 @@
 """How the cache's memory is divided between layers that keep everything and layers with a window."""
 
+import numpy as np
 import pytest
 
+from ecocore._core import Scheduler
 from ecocore.errors import InvalidConfiguration
 from ecocore.model.config import KvLayer
 from ecocore.model.kv_groups import KvGroup, divide, longest_sequence, most_blocks, sequence_bytes, windows_of
+from ecocore.model.sight import IMAGE_TOKENS, uncut_tokens
 
 # Gemma 4 31B: 50 layers with a window of 1024, 10 without.
 LARGE = [*[KvLayer(16, 256, 1024)] * 5, KvLayer(4, 512)] * 10
@@ -68,3 +71,41 @@ def test_one_kind_of_layers_gets_everything() -> None:
     assert divided(100 * FULL, [KvLayer(4, 512, 100)] * 10) == (KvGroup(100, 100),)
     assert longest_sequence((KvGroup(100, 100),), block_size=64, context_length=262_144) == 262_144
     assert longest_sequence((KvGroup(2, 100),), block_size=64, context_length=262_144) == 128
+
+
+@pytest.mark.parametrize("layers", [LARGE, [KvLayer(1, 8, 70), KvLayer(1, 8)], [KvLayer(1, 8, 70)]])
+@pytest.mark.parametrize("mebibytes", [1, 3, 20, 700])
+def test_what_fits_the_context_has_room_wherever_its_images_stand(layers: list[KvLayer], mebibytes: int) -> None:
+    uncut = uncut_tokens(looks_around=True, block_size=64)
+    try:
+        groups = divide(
+            mebibytes * 2**20,
+            layers=layers,
+            block_size=64,
+            itemsize=2,
+            step_tokens=80,
+            context_length=8192,
+            uncut_tokens=uncut,
+        )
+    except InvalidConfiguration:
+        return
+    context = longest_sequence(groups, block_size=64, context_length=8192, uncut_tokens=uncut)
+    scheduler = Scheduler(groups=[(group.num_blocks, group.window) for group in groups], block_size=64, max_batch_tokens=80)
+    for offset in range(0, 64, 7):
+        for between in (2, 40, 64):
+            starts = range(offset, context - IMAGE_TOKENS, IMAGE_TOKENS + between)
+            whole = [(start, start + IMAGE_TOKENS) for start in starts]
+            scheduler.submit(1, np.zeros(context - 1, np.uint32), 1, whole=whole)
+            scheduler.cancel(1)
+
+
+def test_images_get_room_beside_a_window_that_steps_alone_would_not_need() -> None:
+    def windowed(uncut: int) -> int:
+        groups = divide(
+            2 * GIB, layers=LARGE, block_size=64, itemsize=2, step_tokens=80, context_length=262_144, uncut_tokens=uncut
+        )
+        return groups[1].num_blocks
+
+    uncut = uncut_tokens(looks_around=True, block_size=64)
+    needed = most_blocks(1024, 8192, block_size=64, in_flight=uncut)
+    assert windowed(uncut) >= needed == 36 > windowed(0)

@@ -1,7 +1,8 @@
 """Attention over paged keys and values, computed so that a position never notices its company.
 
 Takes a batch, gives a plan of the step that all layers share; the plan turns queries into attended values. The
-arithmetic of a position is a function of (position, prompt length) alone; docs/determinism.md says why.
+arithmetic of a position is a function of (position, prompt length) and, where positions of a prompt see each other, of which
+they are; docs/determinism.md says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,8 @@ class AttentionPlan:
 
         `alone`: one decode row per call, for a machine where rows in one call are not independent. `spans`: none, or of each
         row of the batch those of its prompt whose positions see all of each other in layers with a window; they are in one
-        step.
+        step. In all layers a cell ends where one of them begins, so that a step may end there too, and where it ends: how it is
+        computed shows in blocks before its end, which other prompts may share.
         """
         self._cache = cache
         self._device = device
@@ -130,7 +132,7 @@ class AttentionPlan:
         }
         tables = dict(zip(cache.windows, batch.block_tables, strict=True))
         self._prefills = {
-            window: self._plan_prefills(batch, tables[window], mask, spans if window is not None else ())
+            window: self._plan_prefills(batch, tables[window], mask, spans, look_around=window is not None)
             for window, mask in masks.items()
         }
         self._decodes = {
@@ -189,7 +191,9 @@ class AttentionPlan:
         )
         out.index_copy_(0, decode.rows, attended[:, :, :group].flatten(1, 2))
 
-    def _plan_prefills(self, batch: ComputedBatch, tables: Integers, mask: CausalMask, spans: Sequence[Spans]) -> list[_Prefill]:
+    def _plan_prefills(
+        self, batch: ComputedBatch, tables: Integers, mask: CausalMask, spans: Sequence[Spans], *, look_around: bool
+    ) -> list[_Prefill]:
         prefills = []
         size = batch.block_size
         offset = 0
@@ -197,19 +201,19 @@ class AttentionPlan:
         for index, (start, length, prompt_length, table) in enumerate(rows):
             end = min(start + length, prompt_length)
             if start < end:
-                if start % size or (end % size and end != prompt_length):
-                    raise InternalError(f"prefill of positions {start} to {end} is off the grid of {size}")
-                edges = [*range(start, end, size), end]
+                own = spans[index] if spans else ()
+                edges = _edges(start, end, prompt_length, size, own)
                 firsts = mask.first_blocks(np.array(edges[:-1])).tolist()
                 behind = firsts[0]
                 cells = []
                 for (a, b), first in zip(pairwise(edges), firsts, strict=True):
                     last = a // size + 1
-                    around = [(begin, stop) for begin, stop in spans[index] if begin < b and a < stop] if spans else []
+                    around = [(begin, stop) for begin, stop in own if begin < b and a < stop] if look_around else []
                     if around:
                         if around[-1][1] > end:
                             raise InternalError(f"prefill of positions {start} to {end} ends within an image")
                         last = max(last, -(-around[-1][1] // size))
+                    if around or a % size:
                         keys = range(first * size, last * size)
                         seen = mask.seeing(range(a, a + padded(b - a)), keys, around)
                     else:
@@ -245,6 +249,16 @@ class AttentionPlan:
 
     def _tensor(self, values: Integers) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+
+def _edges(start: int, end: int, prompt_length: int, size: int, spans: Spans) -> list[int]:
+    """Where the cells of a part of a prompt begin, and its end: at multiples of `size`, and at both ends of spans."""
+    begins = {begin for begin, _ in spans}
+    for edge in (start, end):
+        if edge % size and edge not in begins and edge != prompt_length:
+            raise InternalError(f"prefill of positions {start} to {end} is off the grid of {size}")
+    within = {edge for span in spans for edge in span if start < edge < end}
+    return sorted({start, *range(start - start % size + size, end, size), *within, end})
 
 
 def _first_of_run(blocks: Integers) -> int | None:

@@ -19,8 +19,6 @@ from ecocore.model.layers import ROW_MULTIPLE, Linear
 TILE = 16
 # Rows of the largest step, unless told. Kernels change with their number, so that one is asked too.
 LARGEST = 576
-# A step does not end within an image whose tokens see each other, of which one may have so many more.
-IMAGE_ROWS = 1152
 # Most rows of a call of a model's head, which is wide: more tokens than these are drawn from calls one after another.
 HEAD_ROWS = 64
 

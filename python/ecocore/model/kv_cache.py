@@ -29,10 +29,12 @@ class KvCache:
         device: torch.device,
         step_tokens: int = 0,
         context_length: int = TYPICAL_TOKENS,
+        uncut_tokens: int = 0,
     ) -> None:
         """Takes as many blocks as `pool_bytes` hold, at once. Raises InvalidConfiguration if that is none.
 
-        `step_tokens`: most positions that a step computes. `context_length`: most that a sequence has.
+        `step_tokens`: most positions that a step computes. `context_length`: most that a sequence has. `uncut_tokens`: most of
+        a prompt that no two steps share.
         """
         self.block_size = block_size
         self.layers = tuple(layers)
@@ -45,6 +47,7 @@ class KvCache:
             itemsize=dtype.itemsize,
             step_tokens=step_tokens,
             context_length=context_length,
+            uncut_tokens=uncut_tokens,
         )
         num_blocks = {group.window: group.num_blocks for group in self.groups}
         # Writing makes the system hand over the memory now, rather than run out of it in the middle of a request.

@@ -36,15 +36,23 @@ def most_blocks(window: int | None, num_blocks: int, *, block_size: int, in_flig
 
 
 def divide(
-    pool_bytes: int, *, layers: Sequence[KvLayer], block_size: int, itemsize: int, step_tokens: int, context_length: int
+    pool_bytes: int,
+    *,
+    layers: Sequence[KvLayer],
+    block_size: int,
+    itemsize: int,
+    step_tokens: int,
+    context_length: int,
+    uncut_tokens: int = 0,
 ) -> tuple[KvGroup, ...]:
     """As many blocks for each group as sequences of a typical length use, together with steps of `step_tokens`.
 
-    Where not even one such sequence fits, as the longest uses that does. Raises InvalidConfiguration if that is none.
+    `uncut_tokens`: most positions of a prompt that no two steps share; they have room beside the window. Where not even one
+    such sequence fits, as the longest uses that does. Raises InvalidConfiguration if that is none.
     """
     windows = windows_of(layers)
     sizes = _block_bytes(layers, block_size, itemsize)
-    in_flight = 2 * max(step_tokens, block_size)
+    in_flight = max(2 * max(step_tokens, block_size), uncut_tokens)
 
     def held(num_blocks: int, in_flight: int) -> list[int]:
         return [most_blocks(window, num_blocks, block_size=block_size, in_flight=in_flight) for window in windows]
@@ -69,11 +77,12 @@ def divide(
     return tuple(map(KvGroup, counts, windows))
 
 
-def longest_sequence(groups: Sequence[KvGroup], *, block_size: int, context_length: int) -> int:
-    """Positions of the longest sequence that the groups can hold, at most `context_length`."""
+def longest_sequence(groups: Sequence[KvGroup], *, block_size: int, context_length: int, uncut_tokens: int = 0) -> int:
+    """Positions of the longest sequence that the groups can hold, at most `context_length`, whatever cannot be cut of it."""
+    in_flight = max(block_size, uncut_tokens)
 
     def longest(group: KvGroup) -> int:
-        enough = most_blocks(group.window, group.num_blocks + 1, block_size=block_size, in_flight=block_size)
+        enough = most_blocks(group.window, group.num_blocks + 1, block_size=block_size, in_flight=in_flight)
         return context_length if enough <= group.num_blocks else group.num_blocks * block_size
 
     return min(context_length, *map(longest, groups))

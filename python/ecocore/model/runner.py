@@ -19,12 +19,12 @@ from ecocore.errors import InternalError, InvalidConfiguration
 from ecocore.model.attention import AttentionPlan, Spans, masks_for
 from ecocore.model.batch import ComputedBatch, Integers
 from ecocore.model.config import ModelConfig
-from ecocore.model.invariance import HEAD_ROWS, IMAGE_ROWS, LARGEST, decodes_stand_alone, settle
+from ecocore.model.invariance import HEAD_ROWS, LARGEST, decodes_stand_alone, settle
 from ecocore.model.kv_cache import KvCache
 from ecocore.model.kv_groups import longest_sequence
 from ecocore.model.layers import Linear, padded
 from ecocore.model.parallel import Group
-from ecocore.model.sight import Progress, SeeingModel, Sight, Sights, View
+from ecocore.model.sight import Progress, SeeingModel, Sight, Sights, View, uncut_tokens
 from ecocore.model.tensors import TensorLoader
 from ecocore.model.workers import Step, Workers
 
@@ -64,8 +64,12 @@ class ModelRunner:
         self.groups: Final = cache.groups
         self.block_size: Final = cache.block_size
         self.model_context_length: Final = config.context_length
+        self._uncut_tokens = _uncut_tokens(config, cache.block_size)
         self.context_length: Final = longest_sequence(
-            cache.groups, block_size=cache.block_size, context_length=config.context_length
+            cache.groups,
+            block_size=cache.block_size,
+            context_length=config.context_length,
+            uncut_tokens=self._uncut_tokens,
         )
         self.device: Final = device
         # A device of its own computes while the next step is scheduled; the cores of this process cannot do both.
@@ -113,9 +117,15 @@ class ModelRunner:
                 device=target,
                 step_tokens=step_tokens,
                 context_length=config.context_length,
+                uncut_tokens=_uncut_tokens(config, block_size),
             )
             tensors = TensorLoader(checkpoint, dtype=dtype, device=target, progress=progress, group=group)
-            num_positions = longest_sequence(cache.groups, block_size=block_size, context_length=config.context_length)
+            num_positions = longest_sequence(
+                cache.groups,
+                block_size=block_size,
+                context_length=config.context_length,
+                uncut_tokens=_uncut_tokens(config, block_size),
+            )
             model = model_class(config, tensors, num_positions=num_positions)
             identity = tensors.finish()
             runner = cls(model, config, cache, group, device=target, dtype=dtype)
@@ -204,8 +214,7 @@ class ModelRunner:
     def _watch_rows(self, config: ModelConfig, linears: list[Linear], step_tokens: int) -> None:
         """Takes slower ways where this machine's kernels would let a row depend on others."""
         dtype = linears[0].dtype
-        image_rows = IMAGE_ROWS if getattr(self._model, "looks_around", False) else 0
-        if dependent := settle(linears, largest=padded(step_tokens + image_rows)):
+        if dependent := settle(linears, largest=padded(step_tokens + self._uncut_tokens)):
             logger.warning("rows of matrix products depend on each other on this machine: computing them in tiles")
             logger.info("%d of %d matrices are computed in tiles", len(dependent), len(linears))
         self._decode_alone = not all(
@@ -224,6 +233,10 @@ class ModelRunner:
 def kind_of_device(name: str) -> Literal["cpu", "cuda"]:
     """What a setting of a device comes to on this machine."""
     return "cuda" if name.startswith("cuda") or (name == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def _uncut_tokens(config: ModelConfig, block_size: int) -> int:
+    return uncut_tokens(looks_around=getattr(config, "looks_around", False), block_size=block_size)
 
 
 def _device(name: str) -> torch.device:

@@ -23,6 +23,8 @@ from ecocore.model.layers import padded
 Progress = Literal["part", "image", "all"]
 """What of a sequence's images was looked at last: a part of one, the rest of one, or all that was missing."""
 
+# Of one image whose tokens see each other, which one step computes: the largest budget that Gemma's makers know.
+IMAGE_TOKENS: Final = 1120
 # Of images that were seen lately: the same picture comes again with each turn of a conversation. Those that open sequences
 # show are kept besides, until they are closed.
 KEPT_BYTES: Final = 128 * 2**20
@@ -107,6 +109,14 @@ class _Begun:
 
     digest: bytes
     parts: Generator[None, None, Tensor]
+
+
+def uncut_tokens(*, looks_around: bool, block_size: int) -> int:
+    """Most positions of a prompt that no two steps share, and by how many a step may exceed its budget for them.
+
+    That is an image and the rest of the block in which it ends: steps may part where the next image begins.
+    """
+    return IMAGE_TOKENS + block_size - 1 if looks_around else 0
 
 
 class Sights:

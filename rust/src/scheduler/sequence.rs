@@ -87,7 +87,7 @@ pub struct Sequence {
     pub cached: Option<u32>,
     /// Whether its prompt's tokens are scored; such a prompt takes nothing from the prefix cache.
     pub scored: bool,
-    /// Spans of the prompt, in order, that no chunk ends within.
+    /// Spans of the prompt, in order and apart, that no chunk ends within.
     pub whole: Vec<Range<u32>>,
     /// Whether it is left out of the step that is being put together.
     pub held: bool,
@@ -158,9 +158,9 @@ impl Sequence {
 
     /// What it may compute from `start` in one step with `budget` tokens; empty if that is too little.
     ///
-    /// A range never crosses the end of the prompt, and goes beyond the budget where it would end within a span of
-    /// `whole`. Within the prompt it ends on a multiple of the block size
-    /// or at the prompt's end, wherever the budget would have cut: load moves no boundary of the arithmetic.
+    /// A range never crosses the end of the prompt. Within the prompt it ends on a multiple of the block size, at the prompt's
+    /// end, or where a span of `whole` begins that the multiple lies in, wherever the budget would have cut: load moves no
+    /// boundary of the arithmetic. It goes beyond the budget where it starts with such a span or within it.
     /// After the prompt each position is a row of its own, so any cut is as good.
     pub fn range(&self, start: u32, budget: u32, block_size: u32) -> Range<u32> {
         let reach = start.saturating_add(budget);
@@ -169,41 +169,44 @@ impl Sequence {
         } else if reach >= self.prompt_length {
             self.prompt_length
         } else {
-            reach - reach % block_size
+            let end = reach - reach % block_size;
+            match self.span_around(end) {
+                // It starts with the span, or behind a prefix that ends within it.
+                Some(span) if span.start <= start && start < end => self.edge_behind(span, block_size),
+                Some(span) => span.start,
+                None => end,
+            }
         };
-        if end <= start {
-            return start..start;
-        }
-        start..self.past_whole(end, block_size)
+        start..end.max(start)
     }
 
-    /// `end`, or the next multiple of the block size behind the spans that it would cut.
-    fn past_whole(&self, end: u32, block_size: u32) -> u32 {
-        self.whole.iter().fold(end, |end, span| {
-            let cuts = span.start < end && end < span.end;
-            if cuts { span.end.next_multiple_of(block_size).min(self.prompt_length) } else { end }
-        })
+    /// `end`, which lies on the grid, or where the span begins that it would cut.
+    pub fn before_whole(&self, end: u32) -> u32 {
+        self.span_around(end).map_or(end, |span| span.start)
     }
 
-    /// `end`, which lies on the grid, or the last point of the grid before the spans that it would cut.
-    pub fn before_whole(&self, end: u32, block_size: u32) -> u32 {
-        self.whole.iter().rev().fold(end, |end, span| {
-            let cuts = span.start < end && end < span.end;
-            if cuts { span.start - span.start % block_size } else { end }
-        })
+    /// Whether a chunk of the prompt may start at `position`: on the grid, and where a span of `whole` begins. A cell of the
+    /// arithmetic ends there in any case.
+    pub fn is_edge(&self, position: u32, block_size: u32) -> bool {
+        position.is_multiple_of(block_size)
+            || self.whole.binary_search_by_key(&position, |span| span.start).is_ok()
     }
 
-    /// Length of the longest piece of the grid that no chunk can cut.
+    /// Length of the longest piece that no chunk can cut: a span, and what follows it up to the next edge.
     pub fn longest_whole(&self, block_size: u32) -> u32 {
-        let (mut piece, mut longest) = (0..0, 0);
-        for span in &self.whole {
-            let start = span.start - span.start % block_size;
-            // Spans that meet in a block are one piece.
-            piece =
-                if start < piece.end { piece.start } else { start }..span.end.next_multiple_of(block_size);
-            longest = longest.max(piece.end - piece.start);
-        }
-        longest
+        let lengths = self.whole.iter().map(|span| self.edge_behind(span, block_size) - span.start);
+        lengths.max().unwrap_or(0)
+    }
+
+    /// The span that a cut at `position` would go through.
+    fn span_around(&self, position: u32) -> Option<&Range<u32>> {
+        let index = self.whole.partition_point(|span| span.end <= position);
+        self.whole.get(index).filter(|span| span.start < position)
+    }
+
+    /// Where the first chunk ends that has all of `span`: on the grid, or where the next span begins.
+    fn edge_behind(&self, span: &Range<u32>, block_size: u32) -> u32 {
+        self.before_whole(span.end.next_multiple_of(block_size)).min(self.prompt_length)
     }
 
     /// End of the positions that have blocks in every group.
@@ -349,13 +352,39 @@ mod tests {
     fn no_range_ends_within_a_span_that_is_whole() {
         let mut sequence = Sequence::new(1, 0, vec![0; 30], 5, b"".into());
         sequence.whole = vec![5..11, 13..14, 15..18];
-        let expected =
-            [(0, 3, 0..0), (0, 4, 0..4), (0, 8, 0..12), (4, 4, 4..12), (12, 4, 12..20), (8, 5, 8..12)];
-        for (start, budget, range) in expected {
-            assert_eq!(sequence.range(start, budget, 4), range, "start {start}, budget {budget}");
+        for (start, budget, expected) in [
+            (0, 3, 0..0),  // less than a cell: nothing
+            (0, 7, 0..4),  // one cell, which no span begins in
+            (0, 8, 0..5),  // it would end within a span, and ends before it
+            (4, 4, 4..5),  // also where the span begins in the very next cell
+            (5, 2, 5..5),  // from there on the rest of a cell at least
+            (5, 3, 5..12), // and then all of the span, whatever the budget
+            (8, 4, 8..12), // a prefix that was found ended within it
+            (8, 3, 8..8),
+            (12, 4, 12..15), // the grid lies in the last span
+            (15, 1, 15..20),
+            (15, 9, 15..24),
+            (24, 9, 24..30),
+        ] {
+            assert_eq!(sequence.range(start, budget, 4), expected, "start {start}, budget {budget}");
         }
         sequence.whole = vec![1..2, 21..30];
-        assert_eq!(sequence.range(20, 5, 4), 20..30);
+        assert_eq!(sequence.range(20, 5, 4), 20..21);
+        assert_eq!(sequence.range(21, 5, 4), 21..30);
+    }
+
+    #[test]
+    fn spans_that_meet_in_a_block_are_computed_one_by_one() {
+        let mut sequence = Sequence::new(1, 0, vec![0; 60], 5, b"".into());
+        sequence.whole = vec![5..19, 21..35, 35..50];
+        let mut ends = vec![0];
+        while ends.last() != Some(&60) {
+            ends.push(sequence.range(ends[ends.len() - 1], 4, 4).end);
+        }
+        assert_eq!(ends, [0, 4, 5, 20, 21, 35, 52, 56, 60]);
+        assert_eq!(sequence.longest_whole(4), 17); // 35..52
+        assert!([0, 5, 20, 21, 35, 52].into_iter().all(|position| sequence.is_edge(position, 4)));
+        assert!(![6, 19, 22, 50].into_iter().any(|position| sequence.is_edge(position, 4)));
     }
 
     #[test]
@@ -383,12 +412,10 @@ mod tests {
     fn a_range_that_blocks_cut_ends_before_a_span_that_is_whole() {
         let mut sequence = Sequence::new(1, 0, vec![0; 40], 5, b"".into());
         sequence.whole = vec![5..11, 13..14, 15..18, 21..23, 24..32];
-        for (end, expected) in [(4, 4), (8, 4), (12, 12), (16, 12), (20, 20), (24, 24), (28, 24), (32, 32)] {
-            assert_eq!(sequence.before_whole(end, 4), expected, "end {end}");
+        for (end, expected) in [(4, 4), (8, 5), (12, 12), (16, 15), (20, 20), (24, 24), (28, 24), (32, 32)] {
+            assert_eq!(sequence.before_whole(end), expected, "end {end}");
         }
-        assert_eq!(sequence.longest_whole(4), 8); // 4..12, 12..20, 20..24 and 24..32
-        sequence.whole = vec![5..11, 11..14, 15..18];
-        assert_eq!((sequence.longest_whole(4), sequence.before_whole(16, 4)), (16, 4));
+        assert_eq!(sequence.longest_whole(4), 8); // 24..32; 5..12 and 15..20 are shorter
     }
 
     #[test]

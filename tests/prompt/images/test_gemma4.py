@@ -9,6 +9,7 @@ import pytest
 from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 
 from ecocore.errors import InvalidModelFile
+from ecocore.model.sight import IMAGE_TOKENS
 from ecocore.prompt.images.gemma4 import Gemma4Viewer
 
 
@@ -86,3 +87,9 @@ def test_an_image_is_no_longer_than_there_are_places() -> None:
     assert made.longest == 10
     with pytest.raises(ValueError, match="one side is too much longer"):
         made.fitted(100, 300)
+
+
+def test_no_image_is_larger_than_a_step_has_room_for() -> None:
+    assert viewer(max_soft_tokens=IMAGE_TOKENS).most_tokens == IMAGE_TOKENS
+    with pytest.raises(InvalidModelFile, match="must be one of"):
+        viewer(max_soft_tokens=2 * IMAGE_TOKENS)

@@ -98,7 +98,7 @@ impl Scheduler {
         } else if sequence.state != State::Ended && committed == sequence.max_tokens {
             Some("drew its last token and goes on")
         } else if sequence.computed > sequence.frontier()
-            || (in_prompt && !sequence.computed.is_multiple_of(size))
+            || (in_prompt && !sequence.is_edge(sequence.computed, size))
         {
             Some("computed a position out of turn")
         } else if sequence.state == State::Running && sequence.tables.len() != self.groups.len() {

@@ -134,8 +134,8 @@ impl Scheduler {
         let wanted = sequence.range(sequence.computed, *budget, size);
         let covered = self.cover(handle, wanted.end);
         let sequence = &mut self.sequences[handle];
-        // Blocks end on the grid, so a chunk that they cut does too.
-        let end = if covered { wanted.end } else { sequence.before_whole(sequence.covered(size), size) };
+        // Blocks end on the grid, so a chunk that they cut ends on an edge too.
+        let end = if covered { wanted.end } else { sequence.before_whole(sequence.covered(size)) };
         if wanted.start < end {
             *budget = budget.saturating_sub(end - wanted.start);
             self.turns.charge_prompt(sequence.key, end - wanted.start);

@@ -120,12 +120,31 @@ fn what_cannot_be_cut_must_have_room_beside_its_window() {
     while scheduler.has_work() {
         ends.extend(step(&mut scheduler).into_iter().filter(|row| row.0 == 2).map(|(_, row, _)| row.end));
     }
-    assert_eq!(ends, [8, 32, 40]);
+    assert_eq!(ends, [8, 9, 32, 40]);
 
     scheduler.submit(3, prompt(60), 1, b"").unwrap();
-    let refused = scheduler.keep_whole(3, vec![9..29, 30..41]); // they meet in a block: 36 positions
+    let refused = scheduler.keep_whole(3, vec![1..2, 9..38]); // 9..40 are 31 positions, 7 of its window, and begin in a block
     assert_eq!(refused, Err(Error::ContextLengthExceeded { needed: 61, available: 36 }));
     assert!(!scheduler.has_work());
+}
+
+#[test]
+fn spans_side_by_side_need_no_more_room_than_the_longest() {
+    let mut scheduler = two_groups(64, 9);
+    scheduler.submit(1, prompt(100), 1, b"").unwrap();
+    let spans: Vec<_> = (0..6).map(|index| 3 + 15 * index..17 + 15 * index).collect();
+    scheduler.keep_whole(1, spans.clone()).unwrap();
+    let (mut longest, mut most_held) = (0, 0);
+    while scheduler.has_work() {
+        let limits = StepLimits { prompt_tokens: 4, ..Default::default() };
+        let batch = scheduler.schedule_within(limits).unwrap();
+        longest = batch.rows.iter().map(|row| row.length).max().unwrap().max(longest);
+        most_held = most_held.max(held(&scheduler).1);
+        commit(&mut scheduler, &batch, &[]);
+    }
+    // A span and the rest of its block, behind two blocks of the window.
+    assert!(longest <= 14 + 3, "{longest}");
+    assert!(most_held <= 8, "{most_held}");
 }
 
 #[test]
@@ -135,8 +154,11 @@ fn a_prefix_may_end_within_what_cannot_be_cut() {
         scheduler.submit(id, prompt(15), 1, b"").unwrap();
         scheduler.keep_whole(id, std::iter::once(5..15).collect()).unwrap();
         scheduler.show(id, vec![Shown { start: 5, digest: b"cat".to_vec() }]);
+        if id == 1 {
+            assert_eq!(step(&mut scheduler), [(1, 0..5, false)]);
+        }
         let batch = next(&mut scheduler);
-        let start = if id == 1 { 0 } else { 12 };
+        let start = if id == 1 { 5 } else { 12 };
         assert_eq!(rows(&batch), [(id, start..15, true)]);
         // Position 12 sees 7 and what follows.
         let unseen = batch.block_tables[4..].iter().filter(|&&block| block < 0).count();
