@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+#[path = "reference/text_stream.rs"]
+mod reference;
+
 use std::sync::Arc;
 
 use ecocore::stop::{Released, StopMatcher, StopSet};
@@ -11,27 +14,7 @@ use ecocore::vocab::Vocab;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-
-/// What a text lets go, by looking at all of it: how many bytes, and whether a stop is complete.
-fn look_at_everything(stops: &[Vec<u8>], text: &[u8]) -> (usize, bool) {
-    for end in 1..=text.len() {
-        let longest = stops.iter().filter(|stop| text[..end].ends_with(stop)).map(Vec::len).max();
-        if let Some(length) = longest {
-            return (end - length, true);
-        }
-    }
-    let begins_a_stop = |start: usize| stops.iter().any(|stop| stop.starts_with(&text[start..]));
-    let held = (0..text.len()).find(|&start| begins_a_stop(start)).unwrap_or(text.len());
-    (held, false)
-}
-
-/// Trailing bytes that may still become a character.
-fn unfinished(bytes: &[u8]) -> usize {
-    let is_prefix = |tail: &[u8]| {
-        std::str::from_utf8(tail).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
-    };
-    (1..=bytes.len().min(3)).rev().find(|&count| is_prefix(&bytes[bytes.len() - count..])).unwrap_or(0)
-}
+use reference::{look_at_everything, unfinished};
 
 /// Bytes that form characters, parts of characters and nonsense.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
