@@ -13,6 +13,12 @@ TORCH_INDEX ?=
 # The openai client for Node, fetched only where Node is; the tests that want it skip elsewhere and say so.
 NODE_CLIENT := $(if $(shell command -v npm),tests/node/node_modules/.package-lock.json)
 
+# memcheck looks at the parts that touch raw memory; what tries every character or number would take hours under it.
+MEMCHECK := valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+UNDER_MEMCHECK := cargo --config "target.'cfg(all())'.runner = '$(MEMCHECK)'" test
+UNITS := tokenizer:: tokenizer_json:: sampler:: text_stream:: stop:: vocab:: penalties:: rng::
+ENDLESS := --skip classes_are_those --skip exponential_is_true --skip own:: --skip giant_words
+
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -65,6 +71,20 @@ schema: install  ## 6,000 requests made from /openapi.json, right and wrong: no 
 fuzz:  ## a million broken GGUF files and a million broken safetensors headers: some minutes, without Python
 	ECOCORE_FUZZ_RUNS=$(or $(RUNS),1000000) cargo test --release --test fuzz_headers -- --nocapture --test-threads=1
 
+fuzz-asan:  ## fuzz tokenizer, text stream and sampler with address sanitizer, MINUTES=10 each; TARGETS="sampler" for one
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@for target in $(or $(TARGETS),tokenizer text_stream sampler); do \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --target-dir target/fuzz $$target -- \
+	    -max_total_time=$$((60 * $(or $(MINUTES),10))) -len_control=0 -rss_limit_mb=4096 -print_final_stats=1 || exit 1; \
+	done
+
+valgrind:  ## the tests of tokenizer, text stream and sampler under memcheck: some minutes
+	$(UNDER_MEMCHECK) --lib -- --test-threads=1 $(UNITS) $(ENDLESS)
+	$(UNDER_MEMCHECK) --test text_stream --test sampler --test tokenizer -- --test-threads=1 $(ENDLESS)
+
+instructions: install  ## count instructions with callgrind beside the committed counts; ARGS=--update writes them
+	$(BIN)/python -m benches.instructions $(ARGS)
+
 docs: install  ## run every example and every command of the documentation
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_examples.py
 
@@ -73,7 +93,7 @@ requirements: $(VENV)/.venv  ## pin the newest versions with their hashes
 	sh requirements/compile.sh $(BIN)/uv
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(PEERS_VENV) target python/ecocore/_core.abi3.so tests/node/node_modules
+	rm -rf $(VENV) $(BENCH_VENV) $(PEERS_VENV) target python/ecocore/_core.abi3.so tests/node/node_modules rust/fuzz/corpus rust/fuzz/artifacts
 
 $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV)
@@ -93,7 +113,7 @@ endif
 	@touch $@
 
 # Without isolation the build backend is called by its name, so the environment's own must be found first.
-$(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $(shell find rust cuda -type f 2>/dev/null)
+$(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $(shell find rust cuda -type f -not -path 'rust/fuzz/*' 2>/dev/null)
 	@echo "compiling the Rust core: one to four minutes"
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -127,4 +147,4 @@ tests/node/node_modules/.package-lock.json: tests/node/package-lock.json
 	npm ci --prefix tests/node --silent
 	@touch $@
 
-.PHONY: help install serve test lint bench llama-cpp load guidellm soak faults schema fuzz docs requirements clean fuzz-tokenizer
+.PHONY: help install serve test lint bench llama-cpp load guidellm soak faults schema fuzz docs requirements clean fuzz-tokenizer fuzz-asan valgrind instructions
