@@ -8,7 +8,7 @@ use std::hint::black_box;
 use ecocore::penalties::{History, Penalties};
 use ecocore::sampler::{Draw, Logits, Row, SamplingParams, Scratch, Vectors, sample_row};
 use ecocore::tokenizer::Tokenizer;
-use inputs::Family;
+use inputs::{Family, MakeText};
 
 /// As many as any workload is done: what is fresh must be there before the counting starts.
 const MOST_TIMES: usize = 8;
@@ -18,7 +18,10 @@ const VOCAB: usize = 128_256;
 const DOCUMENT: usize = 16_000;
 const WORDS: usize = 2000;
 
-const WORKLOADS: [(&str, fn(usize)); 16] = [
+/// Does its work so many times.
+type Work = fn(usize);
+
+const WORKLOADS: [(&str, Work); 16] = [
     ("sampler, greedy", |times| sample(inputs::peaked, &greedy(), times)),
     ("sampler, plain", |times| sample(inputs::peaked, &SamplingParams::default(), times)),
     ("sampler, top_p 0.9, peaked", |times| sample(inputs::peaked, &top_p(), times)),
@@ -107,7 +110,7 @@ fn open(family: Family) -> Tokenizer {
 }
 
 /// Each time a text that was not there before.
-fn encode(family: Family, text: fn(usize, u64) -> String, times: usize) {
+fn encode(family: Family, text: MakeText, times: usize) {
     let tokenizer = open(family);
     let texts: Vec<String> = (0..WITH_FIRST).map(|seed| text(DOCUMENT, seed)).collect();
     let encode = |text: &String| {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ecocore::tokenizer::Tokenizer;
-use inputs::Family;
+use inputs::{Family, MakeText};
 
 const DOCUMENT: usize = 8000;
 /// Enough words for a vocabulary as large as that of Llama 3.
@@ -32,7 +32,7 @@ fn tokenizers() -> Vec<(String, Tokenizer)> {
 fn encode(criterion: &mut Criterion) {
     for (name, tokenizer) in tokenizers() {
         let mut group = criterion.benchmark_group(name);
-        let texts: [(&str, fn(usize, u64) -> String); 3] =
+        let texts: [(&str, MakeText); 3] =
             [("prose", inputs::prose), ("code", inputs::code), ("scripts", inputs::scripts)];
         for (kind, text) in texts {
             group.throughput(Throughput::Bytes(text(DOCUMENT, 1).len() as u64));

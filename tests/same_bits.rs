@@ -82,7 +82,7 @@ fn params(index: usize, dice: &mut Dice) -> SamplingParams {
         min_p: one(&[0.0, 0.0, 0.02], index / 3),
         typical_p: one(&[1.0, 1.0, 1.0, 0.8], index / 5),
         penalties: if dice.below(3) == 0 { penalties } else { Penalties::default() },
-        top_logprobs: (index % 2 == 0).then_some(index as u32 % 21),
+        top_logprobs: index.is_multiple_of(2).then_some(index as u32 % 21),
     }
 }
 
@@ -150,7 +150,7 @@ fn texts() -> Vec<String> {
     let long = LENGTHS.iter().flat_map(|&size| {
         [inputs::prose(size, 1), inputs::code(size, 2), inputs::scripts(size, 3), mixed(size)]
     });
-    let short = (0..200).map(|seed| inputs::message(seed));
+    let short = (0..200).map(inputs::message);
     long.chain(short).collect()
 }
 
@@ -227,27 +227,27 @@ fn neighbours_and_their_order_change_no_text() {
     let vocab = Arc::new(Vocab::from_entries(pieces));
     let set = Arc::new(StopSet::new(&inputs::STOPS).unwrap());
     let mut dice = Dice::new(3);
-    let ids: Vec<Vec<u32>> =
-        (0..STREAMS).map(|_| (0..100).map(|_| dice.below(inputs::PIECES.len()) as u32).collect()).collect();
-    let alone = |ids: &Vec<u32>| {
-        let (mut stream, mut text) =
-            (TextStream::new(Arc::clone(&vocab), Arc::clone(&set), true), String::new());
-        ids.iter().for_each(|&id| {
-            stream.push(id, &mut text);
+    let mut step = || (0..STREAMS).map(|_| dice.below(inputs::PIECES.len()) as u32).collect();
+    let steps: Vec<Vec<u32>> = (0..100).map(|_| step()).collect();
+    let alone = |index: usize| {
+        let mut stream = TextStream::new(Arc::clone(&vocab), Arc::clone(&set), true);
+        let mut text = String::new();
+        steps.iter().for_each(|ids| {
+            stream.push(ids[index], &mut text);
         });
         stream.finish(&mut text);
         text
     };
-    let expected: Vec<String> = ids.iter().map(alone).collect();
+    let expected: Vec<String> = (0..STREAMS).map(alone).collect();
 
     let mut streams = TextStreams::new(Arc::clone(&vocab));
     let stops = inputs::STOPS.map(str::to_owned);
     let handles: Vec<u64> = (0..STREAMS).map(|_| streams.open(&stops, true).unwrap()).collect();
     let mut texts = vec![String::new(); STREAMS];
-    for step in 0..100 {
-        let order = shuffled(STREAMS, step as u64);
+    for (seed, ids) in (0..).zip(&steps) {
+        let order = shuffled(STREAMS, seed);
         let turn: Vec<u64> = order.iter().map(|&stream| handles[stream]).collect();
-        let next: Vec<u32> = order.iter().map(|&stream| ids[stream][step]).collect();
+        let next: Vec<u32> = order.iter().map(|&stream| ids[stream]).collect();
         for (&stream, (piece, _)) in order.iter().zip(streams.push(&turn, &next).unwrap().iter()) {
             texts[stream].push_str(piece);
         }

@@ -91,6 +91,9 @@ pub fn frequent_words(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|rank| format!(" {}", word(SYLLABLES, rank))).chain(others)
 }
 
+/// A text of about so many bytes, another one for each seed.
+pub type MakeText = fn(usize, u64) -> String;
+
 /// Sentences of about `size` bytes.
 pub fn prose(size: usize, seed: u64) -> String {
     let mut dice = Dice::new(seed);
