@@ -6,6 +6,7 @@ of each stop string near the end of the text, and the longest stop's length of t
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice, pairwise
 from typing import Any, Final
 
@@ -56,13 +57,19 @@ def _decode_stream(ids: list[int], ours: Callable[[], str]) -> Peer | Absent:
         return Absent(PEER)
     from tokenizers.decoders import DecodeStream
 
-    tokenizer = vocabularies.oracle(workloads.model_path())
+    tokenizer = _reference()
 
     def run() -> str:
         stream = DecodeStream(skip_special_tokens=True)
         return "".join(piece for token_id in ids if (piece := stream.step(tokenizer, token_id)) is not None)
 
     return Peer(PEER, run, same(ours, run))
+
+
+@cache
+def _reference() -> Any:
+    """The embedded model's vocabulary as a `tokenizers.Tokenizer`."""
+    return vocabularies.oracle(workloads.model_path())
 
 
 def _long_text(tokens: int) -> list[int]:
@@ -118,7 +125,7 @@ def _ecocore(ids: list[list[int]]) -> Callable[[], list[str]]:
 def _decode_streams(ids: list[list[int]], ours: Callable[[], list[str]]) -> Peer | Absent:
     if not workloads.has("tokenizers", "gguf"):
         return Absent(PEER_WITH_STOPS)
-    tokenizer = vocabularies.oracle(workloads.model_path())
+    tokenizer = _reference()
     steps = [list(step) for step in zip(*ids, strict=True)]
 
     def run() -> list[str]:
@@ -136,7 +143,7 @@ def _one_decode_stream_each(ids: list[list[int]], ours: Callable[[], list[str]])
         return Absent(PEER)
     from tokenizers.decoders import DecodeStream
 
-    tokenizer = vocabularies.oracle(workloads.model_path())
+    tokenizer = _reference()
     steps = [list(step) for step in zip(*ids, strict=True)]
 
     def run() -> list[str]:

@@ -39,8 +39,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_bench_compares_equal_outputs(results: dict[str, Any]) -> None:
     rows = results["rows"]
     assert {row["bench"] for row in rows} == BENCHES
-    assert [row for row in rows if row["outputs"] == "inexact"] == []
-    assert {"equal"} <= {row["outputs"] for row in rows} <= {"equal", "absent"}
+    # `DecodeStream` waits for ever for the bytes to become a character.
+    assert {row["workload"] for row in rows if row["outputs"] == "inexact"} == {"16 bytes that become no character"}
+    assert {row["outputs"] for row in rows} == {"equal", "inexact", "absent"}
 
 
 @pytest.mark.weights
