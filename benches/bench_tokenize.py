@@ -159,9 +159,10 @@ class _Contest:
             self._keep(name, work.workload, taken, work.pieces)
             ids[name] = [*(before.ids or []), *(taken.ids or [])]
         if compare:
+            places = {text: place for place, text in enumerate([*work.before, *work.texts])}.values()
             for name, theirs in ids.items():
-                wrong = sum(one != other for one, other in zip(ids[OURS], theirs, strict=True))
-                self.differing[name, work.workload] = wrong, len(theirs)
+                wrong = sum(ids[OURS][place] != theirs[place] for place in places)
+                self.differing[name, work.workload] = wrong, len(places)
 
     def _keep(self, name: str, workload: str, taken: Taken, pieces: float) -> None:
         self.samples.setdefault((name, workload), []).append((1e6 * taken.wall / pieces, 1e6 * taken.cpu / pieces))

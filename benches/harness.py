@@ -178,11 +178,15 @@ def _rows(bench: Bench, case: Measured) -> Iterator[Row]:
 def _take_turns(runs: list[Callable[[], object]], pieces: int, settings: Settings) -> list[list[Sample]]:
     """For each run its rounds as (wall, CPU) microseconds per piece, interleaved A B A B."""
     seconds = 0.0 if settings.quick else ROUND_SECONDS
+    # What was there before, whole libraries, is not looked through before each round: that takes long and empties the caches.
+    gc.collect()
+    gc.freeze()
     repeats = [_repeats(run, seconds) for run in runs]
     samples: list[list[Sample]] = [[] for _ in runs]
     for _ in range(settings.rounds):
         for run, repeat, kept in zip(runs, repeats, samples, strict=True):
             kept.append(_timed(run, repeat, pieces))
+    gc.unfreeze()
     return samples
 
 

@@ -83,10 +83,12 @@ def flat(most: float, first: str, last: str) -> Goal:
 
 
 def exact(peer: str) -> Goal:
-    """No text of any workload has other ids than the reference's."""
+    """No text of any workload has other ids than the reference's. Means and warm texts are about texts that count already."""
 
     def find(rows: Rows) -> Found | None:
-        counts = [row.texts for row in rows if row.peer == peer and row.texts is not None and "geometric" not in row.workload]
+        again = ("geometric", "warm")
+        new = [row for row in rows if row.peer == peer and not any(word in row.workload for word in again)]
+        counts = [row.texts for row in new if row.texts is not None]
         differing, compared = sum(wrong for wrong, _ in counts), sum(of for _, of in counts)
         return Found(f"{compared - differing:,} of {compared:,} texts", differing == 0) if compared else None
 
