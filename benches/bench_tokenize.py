@@ -2,7 +2,7 @@
 
 Every contender is a process of its own that a round starts anew, because text is fresh but once: it encodes half of a corpus
 to become warm, then the other half ("fresh": what a server sees), then that half again ("warm": what the caches make of it).
-Contenders take turns. Each takes the same `tokenizer.json`, and every id that it gives in the first round is compared.
+Contenders take turns. Each takes the same `tokenizer.json`. A round before those that are timed compares every id.
 """
 
 import math
@@ -69,9 +69,9 @@ def cases(settings: Settings) -> Iterator[Measured]:
             file = Path(folder, "tokenizer.json")
             file.write_text(oracle.to_str(), encoding="utf-8")
             contest = _Contest(name, file, _works(oracle, texts, settings), settings.peers)
-            for number in range(settings.rounds):
-                print(f"tokenize: {name}, round {number + 1}", file=sys.stderr, flush=True)
-                contest.play_round()
+            for number in range(settings.rounds + 1):
+                print(f"tokenize: {name}, {f'round {number}' if number else 'comparing'}", file=sys.stderr, flush=True)
+                contest.play_round(compare=number == 0)
         yield from contest.measured()
 
 
@@ -106,9 +106,8 @@ class _Contest:
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     differing: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
-    rounds: int = 0
 
-    def play_round(self) -> None:
+    def play_round(self, *, compare: bool) -> None:
         """Starts every contender, and hands each work to one after the other."""
         with ExitStack() as ends:
             running: dict[str, EncoderProcess] = {}
@@ -119,8 +118,7 @@ class _Contest:
                         running[contender.name] = process
                         self._keep(contender.name, "load", process.loaded, 1)
             for work in self.works:
-                self._hand_out(work, running)
-        self.rounds += 1
+                self._hand_out(work, running, compare=compare)
 
     def measured(self) -> Iterator[Measured]:
         """A case for loading, each work, and the geometric means over the corpora."""
@@ -145,8 +143,7 @@ class _Contest:
             return None
         return process
 
-    def _hand_out(self, work: Work, running: dict[str, EncoderProcess]) -> None:
-        compare = self.rounds == 0
+    def _hand_out(self, work: Work, running: dict[str, EncoderProcess], *, compare: bool) -> None:
         ids: dict[str, list[Any]] = {}
         for name, process in list(running.items()):
             try:
@@ -156,7 +153,8 @@ class _Contest:
                 self.absent[name] = f"{work.workload}: {lost}"
                 del running[name]
                 continue
-            self._keep(name, work.workload, taken, work.pieces)
+            if not compare:
+                self._keep(name, work.workload, taken, work.pieces)
             ids[name] = [*(before.ids or []), *(taken.ids or [])]
         if compare:
             places = {text: place for place, text in enumerate([*work.before, *work.texts])}.values()

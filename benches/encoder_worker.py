@@ -59,15 +59,19 @@ def serve(name: str, questions: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _timed(encode: Door, turn: Turn) -> Taken:
+    """Each result is dropped at once, as a caller does who is done with it; those to compare are made in a turn of their own."""
     for text in AWAKE:
         encode(text)
+    if turn.ids:
+        return Taken(0, 0, [_ids(encode(text)) for text in turn.texts])
     gc.collect()
     gc.disable()
     cpu, wall = time.process_time(), time.perf_counter()
-    results = [encode(text) for text in turn.texts]
+    for text in turn.texts:
+        encode(text)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     gc.enable()
-    return Taken(wall, cpu, [_ids(result) for result in results] if turn.ids else None)
+    return Taken(wall, cpu)
 
 
 def _ids(result: Any) -> "array[int]":

@@ -114,7 +114,7 @@ ENCODERS: Final[dict[str, Callable[[str], Encoder]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Texts to encode through a door, and whether the ids are wanted back."""
+    """Texts to encode through a door: to take the time, or to have the ids."""
 
     door: Literal["text", "chat"]
     texts: list[str]
@@ -123,7 +123,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Seconds of a turn; `ids` as 32-bit numbers, one array for each text."""
+    """Seconds of a turn, or its ids as 32-bit numbers, one array for each text."""
 
     wall: float
     cpu: float
