@@ -146,14 +146,19 @@ def qwen2_5_vl(tokenizer: PreTrainedTokenizerFast, *, full_layers: tuple[int, ..
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def gemma4(tokenizer: PreTrainedTokenizerFast, *, bidirectional: str | None = "vision", window: int = 40) -> Any:
-    """The text part with a window smaller than an image, and a tower that looks at three by three patches."""
+def gemma4(
+    tokenizer: PreTrainedTokenizerFast, *, bidirectional: str | None = "vision", window: int = 40, tower_keys: int = 3
+) -> Any:
+    """The text part with a window smaller than an image, and a tower that looks at three by three patches.
+
+    `tower_keys`: how many heads of keys its three heads share.
+    """
     vision = {
         "hidden_size": 36,
         "intermediate_size": 50,
         "num_hidden_layers": 2,
         "num_attention_heads": 3,
-        "num_key_value_heads": 3,
+        "num_key_value_heads": tower_keys,
         "head_dim": 12,
         "patch_size": 16,
         "pooling_kernel_size": 3,
@@ -208,7 +213,7 @@ SEEING: Final[dict[str, TinyModel]] = {
     "gemma4 that looks back alone, hub": TinyModel(
         tiny_tokenizers.gemma_tokenizer,
         tiny_templates.GEMMA,
-        lambda tokenizer: gemma4(tokenizer, bidirectional=None, window=90),
+        lambda tokenizer: gemma4(tokenizer, bidirectional=None, window=90, tower_keys=1),
         IMAGES,
         images=GEMMA_IMAGES,
         look=seen_by_gemma,
