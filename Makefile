@@ -43,7 +43,7 @@ lint: install  ## check format, lints, types and stubs
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest ecocore._core
 
-bench: install $(PEERS_VENV)/.installed  ## measure ecocore beside its peers and print the tables (a quarter of an hour)
+bench: install $(PEERS_VENV)/.installed  ## measure ecocore beside its peers and print the tables (ten minutes)
 	$(BIN)/python -m benches --peers $(PEERS_VENV)/bin/python --vocabularies $(VENV)/vocabularies $(ARGS)
 
 llama-cpp: $(PEERS_VENV)/.llama-cpp  ## compile llama.cpp, so that make bench measures its sampler too (five minutes)
