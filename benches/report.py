@@ -74,9 +74,11 @@ def _row(fields: dict[str, Any]) -> Row:
 
 
 def write(path: Path, rows: list[Row], settings: Settings, where: dict[str, Any]) -> None:
-    """Writes `path` (JSON) and the same name with .md."""
+    """Writes `path` (JSON, a line for each row) and the same name with .md."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document(rows, settings, where), indent=1) + "\n", "utf-8")
+    told = document(rows, settings, where)
+    lines = ",\n".join(json.dumps(row) for row in told.pop("rows"))
+    path.write_text(f'{json.dumps(told, indent=1)[:-2]},\n "rows": [\n{lines}\n ]\n}}\n', "utf-8")
     path.with_suffix(".md").write_text(markdown(rows, settings, where), "utf-8")
 
 
