@@ -122,7 +122,9 @@ def _build() -> Path:
 def _instructions(driver: Path, name: str) -> int:
     """Of a workload done several times. One thread beside the main one, so that their order is always the same."""
     command = [*_CALLGRIND, str(driver), name, str(TIMES)]
-    ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, env=os.environ | {"RAYON_NUM_THREADS": "1"})
+    ran = subprocess.run(
+        command, cwd=ROOT, check=False, capture_output=True, text=True, env=os.environ | {"RAYON_NUM_THREADS": "1"}
+    )
     found = re.search(r"Collected : (\d+)", ran.stderr)
     if ran.returncode or found is None:
         raise SystemExit(f"{name} failed under callgrind:\n{ran.stderr}")
