@@ -1,5 +1,7 @@
 //! What text and stop strings cost per step: 256 streams, one token each.
 
+mod inputs;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -11,31 +13,13 @@ use ecocore::stop::StopSet;
 use ecocore::text_stream::{TextStream, TextStreams};
 use ecocore::tool_calls::{Syntax, ToolOptions};
 use ecocore::vocab::Vocab;
-
-const STREAMS: usize = 256;
-const STOPS: [&str; 4] = ["\n\nUser:", "<|im_end|>", "```\n", "###"];
-
-/// Words as tokens have them, with a line break and a part of a character among them.
-const WORDS: [&[u8]; 12] = [
-    b" the",
-    b" quick",
-    b" brown",
-    b"\n",
-    b" fox",
-    b" \xe2\x82",
-    b"\xac",
-    b" jumps",
-    b",",
-    b" over",
-    b"#",
-    b" dog",
-];
+use inputs::{PIECES, STOPS, STREAMS};
 
 /// The beginning of a call whose argument is a long text.
 const CALL: &[u8] = b"<tool_call>{\"name\":\"write\",\"arguments\":{\"text\":\"";
 
 fn vocab() -> Arc<Vocab> {
-    Arc::new(Vocab::from_entries(WORDS.into_iter().map(|word| (word.to_vec(), false)).collect()))
+    Arc::new(Vocab::from_entries(PIECES.into_iter().map(|word| (word.to_vec(), false)).collect()))
 }
 
 fn streams(criterion: &mut Criterion) {
@@ -49,7 +33,7 @@ fn streams(criterion: &mut Criterion) {
             bencher.iter(|| {
                 out.clear();
                 for stream in &mut streams {
-                    next = (next + 1) % WORDS.len() as u32;
+                    next = (next + 1) % PIECES.len() as u32;
                     black_box(stream.push(next, &mut out));
                 }
             });
@@ -59,7 +43,7 @@ fn streams(criterion: &mut Criterion) {
     let stops = STOPS.map(str::to_owned);
     let handles: Vec<u64> =
         (0..STREAMS).map(|_| many.open(&stops, true).expect("stops are usable")).collect();
-    let ids: Vec<u32> = (0..STREAMS as u32).map(|index| index % WORDS.len() as u32).collect();
+    let ids: Vec<u32> = (0..STREAMS as u32).map(|index| index % PIECES.len() as u32).collect();
     group.bench_function("256 streams, 4 stops, by handle", |bencher| {
         bencher.iter(|| black_box(many.push(&handles, black_box(&ids)).expect("handles are open")));
     });
@@ -105,10 +89,10 @@ fn step(token_id: u32) -> (Batch, SampledTokens) {
 fn events(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("output");
     group.throughput(Throughput::Elements(STREAMS as u64));
-    let steps: Vec<_> = (0..WORDS.len() as u32).map(step).collect();
+    let steps: Vec<_> = (0..PIECES.len() as u32).map(step).collect();
     let choice = |request_id| ChoiceOptions { request_id, max_tokens: u32::MAX, ..ChoiceOptions::default() };
     let mut bench = |name: &str, options: &dyn Fn(u64) -> ChoiceOptions, start: Option<u32>| {
-        let entries = WORDS.into_iter().chain([CALL]).map(|word| (word.to_vec(), false)).collect();
+        let entries = PIECES.into_iter().chain([CALL]).map(|word| (word.to_vec(), false)).collect();
         let mut streams = OutputStreams::new(Arc::new(Vocab::from_entries(entries)));
         for sequence_id in 0..STREAMS as u64 {
             streams.open(sequence_id, options(sequence_id)).expect("each is opened once");
@@ -132,7 +116,7 @@ fn events(criterion: &mut Criterion) {
         ChoiceOptions { tools, ..choice(request_id) }
     };
     bench("256 texts that may hold calls", &looking, None);
-    bench("256 calls with long arguments", &looking, Some(WORDS.len() as u32));
+    bench("256 calls with long arguments", &looking, Some(PIECES.len() as u32));
     group.finish();
 }
 

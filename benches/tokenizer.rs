@@ -1,5 +1,5 @@
-//! Text to ids, on one core: `cargo bench --bench tokenizer`. The workloads of benches/fresh_text.py on made-up words, or on
-//! the vocabulary of a file: `ECOCORE_TOKENIZER=tokenizer.json cargo bench --bench tokenizer`.
+//! Text to ids, on one core: `cargo bench --bench tokenizer`. The workloads of benches/bench_tokenize.py on made-up words, or
+//! on the vocabulary of a file: `ECOCORE_TOKENIZER=tokenizer.json cargo bench --bench tokenizer`.
 
 mod inputs;
 

@@ -1,5 +1,5 @@
 //! What the Rust benches work on: rows of logits, texts, vocabularies and streams. Made by seed, so that every run and every
-//! machine measures the same. They look like those of benches/workloads.py and benches/fresh_text.py.
+//! machine measures the same. They look like those of benches/workloads.py and benches/corpora.py.
 #![allow(dead_code, reason = "each bench takes what it needs")]
 
 use std::collections::HashSet;
