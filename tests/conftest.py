@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,12 @@ from ecocore.runtime import Runtime
 NODE_CLIENT = Path(__file__).parent / "node" / "node_modules" / "openai" / "package.json"
 # What CI brings along: with ECOCORE_CI=1 nothing that needs these may skip.
 NEVER_ABSENT_IN_CI = {"weights", "node", "postgres", "redis"}
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background lets them ignore Ctrl-C, and so would the programs that they interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

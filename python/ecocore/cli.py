@@ -253,11 +253,10 @@ def fit(
 
     from ecocore.config import RuntimeConfig
     from ecocore.describing import describe, need
-    from ecocore.model.runner import kind_of_device
 
     config = RuntimeConfig.read({"precision": precision, "device": device, "kv_cache_mb": kv_cache_mb})
-    card, kind = describe(path, mmproj), kind_of_device(config.device)
-    told = need(card, precision=config.precision, kv_cache_mb=config.kv_cache_mb, device=kind)
+    card = describe(path, mmproj)
+    told = need(card, precision=config.precision, kv_cache_mb=config.kv_cache_mb, device=config.device)
     if as_json:
         print_json(asdict(told) | {"peak": told.peak})
         return

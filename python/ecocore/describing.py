@@ -109,8 +109,10 @@ def describe(path: Path, mmproj: Path | None = None) -> Card:
     )
 
 
-def need(card: Card, *, precision: Literal["exact", "fast"] | None, kv_cache_mb: int, device: Literal["cpu", "cuda"]) -> Need:
-    """What it takes on a processor, or on a device."""
+def need(card: Card, *, precision: Literal["exact", "fast"] | None, kv_cache_mb: int, device: str) -> Need:
+    """What it takes on a device as settings name them: "auto", "cpu", "cuda" or "cuda:N"."""
+    from ecocore.model.runner import kind_of_device
+
     size = ITEM_BYTES[precision or card.precision]
     cache = kv_cache_mb * 2**20
     step_tokens = Capacity().step_tokens
@@ -118,7 +120,7 @@ def need(card: Card, *, precision: Literal["exact", "fast"] | None, kv_cache_mb:
     groups = divide(
         cache, layers=layers, block_size=BLOCK_SIZE, itemsize=size, step_tokens=step_tokens, context_length=card.context_length
     )
-    numbers = card.parameters + (card.shared_numbers if device == "cpu" else 0)
+    numbers = card.parameters + (card.shared_numbers if kind_of_device(device) == "cpu" else 0)
     return Need(
         weights=numbers * size,
         # A tensor as it was stored, as it is computed with, and as it is put in order.

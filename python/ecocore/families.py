@@ -47,6 +47,8 @@ class Family:
     """How its templates open a thought that the model is to go on with."""
     viewer: str | None = None
     """How its models look at images; None if they see none."""
+    gguf_begins: tuple[str, ...] = ("llama-bpe",)
+    """Kinds of vocabularies whose texts begin with a token where a GGUF file does not say whether they do."""
     gguf_ends: tuple[str, ...] = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>")
     """Tokens that end an answer wherever a vocabulary of its models has them. GGUF files name few, where folders list all."""
 
@@ -58,6 +60,7 @@ class Family:
         """A checkpoint of this family in the words of a folder, whatever its format. Raises InvalidModelFile."""
         if checkpoint.format == "safetensors":
             return checkpoint
+        checkpoint.begin_with(self.gguf_begins)
         checkpoint.end_with(self.gguf_ends)
         return _named(self.gguf).of(checkpoint)
 

@@ -196,8 +196,11 @@ def test_the_file_says_whether_every_text_begins_with_a_token(tmp_path: Path, ad
     def fill(writer: gguf.GGUFWriter) -> None:
         add_vocabulary(writer)
         writer.add_add_bos_token(add)
+        writer.add_tokenizer_pre("llama-bpe")
 
-    assert GgufCheckpoint(write(tmp_path / "model.gguf", fill)).start_ids == ((1,) if add else ())
+    checkpoint = GgufCheckpoint(write(tmp_path / "model.gguf", fill))
+    checkpoint.begin_with(["llama-bpe"])
+    assert checkpoint.start_ids == ((1,) if add else ())
 
 
 @pytest.mark.parametrize(("pre", "expected"), [("llama-bpe", (1,)), ("qwen2", ()), (None, ())])
@@ -209,7 +212,10 @@ def test_where_the_file_does_not_say_it_the_kind_of_vocabulary_does(
         if pre is not None:
             writer.add_tokenizer_pre(pre)
 
-    assert GgufCheckpoint(write(tmp_path / "model.gguf", fill)).start_ids == expected
+    checkpoint = GgufCheckpoint(write(tmp_path / "model.gguf", fill))
+    assert checkpoint.start_ids == ()
+    checkpoint.begin_with(["llama-bpe"])
+    assert checkpoint.start_ids == expected
 
 
 def test_a_file_without_vocabulary_opens_for_its_tensors(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import minijinja
@@ -111,7 +112,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 class _Number:
-    """A float that Python spells with an exponent. The template engine would write out all its zeros."""
+    """A float that the template engine would spell in another way than Python: see `_number`."""
 
     __slots__ = ("value",)
 
@@ -124,7 +125,15 @@ class _Number:
 
 def _number(text: str) -> float | _Number:
     value = float(text)
-    return _Number(value) if "e" in repr(value) else value
+    spelled = repr(value)
+    # The engine writes out all zeros of an exponent, and of two shortest spellings that are equally near it takes the upper.
+    return _Number(value) if "e" in spelled or _is_tie(value, spelled) else value
+
+
+def _is_tie(value: float, spelled: str) -> bool:
+    shortest = Decimal(spelled)
+    half = Decimal((0, (5,), int(shortest.as_tuple().exponent) - 1))
+    return abs(Decimal(value) - shortest) == half
 
 
 def _spelled(value: Any) -> Any:

@@ -23,8 +23,6 @@ _NAMED_TOKENS = {
     "unk_token": "tokenizer.ggml.unknown_token_id",
 }
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-# Kinds of vocabularies whose texts begin with a token where the file does not say it.
-_BEGINNING = ("llama-bpe",)
 _PROJECTOR_KEYS = ("clip.vision.projector_type", "clip.projector_type")
 
 
@@ -53,7 +51,7 @@ class GgufCheckpoint:
         self.special_tokens: Mapping[str, str] = {
             name: tokens[token_id] for name, key in _NAMED_TOKENS.items() if (token_id := self._token_id(key, tokens)) is not None
         }
-        self.start_ids = self._find_start_ids(tokens)
+        self.start_ids = self._start_ids(tokens) if self.config.get("tokenizer.ggml.add_bos_token") is True else ()
         self.end_ids = self._find_end_ids(tokens)
 
     def names(self) -> Collection[str]:
@@ -87,6 +85,11 @@ class GgufCheckpoint:
             raise InvalidModelFile(f"{self.path.name}: metadata key tokenizer.ggml.tokens: lacks {text}; fetch the file anew")
         return tokens.index(text)
 
+    def begin_with(self, kinds: Collection[str]) -> None:
+        """Says of which kinds of vocabularies texts begin with a token where the file is silent about it."""
+        if self.config.get("tokenizer.ggml.add_bos_token") is None and self.config.get("tokenizer.ggml.pre") in kinds:
+            self.start_ids = self._start_ids(self._array("tokenizer.ggml.tokens", str))
+
     def end_with(self, texts: Collection[str]) -> None:
         """Says which tokens end an answer beside those that the file names, whatever kind it says they are."""
         tokens = self._array("tokenizer.ggml.tokens", str)
@@ -109,12 +112,9 @@ class GgufCheckpoint:
         logger.info("%s sees no images: %s beside it is of kind %.80r, not %s", self.path.name, path.name, found, kind)
         return None
 
-    def _find_start_ids(self, tokens: list[str]) -> tuple[int, ...]:
+    def _start_ids(self, tokens: list[str]) -> tuple[int, ...]:
         start = self._token_id(_NAMED_TOKENS["bos_token"], tokens)
-        begins = self.config.get("tokenizer.ggml.add_bos_token")
-        if begins is None:
-            begins = self.config.get("tokenizer.ggml.pre") in _BEGINNING
-        return (start,) if start is not None and begins is True else ()
+        return () if start is None else (start,)
 
     def _find_end_ids(self, tokens: list[str]) -> frozenset[int]:
         return frozenset(token_id for key in _END_KEYS if (token_id := self._token_id(key, tokens)) is not None)
