@@ -478,13 +478,14 @@ mod own {
         serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
     }
 
-    /// The same ids as the `tokenizers` crate for every case, alone and as a chat that grows.
+    /// The same ids as the `tokenizers` crate for every case, alone, as a chat that grows, and as a part of a long text whose
+    /// words are all new.
     fn check(json: &[u8], backend: &str, seed: u64) {
         let tokenizer = Tokenizer::from_json(json).expect("a sound file");
         let oracle = tokenizers::Tokenizer::from_bytes(json).expect("a sound file");
         assert_eq!(tokenizer.backend(), backend);
         let mut dice = Dice(seed);
-        let mut chat = String::new();
+        let (mut chat, mut long) = (String::new(), String::new());
         for case in 0..CASES {
             let text = dice.text();
             let expected = oracle.encode_fast(text.as_str(), false).expect("any text").get_ids().to_vec();
@@ -503,6 +504,13 @@ mod own {
                 tokenizer.encode(&chat).expect("any text"),
                 "{chat:?}"
             );
+            long.push_str(&text);
+            if case % 250 == 249 {
+                let new = Tokenizer::from_json(json).expect("a sound file");
+                let expected = oracle.encode_fast(long.as_str(), false).expect("any text").get_ids().to_vec();
+                assert_eq!(new.encode(&long).expect("any text"), expected, "{long:?}");
+                long.clear();
+            }
         }
     }
 

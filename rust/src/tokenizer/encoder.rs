@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::mem;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -29,6 +30,10 @@ pub(super) enum Units {
 }
 
 impl Units {
+    fn is_bytes(&self) -> bool {
+        matches!(self, Self::Bytes { .. })
+    }
+
     /// Whether a word may be cut into pieces: not where a byte vanishes, since its neighbours meet there, and not what is a
     /// piece already.
     fn may_cut(&self, word: &str) -> bool {
@@ -105,6 +110,9 @@ impl Encoder {
             }
         }
         self.look_up(&text, words, out);
+        if !words.new.is_empty() {
+            self.new_words(&text, words, out);
+        }
     }
 
     /// Takes the word `text[start..end]`. Its ids are appended when enough words wait: while memory answers what the cache
@@ -126,21 +134,90 @@ impl Encoder {
             match search {
                 Some(search) if words.cache.find(search, out) => {}
                 Some(search) => {
-                    let known = out.len();
-                    self.new_word(&text[start..end], words, out);
-                    words.cache.insert(search, &out[known..]);
+                    self.whole_words.prefetch(&text.as_bytes()[start..end]);
+                    self.put_off(text, start, end, Some(search), words, out);
                 }
                 None => self.long_word(text, start, end, words, out),
             }
         }
     }
 
-    /// Appends the ids of a word that the cache does not have.
+    /// Takes a word that the cache does not have. The ids of the words behind it are appended at once, and its own are put
+    /// between when enough of these words wait to be merged side by side.
+    fn put_off(
+        &self,
+        text: &str,
+        start: usize,
+        end: usize,
+        search: Option<Search>,
+        words: &mut Words,
+        out: &mut Vec<u32>,
+    ) {
+        let is_same =
+            |other: &New| other.search == search && text[other.start..other.end] == text[start..end];
+        let same = words.new.iter().position(is_same).unwrap_or(words.new.len());
+        words.new.push(New { search, start, end, same, at: out.len(), ids: 0..0 });
+        if words.new.len() == merges::LANES {
+            self.new_words(text, words, out);
+        }
+    }
+
+    /// Puts the ids of the words that the cache does not have to their places.
     #[inline(never)]
-    fn new_word(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
-        match self.whole_word(word) {
-            Some(id) => out.push(id),
-            None => self.merge(word, words, out),
+    fn new_words(&self, text: &str, words: &mut Words, out: &mut Vec<u32>) {
+        let mut new = mem::take(&mut words.new);
+        self.make_ids(text, &mut new, words);
+        // From the last to the first, so that every id moves once.
+        let mut end = out.len();
+        let mut shift: usize = new.iter().map(|word| new[word.same].ids.len()).sum();
+        out.resize(end + shift, 0);
+        for word in new.iter().rev() {
+            out.copy_within(word.at..end, word.at + shift);
+            let ids = &words.made[new[word.same].ids.clone()];
+            shift -= ids.len();
+            out[word.at + shift..][..ids.len()].copy_from_slice(ids);
+            end = word.at;
+        }
+        for (_, word) in new.iter().enumerate().filter(|&(turn, word)| word.same == turn) {
+            let ids = &words.made[word.ids.clone()];
+            match word.search {
+                Some(search) => words.cache.insert(search, ids),
+                None => words.cache.insert_long(&text.as_bytes()[word.start..word.end], ids),
+            }
+        }
+        new.clear();
+        words.new = new;
+    }
+
+    /// Leaves the ids of new words in `words.made`.
+    fn make_ids(&self, text: &str, new: &mut [New], words: &mut Words) {
+        words.made.clear();
+        let (mut turns, mut in_lanes) = ([0; merges::LANES], 0);
+        for (turn, word) in new.iter_mut().enumerate().filter(|(turn, word)| word.same == *turn) {
+            let first = words.made.len();
+            let bytes = &text[word.start..word.end];
+            // A long word was looked up before.
+            if let Some(id) = word.search.and_then(|_| self.whole_word(bytes)) {
+                words.made.push(id);
+            } else {
+                self.read_symbols(bytes, words);
+                if words.symbols.len() <= merges::SHORT {
+                    let bytes = self.units.is_bytes().then_some(&*words.kept);
+                    self.merges.begin(&mut words.lanes[in_lanes], &words.symbols, bytes);
+                    turns[in_lanes] = turn;
+                    in_lanes += 1;
+                } else {
+                    self.merge_symbols(words);
+                    words.made.extend_from_slice(&words.symbols);
+                }
+            }
+            word.ids = first..words.made.len();
+        }
+        self.merges.merge_lanes(&mut words.lanes[..in_lanes]);
+        for (&turn, lane) in turns[..in_lanes].iter().zip(&*words.lanes) {
+            let first = words.made.len();
+            words.made.extend_from_slice(lane.symbols());
+            new[turn].ids = first..words.made.len();
         }
     }
 
@@ -160,11 +237,24 @@ impl Encoder {
         let known = out.len();
         match self.whole_word(word) {
             Some(id) => out.push(id),
-            None if self.units.may_cut(word) => {
-                let piece = |from, to| self.piece(text, start + from, start + to, words, out);
-                self.joints.each_piece(word, |character| character, piece);
+            None => {
+                let mut is_cut = false;
+                if self.units.may_cut(word) {
+                    self.joints.each_piece(
+                        word,
+                        |character| character,
+                        |from, to| {
+                            is_cut |= to - from < word.len();
+                            if is_cut {
+                                self.piece(text, start + from, start + to, words, out);
+                            }
+                        },
+                    );
+                }
+                if !is_cut {
+                    return self.put_off(text, start, end, None, words, out);
+                }
             }
-            None => self.merge(word, words, out),
         }
         words.cache.insert_long(word.as_bytes(), &out[known..]);
     }
@@ -184,29 +274,32 @@ impl Encoder {
 
     /// Appends the ids that a word's symbols merge to.
     fn merge(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
-        self.merge_symbols(word, words);
+        self.read_symbols(word, words);
+        self.merge_symbols(words);
         out.extend_from_slice(&words.symbols);
-        // One giant word must not hold its memory forever.
-        words.symbols.shrink_to(1 << 16);
     }
 
-    /// Leaves what the symbols of a word merge to in `words.symbols`.
-    fn merge_symbols(&self, word: &str, words: &mut Words) {
-        let Words { symbols, kept, merging, .. } = words;
+    /// Leaves the symbols of a word in `words.symbols` and, where they are those of bytes, these in `words.kept`.
+    fn read_symbols(&self, word: &str, words: &mut Words) {
+        let Words { symbols, kept, .. } = words;
         symbols.clear();
+        kept.clear();
+        // One giant word must not hold its memory forever.
+        symbols.shrink_to(1 << 16);
+        kept.shrink_to(1 << 16);
         match &self.units {
-            Units::Characters(characters) => {
-                characters.symbols(word, symbols);
-                self.merges.merge(symbols, merging);
-            }
+            Units::Characters(characters) => characters.symbols(word, symbols),
             Units::Bytes { ids, .. } => {
-                kept.clear();
                 kept.extend(word.bytes().filter(|&byte| ids[usize::from(byte)] != NONE));
                 symbols.extend(kept.iter().map(|&byte| ids[usize::from(byte)]));
-                self.merges.merge_bytes(kept, symbols, merging);
-                kept.shrink_to(1 << 16);
             }
         }
+    }
+
+    /// Leaves in `words.symbols` what they merge to.
+    fn merge_symbols(&self, words: &mut Words) {
+        let bytes = self.units.is_bytes().then_some(&*words.kept);
+        self.merges.merge(&mut words.symbols, bytes, &mut words.merging);
     }
 
     /// Finds out which tokens their own text merges to. Until that is done every word is merged, to the same ids.
@@ -215,7 +308,8 @@ impl Encoder {
         for id in self.whole_words.ids() {
             let text = self.whole_words.text(id);
             if let Some(text) = text.filter(|text| text.len() <= LONGEST_SURE) {
-                self.merge_symbols(text, &mut words);
+                self.read_symbols(text, &mut words);
+                self.merge_symbols(&mut words);
                 if words.symbols == [id] {
                     self.whole_words.set_sure(id);
                 }
@@ -240,6 +334,11 @@ struct Words {
     cache: WordCache,
     waiting: [Waiting; WAITING],
     num_waiting: usize,
+    /// Words that wait to be merged.
+    new: Vec<New>,
+    /// Their ids, one word behind the other.
+    made: Vec<u32>,
+    lanes: Box<[merges::Lane]>,
     symbols: Vec<u32>,
     /// The bytes of a word that are tokens.
     kept: Vec<u8>,
@@ -255,12 +354,29 @@ struct Waiting {
     end: usize,
 }
 
+/// A word that the cache does not have.
+struct New {
+    /// None for a long word.
+    search: Option<Search>,
+    start: usize,
+    end: usize,
+    /// The first of those that wait that is the same word.
+    same: usize,
+    /// Where its ids belong among those of the known words.
+    at: usize,
+    /// Its ids among `made`.
+    ids: Range<usize>,
+}
+
 impl Words {
     fn new() -> Self {
         Self {
             cache: WordCache::new(),
             waiting: [Waiting::default(); WAITING],
             num_waiting: 0,
+            new: Vec::new(),
+            made: Vec::new(),
+            lanes: vec![merges::Lane::default(); merges::LANES].into(),
             symbols: Vec::new(),
             kept: Vec::new(),
             merging: merges::Scratch::default(),

@@ -3,12 +3,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use super::hash;
 use super::simd::prefetch;
 
 /// Words of more symbols are merged with a heap; shorter ones faster by looking at all pairs each time.
-const SHORT: usize = 64;
+pub(super) const SHORT: usize = 64;
 
 /// What a pair of symbols becomes: its rank above, its token below, so that the lowest is the first to merge.
 type Merge = u64;
@@ -68,77 +69,85 @@ impl Merges {
         }
     }
 
-    /// Merges the symbols until no pair does: always the pair of the lowest rank, the first of equals.
-    pub(super) fn merge(&self, symbols: &mut Vec<u32>, scratch: &mut Scratch) {
-        match symbols.len() {
-            0 | 1 => {}
-            length @ 2..=SHORT => {
-                let mut merges = [NEVER; SHORT];
-                for at in 0..length - 1 {
-                    merges[at] = self.find(symbols[at], symbols[at + 1]);
-                }
-                self.merge_short(symbols, &mut merges);
+    /// Merges the symbols until no pair does: always the pair of the lowest rank, the first of equals. Where they are those
+    /// of bytes, these come with them.
+    pub(super) fn merge(&self, symbols: &mut Vec<u32>, bytes: Option<&[u8]>, scratch: &mut Scratch) {
+        if symbols.len() > SHORT {
+            return self.merge_long(symbols, scratch);
+        }
+        let lane = &mut scratch.lane;
+        self.begin(lane, symbols, bytes);
+        while self.step(lane) {}
+        symbols.clear();
+        symbols.extend_from_slice(lane.symbols());
+    }
+
+    /// Merges words side by side: a pair of each in turn, so that memory answers for all of them at once.
+    pub(super) fn merge_lanes(&self, lanes: &mut [Lane]) {
+        let mut places: [usize; LANES] = std::array::from_fn(|place| place);
+        let mut count = lanes.len();
+        while count > 0 {
+            let mut kept = 0;
+            for turn in 0..count {
+                let place = places[turn];
+                places[kept] = place;
+                kept += usize::from(self.step(&mut lanes[place]));
             }
-            _ => self.merge_long(symbols, scratch),
+            count = kept;
         }
     }
 
-    /// The same for the symbols of these bytes, all of which have one.
-    pub(super) fn merge_bytes(&self, bytes: &[u8], symbols: &mut Vec<u32>, scratch: &mut Scratch) {
-        if !(2..=SHORT).contains(&bytes.len()) {
-            return self.merge(symbols, scratch);
-        }
-        let mut merges = [NEVER; SHORT];
-        for (merge, pair) in merges.iter_mut().zip(bytes.windows(2)) {
-            *merge = self.bytes[usize::from(pair[0]) * 256 + usize::from(pair[1])];
-        }
-        // When the first two bytes of a pair have merged, these pairs may follow: about half of all that are looked up.
-        // Memory answers for all of them at once.
-        for at in (0..bytes.len() - 1).filter(|&at| merges[at] != NEVER) {
-            let token = merged(merges[at]);
-            if let Some(&behind) = symbols.get(at + 2) {
-                prefetch(&raw const self.table[self.place(pair(token, behind))]);
+    /// Puts at most `SHORT` symbols into a lane, and asks memory for what their pairs may merge to.
+    pub(super) fn begin(&self, lane: &mut Lane, symbols: &[u32], bytes: Option<&[u8]>) {
+        lane.length = symbols.len();
+        lane.symbols[..symbols.len()].copy_from_slice(symbols);
+        if let Some(bytes) = bytes {
+            for (merge, pair) in lane.merges.iter_mut().zip(bytes.windows(2)) {
+                *merge = self.bytes[usize::from(pair[0]) * 256 + usize::from(pair[1])];
             }
-            if at > 0 {
-                prefetch(&raw const self.table[self.place(pair(symbols[at - 1], token))]);
-            }
+            lane.unknown = 0..0;
+        } else {
+            lane.unknown = 0..symbols.len().saturating_sub(1);
+            self.ask_ahead(lane);
         }
-        self.merge_short(symbols, &mut merges);
     }
 
-    /// `merges[at]` is that of `at` and the symbol behind it; the last has none.
-    fn merge_short(&self, symbols: &mut Vec<u32>, merges: &mut [Merge; SHORT]) {
-        let mut length = symbols.len();
-        loop {
-            let (mut best, mut lowest) = (0, NEVER);
-            for (at, &merge) in merges[..length - 1].iter().enumerate() {
-                if merge < lowest {
-                    (best, lowest) = (at, merge);
-                }
-            }
-            if lowest == NEVER {
-                break;
-            }
-            symbols[best] = merged(lowest);
-            symbols.copy_within(best + 2..length, best + 1);
-            merges.copy_within(best + 1..length, best);
-            length -= 1;
-            if length == 1 {
-                break;
-            }
-            if best > 0 {
-                merges[best - 1] = self.find(symbols[best - 1], symbols[best]);
-            }
-            merges[best] =
-                if best + 1 < length { self.find(symbols[best], symbols[best + 1]) } else { NEVER };
+    /// Merges the first pair of the lowest rank, and asks memory for the pairs that come of it. Gives whether there was one.
+    #[inline]
+    fn step(&self, lane: &mut Lane) -> bool {
+        for at in lane.unknown.clone() {
+            lane.merges[at] = self.find(lane.symbols[at], lane.symbols[at + 1]);
         }
-        symbols.truncate(length);
+        let Lane { symbols, merges, length, unknown } = lane;
+        let (mut best, mut lowest) = (0, NEVER);
+        for (at, &merge) in merges[..length.saturating_sub(1)].iter().enumerate() {
+            if merge < lowest {
+                (best, lowest) = (at, merge);
+            }
+        }
+        if lowest == NEVER {
+            return false;
+        }
+        symbols[best] = merged(lowest);
+        symbols.copy_within(best + 2..*length, best + 1);
+        merges.copy_within(best + 1..*length - 1, best);
+        *length -= 1;
+        *unknown = best.saturating_sub(1)..(best + 1).min(*length - 1);
+        self.ask_ahead(lane);
+        true
+    }
+
+    #[inline]
+    fn ask_ahead(&self, lane: &Lane) {
+        for at in lane.unknown.clone() {
+            prefetch(&raw const self.table[self.place(pair(lane.symbols[at], lane.symbols[at + 1]))]);
+        }
     }
 
     /// Merges with a heap of `(merge, place)` over a linked list: n log n whatever the text.
     fn merge_long(&self, symbols: &mut Vec<u32>, scratch: &mut Scratch) {
         let length = symbols.len();
-        let Scratch { merges, next, previous, heap } = scratch;
+        let Scratch { merges, next, previous, heap, .. } = scratch;
         merges.clear();
         merges.extend(symbols.windows(2).map(|pair| self.find(pair[0], pair[1])));
         merges.push(NEVER);
@@ -194,6 +203,32 @@ impl Merges {
     }
 }
 
+/// As many words as merge side by side.
+pub(super) const LANES: usize = 16;
+
+/// A short word that is being merged.
+#[derive(Clone)]
+pub(super) struct Lane {
+    symbols: [u32; SHORT],
+    /// `merges[at]` is that of the symbols `at` and `at + 1`.
+    merges: [Merge; SHORT],
+    length: usize,
+    /// Which of `merges` are to be looked up yet.
+    unknown: Range<usize>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { symbols: [0; SHORT], merges: [NEVER; SHORT], length: 0, unknown: 0..0 }
+    }
+}
+
+impl Lane {
+    pub(super) fn symbols(&self) -> &[u32] {
+        &self.symbols[..self.length]
+    }
+}
+
 #[inline]
 fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
@@ -202,6 +237,7 @@ fn pair(left: u32, right: u32) -> u64 {
 /// Memory of `Merges::merge`, to be used again.
 #[derive(Default)]
 pub(super) struct Scratch {
+    lane: Lane,
     merges: Vec<Merge>,
     next: Vec<u32>,
     previous: Vec<u32>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hash;
+use super::simd::prefetch;
 use crate::vocab::Vocab;
 
 /// A word of this many bytes lies in its entry, so that looking it up costs one place in memory.
@@ -37,6 +38,11 @@ impl WholeWords {
             words.table[place] = key | u128::from(id) << ID;
         }
         words
+    }
+
+    /// Asks memory for what `find` looks at.
+    pub(super) fn prefetch(&self, word: &[u8]) {
+        prefetch(&raw const self.table[self.search(word).1]);
     }
 
     /// The token that is `word`.

@@ -26,7 +26,7 @@ type Key = [u64; 2];
 const PIECE: u64 = 1 << 63;
 
 /// A short word to be looked up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Search {
     key: Key,
     hash: u64,
