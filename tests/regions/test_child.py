@@ -174,7 +174,7 @@ async def test_an_owner_shares_its_cache_with_nobody(child: ChildRegion) -> None
 
 
 async def test_what_is_full_says_so_at_the_start() -> None:
-    async with lost_soon(tokens_per_second=5, capacity=(1, 2, 1)) as child:
+    async with lost_soon(tokens_per_second=0.5, capacity=(1, 2, 1)) as child:
         several, one, other = [await child.prepare(request(n=n)) for n in (2, 1, 1)]
         await several.start(Owner(key=7))
         with pytest.raises(KeyQueueFull):
