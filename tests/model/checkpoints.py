@@ -33,6 +33,9 @@ class MemoryCheckpoint:
         self.format: Literal["gguf", "safetensors"] = format
         self.stored_dtype = stored_dtype
 
+    def begin_with(self, kinds: Collection[str]) -> None:
+        """Has no vocabulary of its own."""
+
     def end_with(self, texts: Collection[str]) -> None:
         """It has no vocabulary."""
 
