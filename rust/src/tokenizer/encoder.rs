@@ -11,13 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use super::added_tokens::AddedTokens;
 use super::characters::Characters;
 use super::composed::composed;
+use super::hash;
 use super::joints::Joints;
-use super::masks::Masks;
+
 use super::merges::{self, Merges};
 use super::segments::Segments;
 use super::whole_words::WholeWords;
-use super::word_cache::{Search, WordCache};
-use super::words::{Pattern, each_word};
+use super::word_cache::{MEDIUM_IDS, SHORT_IDS, Word, WordCache};
+use super::words::{Pattern, Starts, each_word};
 
 const NONE: u32 = u32::MAX;
 
@@ -98,10 +99,10 @@ impl Encoder {
     fn encode_plain(&self, text: &str, workspace: &mut Workspace, out: &mut Vec<u32>) {
         let text = if self.composes { composed(text) } else { Cow::Borrowed(text) };
         let bytes = text.as_bytes();
-        let Workspace { masks, words } = workspace;
+        let Workspace { starts, words } = workspace;
         match &self.units {
             Units::Bytes { pattern, .. } => {
-                each_word(bytes, *pattern, masks, |start, end| self.word(&text, start, end, words, out));
+                each_word(bytes, *pattern, starts, |start, end| self.word(&text, start, end, words, out));
             }
             Units::Characters(_) => {
                 self.joints.each_piece(&text, Characters::read, |start, end| {
@@ -122,41 +123,61 @@ impl Encoder {
         if words.num_waiting == WAITING {
             self.look_up(text, words, out);
         }
-        let search = words.cache.search(text.as_bytes(), start, end);
-        words.waiting[words.num_waiting] = Waiting { search, start, end };
+        let word = &mut words.waiting[words.num_waiting];
+        words.cache.read_word(text.as_bytes(), start, end, false, word);
         words.num_waiting += 1;
     }
 
-    /// Appends the ids of the words that wait.
+    /// Appends the ids of the words that wait. Room for as many ids as a slot has is made ahead, and filled whatever their
+    /// number: how many it is could not be foretold.
     fn look_up(&self, text: &str, words: &mut Words, out: &mut Vec<u32>) {
-        for turn in 0..mem::take(&mut words.num_waiting) {
-            let Waiting { search, start, end } = words.waiting[turn];
-            match search {
-                Some(search) if words.cache.find(search, out) => {}
-                Some(search) => {
-                    self.whole_words.prefetch(&text.as_bytes()[start..end]);
-                    self.put_off(text, start, end, Some(search), words, out);
+        let count = mem::take(&mut words.num_waiting);
+        let mut length = out.len();
+        out.resize(length + ROOM * count, 0);
+        for turn in 0..count {
+            let word = &words.waiting[turn];
+            if word.is_short() {
+                if let Some(slot) = words.cache.find_short(word)
+                    && slot.count as usize <= SHORT_IDS
+                {
+                    out[length..length + SHORT_IDS].copy_from_slice(&slot.ids);
+                    length += slot.count as usize;
+                    continue;
                 }
-                None => self.long_word(text, start, end, words, out),
+            } else if word.is_medium()
+                && let Some(slot) = words.cache.find_medium(text.as_bytes(), word)
+                && slot.count as usize <= MEDIUM_IDS
+            {
+                out[length..length + MEDIUM_IDS].copy_from_slice(&slot.ids);
+                length += slot.count as usize;
+                continue;
             }
+            out.truncate(length);
+            self.other_word(text, words.waiting[turn], words, out);
+            length = out.len();
+            out.resize(length + ROOM * (count - turn - 1), 0);
+        }
+        out.truncate(length);
+    }
+
+    /// Takes a word that is not known, is long or has many ids.
+    #[inline(never)]
+    fn other_word(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
+        if let Some(ids) = words.cache.find(text.as_bytes(), &word) {
+            out.extend_from_slice(ids);
+        } else if word.is_short() {
+            self.whole_words.prefetch(word.hash());
+            self.put_off(text, word, words, out);
+        } else {
+            self.long_word(text, word, words, out);
         }
     }
 
     /// Takes a word that the cache does not have. The ids of the words behind it are appended at once, and its own are put
     /// between when enough of these words wait to be merged side by side.
-    fn put_off(
-        &self,
-        text: &str,
-        start: usize,
-        end: usize,
-        search: Option<Search>,
-        words: &mut Words,
-        out: &mut Vec<u32>,
-    ) {
-        let is_same =
-            |other: &New| other.search == search && text[other.start..other.end] == text[start..end];
-        let same = words.new.iter().position(is_same).unwrap_or(words.new.len());
-        words.new.push(New { search, start, end, same, at: out.len(), ids: 0..0 });
+    fn put_off(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
+        let same = words.new.iter().position(|other| other.word.is(&word, text)).unwrap_or(words.new.len());
+        words.new.push(New { word, same, at: out.len(), ids: 0..0 });
         if words.new.len() == merges::LANES {
             self.new_words(text, words, out);
         }
@@ -180,10 +201,7 @@ impl Encoder {
         }
         for (_, word) in new.iter().enumerate().filter(|&(turn, word)| word.same == turn) {
             let ids = &words.made[word.ids.clone()];
-            match word.search {
-                Some(search) => words.cache.insert(search, ids),
-                None => words.cache.insert_long(&text.as_bytes()[word.start..word.end], ids),
-            }
+            words.cache.insert(text.as_bytes(), &word.word, ids);
         }
         new.clear();
         words.new = new;
@@ -195,9 +213,11 @@ impl Encoder {
         let (mut turns, mut in_lanes) = ([0; merges::LANES], 0);
         for (turn, word) in new.iter_mut().enumerate().filter(|(turn, word)| word.same == *turn) {
             let first = words.made.len();
-            let bytes = &text[word.start..word.end];
+            let bytes = word.word.of(text);
             // A long word was looked up before.
-            if let Some(id) = word.search.and_then(|_| self.whole_word(bytes)) {
+            if word.word.is_short()
+                && let Some(id) = self.whole_word(bytes, word.word.hash())
+            {
                 words.made.push(id);
             } else {
                 self.read_symbols(bytes, words);
@@ -216,59 +236,56 @@ impl Encoder {
         self.merges.merge_lanes(&mut words.lanes[..in_lanes]);
         for (&turn, lane) in turns[..in_lanes].iter().zip(&*words.lanes) {
             let first = words.made.len();
-            words.made.extend_from_slice(lane.symbols());
+            lane.take(&mut words.made);
             new[turn].ids = first..words.made.len();
         }
     }
 
     /// The token that is this word, if merging need not be asked.
-    fn whole_word(&self, word: &str) -> Option<u32> {
-        let known = self.whole_words.find(word.as_bytes());
+    fn whole_word(&self, word: &str, hash: u64) -> Option<u32> {
+        let known = self.whole_words.find(word.as_bytes(), hash);
         known.filter(|&id| self.ignores_merges || self.whole_words.is_sure(id))
     }
 
-    /// Appends the ids of a word that is too long for a place in the cache's table.
-    #[inline(never)]
-    fn long_word(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
-        let word = &text[start..end];
-        if words.cache.find_long(word.as_bytes(), out) {
-            return;
-        }
+    /// Appends the ids of a word that is not known and long enough to be cut.
+    fn long_word(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
+        let bytes = word.of(text);
         let known = out.len();
-        match self.whole_word(word) {
+        match self.whole_word(bytes, hash::of_word(bytes.as_bytes())) {
             Some(id) => out.push(id),
             None => {
                 let mut is_cut = false;
-                if self.units.may_cut(word) {
+                if self.units.may_cut(bytes) {
                     self.joints.each_piece(
-                        word,
+                        bytes,
                         |character| character,
                         |from, to| {
-                            is_cut |= to - from < word.len();
+                            is_cut |= to - from < bytes.len();
                             if is_cut {
-                                self.piece(text, start + from, start + to, words, out);
+                                self.piece(text, word.start + from, word.start + to, words, out);
                             }
                         },
                     );
                 }
                 if !is_cut {
-                    return self.put_off(text, start, end, None, words, out);
+                    return self.put_off(text, word, words, out);
                 }
             }
         }
-        words.cache.insert_long(word.as_bytes(), &out[known..]);
+        words.cache.insert(text.as_bytes(), &word, &out[known..]);
     }
 
     /// Appends the ids of a piece of a word, which merges alone and is no word for the vocabulary.
     #[inline]
     fn piece(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
-        let Some(search) = words.cache.search_piece(text.as_bytes(), start, end) else {
-            return self.merge(&text[start..end], words, out);
-        };
-        if !words.cache.find(search, out) {
-            let known = out.len();
-            self.merge(&text[start..end], words, out);
-            words.cache.insert(search, &out[known..]);
+        let piece = words.cache.word(text.as_bytes(), start, end, true);
+        match words.cache.find(text.as_bytes(), &piece) {
+            Some(ids) => out.extend_from_slice(ids),
+            None => {
+                let known = out.len();
+                self.merge(piece.of(text), words, out);
+                words.cache.insert(text.as_bytes(), &piece, &out[known..]);
+            }
         }
     }
 
@@ -323,16 +340,19 @@ const LONGEST_SURE: usize = 256;
 
 /// What one thread works with.
 pub(super) struct Workspace {
-    masks: Masks,
+    starts: Starts,
     words: Words,
 }
 
 /// As many words wait as memory can be asked for at a time.
 const WAITING: usize = 32;
 
+/// Ids that are written for a word at most, and then counted.
+const ROOM: usize = if MEDIUM_IDS > SHORT_IDS { MEDIUM_IDS } else { SHORT_IDS };
+
 struct Words {
     cache: WordCache,
-    waiting: [Waiting; WAITING],
+    waiting: [Word; WAITING],
     num_waiting: usize,
     /// Words that wait to be merged.
     new: Vec<New>,
@@ -345,21 +365,9 @@ struct Words {
     merging: merges::Scratch,
 }
 
-/// A word that was cut and not yet looked up.
-#[derive(Clone, Copy, Default)]
-struct Waiting {
-    /// None for a long word.
-    search: Option<Search>,
-    start: usize,
-    end: usize,
-}
-
 /// A word that the cache does not have.
 struct New {
-    /// None for a long word.
-    search: Option<Search>,
-    start: usize,
-    end: usize,
+    word: Word,
     /// The first of those that wait that is the same word.
     same: usize,
     /// Where its ids belong among those of the known words.
@@ -372,7 +380,7 @@ impl Words {
     fn new() -> Self {
         Self {
             cache: WordCache::new(),
-            waiting: [Waiting::default(); WAITING],
+            waiting: [Word::default(); WAITING],
             num_waiting: 0,
             new: Vec::new(),
             made: Vec::new(),
@@ -386,7 +394,7 @@ impl Words {
 
 impl Workspace {
     fn new() -> Self {
-        Self { masks: Masks::new(), words: Words::new() }
+        Self { starts: Starts::new(), words: Words::new() }
     }
 }
 

@@ -3,13 +3,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::Range;
 
 use super::hash;
 use super::simd::prefetch;
 
 /// Words of more symbols are merged with a heap; shorter ones faster by looking at all pairs each time.
-pub(super) const SHORT: usize = 64;
+pub(super) const SHORT: usize = 1 << PLACE_BITS;
+const PLACE_BITS: u32 = 6;
+/// As many ranks leave room for a place beside them. Vocabularies end long before.
+pub(super) const MOST_MERGES: usize = 1 << (31 - PLACE_BITS);
 
 /// What a pair of symbols becomes: its rank above, its token below, so that the lowest is the first to merge.
 type Merge = u64;
@@ -79,7 +81,7 @@ impl Merges {
         self.begin(lane, symbols, bytes);
         while self.step(lane) {}
         symbols.clear();
-        symbols.extend_from_slice(lane.symbols());
+        lane.take(symbols);
     }
 
     /// Merges words side by side: a pair of each in turn, so that memory answers for all of them at once.
@@ -99,15 +101,17 @@ impl Merges {
 
     /// Puts at most `SHORT` symbols into a lane, and asks memory for what their pairs may merge to.
     pub(super) fn begin(&self, lane: &mut Lane, symbols: &[u32], bytes: Option<&[u8]>) {
-        lane.length = symbols.len();
         lane.symbols[..symbols.len()].copy_from_slice(symbols);
+        lane.starts = if symbols.is_empty() { 0 } else { !0 >> (SHORT - symbols.len()) };
+        lane.groups = symbols.len().div_ceil(GROUP).max(1);
+        lane.firsts[..lane.groups * GROUP].fill(NO_PLACE);
+        lane.unknown = 0;
         if let Some(bytes) = bytes {
-            for (merge, pair) in lane.merges.iter_mut().zip(bytes.windows(2)) {
-                *merge = self.bytes[usize::from(pair[0]) * 256 + usize::from(pair[1])];
+            for (at, pair) in bytes.windows(2).enumerate() {
+                lane.set(at, self.bytes[usize::from(pair[0]) * 256 + usize::from(pair[1])]);
             }
-            lane.unknown = 0..0;
         } else {
-            lane.unknown = 0..symbols.len().saturating_sub(1);
+            lane.unknown = lane.starts >> 1;
             self.ask_ahead(lane);
         }
     }
@@ -115,32 +119,38 @@ impl Merges {
     /// Merges the first pair of the lowest rank, and asks memory for the pairs that come of it. Gives whether there was one.
     #[inline]
     fn step(&self, lane: &mut Lane) -> bool {
-        for at in lane.unknown.clone() {
-            lane.merges[at] = self.find(lane.symbols[at], lane.symbols[at + 1]);
+        let mut unknown = lane.unknown;
+        while unknown != 0 {
+            let at = unknown.trailing_zeros() as usize;
+            unknown &= unknown - 1;
+            lane.set(at, self.find(lane.symbols[at], lane.symbols[lane.next(at)]));
         }
-        let Lane { symbols, merges, length, unknown } = lane;
-        let (mut best, mut lowest) = (0, NEVER);
-        for (at, &merge) in merges[..length.saturating_sub(1)].iter().enumerate() {
-            if merge < lowest {
-                (best, lowest) = (at, merge);
-            }
-        }
-        if lowest == NEVER {
+        let lowest = lane.lowest();
+        if lowest == NO_PLACE {
             return false;
         }
-        symbols[best] = merged(lowest);
-        symbols.copy_within(best + 2..*length, best + 1);
-        merges.copy_within(best + 1..*length - 1, best);
-        *length -= 1;
-        *unknown = best.saturating_sub(1)..(best + 1).min(*length - 1);
+        let at = lowest as usize % SHORT;
+        let next = lane.next(at);
+        lane.symbols[at] = lane.merged[at];
+        lane.firsts[at] = NO_PLACE;
+        lane.firsts[next] = NO_PLACE;
+        lane.starts &= !(1 << next);
+        let before = lane.starts & ((1 << at) - 1);
+        let has_next = lane.starts >> at > 1;
+        let before = if before == 0 { 0 } else { 1 << before.ilog2() };
+        lane.unknown = before | u64::from(has_next) << at;
         self.ask_ahead(lane);
         true
     }
 
     #[inline]
     fn ask_ahead(&self, lane: &Lane) {
-        for at in lane.unknown.clone() {
-            prefetch(&raw const self.table[self.place(pair(lane.symbols[at], lane.symbols[at + 1]))]);
+        let mut unknown = lane.unknown;
+        while unknown != 0 {
+            let at = unknown.trailing_zeros() as usize;
+            unknown &= unknown - 1;
+            let pair = pair(lane.symbols[at], lane.symbols[lane.next(at)]);
+            prefetch(&raw const self.table[self.place(pair)]);
         }
     }
 
@@ -206,26 +216,68 @@ impl Merges {
 /// As many words as merge side by side.
 pub(super) const LANES: usize = 16;
 
-/// A short word that is being merged.
+/// Places that are compared side by side.
+const GROUP: usize = 8;
+
+/// No pair merges. Signed, since every processor compares signed numbers side by side.
+const NO_PLACE: i32 = i32::MAX;
+
+/// A short word that is being merged: each symbol stays at its place, and one that goes into another leaves a hole.
 #[derive(Clone)]
 pub(super) struct Lane {
     symbols: [u32; SHORT],
-    /// `merges[at]` is that of the symbols `at` and `at + 1`.
-    merges: [Merge; SHORT],
-    length: usize,
-    /// Which of `merges` are to be looked up yet.
-    unknown: Range<usize>,
+    /// For the pair that begins at a place: its rank and, lowest, the place; so that the lowest of all is the first to merge.
+    firsts: [i32; SHORT],
+    /// What the pair becomes.
+    merged: [u32; SHORT],
+    /// A bit for each place that has a symbol.
+    starts: u64,
+    /// The pairs that are to be looked up yet.
+    unknown: u64,
+    /// Groups of places that are in use.
+    groups: usize,
 }
 
 impl Default for Lane {
     fn default() -> Self {
-        Self { symbols: [0; SHORT], merges: [NEVER; SHORT], length: 0, unknown: 0..0 }
+        let (symbols, merged) = ([0; SHORT], [0; SHORT]);
+        Self { symbols, firsts: [NO_PLACE; SHORT], merged, starts: 0, unknown: 0, groups: 1 }
     }
 }
 
 impl Lane {
-    pub(super) fn symbols(&self) -> &[u32] {
-        &self.symbols[..self.length]
+    /// Appends the symbols to `out`.
+    pub(super) fn take(&self, out: &mut Vec<u32>) {
+        let mut starts = self.starts;
+        while starts != 0 {
+            out.push(self.symbols[starts.trailing_zeros() as usize]);
+            starts &= starts - 1;
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, at: usize, merge: Merge) {
+        self.merged[at] = merged(merge);
+        self.firsts[at] =
+            if merge == NEVER { NO_PLACE } else { ((merge >> 32) as i32) << PLACE_BITS | at as i32 };
+    }
+
+    /// The symbol behind one that is not the last.
+    #[inline]
+    fn next(&self, at: usize) -> usize {
+        (self.starts & (!1 << at)).trailing_zeros() as usize % SHORT
+    }
+
+    #[inline]
+    fn lowest(&self) -> i32 {
+        let (groups, _) = self.firsts.as_chunks::<GROUP>();
+        let mut lowest = groups[0];
+        for group in &groups[1..self.groups] {
+            for (lowest, &first) in lowest.iter_mut().zip(group) {
+                *lowest = (*lowest).min(first);
+            }
+        }
+        lowest.into_iter().fold(NO_PLACE, i32::min)
     }
 }
 

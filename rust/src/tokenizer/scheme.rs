@@ -10,7 +10,7 @@ use super::added_tokens::AddedTokens;
 use super::characters::Characters;
 use super::encoder::{Encoder, Units, Workspaces};
 use super::joints::Joints;
-use super::merges::Merges;
+use super::merges::{self, Merges};
 use super::whole_words::WholeWords;
 use super::words::Pattern;
 use crate::pipeline::{BytePairs, Parts};
@@ -72,6 +72,7 @@ impl Scheme {
         let plain = model.continuing_subword_prefix.is_none() && model.end_of_word_suffix.is_none();
         let has_unknown = model.unk_token.is_some();
         plain
+            && model.merges.len() < merges::MOST_MERGES
             && match self.kind {
                 // Without an unknown token, bytes that are no token vanish; with one, there must be no such byte.
                 Kind::Words(_) => {

@@ -15,8 +15,13 @@ pub(super) struct Bits {
     pub digits: u32,
     /// Spaces, tabs and what else ASCII has of `\s`.
     pub spaces: u32,
+    pub newlines: u32,
+    pub blanks: u32,
+    pub apostrophes: u32,
     /// Bytes beyond ASCII, which have no other bit.
     pub high: u32,
+    /// Those of them that begin no character.
+    pub inside: u32,
 }
 
 /// Gives the bits of each block.
@@ -51,12 +56,16 @@ pub(super) fn portable(block: &[u8; BLOCK]) -> Bits {
         // Adding carries into the highest bit of a byte that is at least as large as asked.
         let from = |bytes: u64, first: u8| bytes + splat(0x80 - first);
         let within = |bytes, first, last| from(bytes, first) & !from(bytes, last + 1);
-        let spaces = within(ascii, b'\t', b'\r') | within(ascii, b' ', b' ');
+        let is = |byte| within(ascii, byte, byte);
         let put = |found: u64| movemask(found & HIGH & !bytes) << (8 * turn);
         bits.letters |= put(within(ascii | splat(0x20), b'a', b'z'));
         bits.digits |= put(within(ascii, b'0', b'9'));
-        bits.spaces |= put(spaces);
+        bits.spaces |= put(within(ascii, b'\t', b'\r') | is(b' '));
+        bits.newlines |= put(is(b'\n') | is(b'\r'));
+        bits.blanks |= put(is(b' '));
+        bits.apostrophes |= put(is(b'\''));
         bits.high |= movemask(bytes & HIGH) << (8 * turn);
+        bits.inside |= movemask(bytes & !(bytes << 1) & HIGH) << (8 * turn);
     }
     bits
 }
@@ -75,8 +84,8 @@ fn movemask(bytes: u64) -> u32 {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
-        _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8,
+        __m256i, _mm256_cmpeq_epi8, _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_min_epu8,
+        _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8,
     };
 
     use super::{BLOCK, Bits};
@@ -86,29 +95,41 @@ mod avx2 {
         for block in blocks {
             // SAFETY: a block has the 32 bytes that are read, and no alignment is asked for.
             let bytes = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
-            let lower = _mm256_or_si256(bytes, splat(0x20));
-            let spaces = _mm256_or_si256(within(bytes, b'\t', b'\r'), within(bytes, b' ', b' '));
+            let blank = is(bytes, b' ');
             put(Bits {
-                letters: mask(within(lower, b'a', b'z')),
+                letters: mask(within(_mm256_or_si256(bytes, splat(0x20)), b'a', b'z')),
                 digits: mask(within(bytes, b'0', b'9')),
-                spaces: mask(spaces),
+                spaces: mask(_mm256_or_si256(within(bytes, b'\t', b'\r'), blank)),
+                newlines: mask(_mm256_or_si256(is(bytes, b'\n'), is(bytes, b'\r'))),
+                blanks: mask(blank),
+                apostrophes: mask(is(bytes, b'\'')),
                 high: mask(bytes),
+                inside: mask(_mm256_cmpgt_epi8(splat(0xc0), bytes)),
             });
         }
     }
 
     /// Which bytes lie in `first..=last`: the distance from `first` wraps around below it.
+    #[inline]
     #[target_feature(enable = "avx2")]
     fn within(bytes: __m256i, first: u8, last: u8) -> __m256i {
         let distance = _mm256_sub_epi8(bytes, splat(first));
         _mm256_cmpeq_epi8(_mm256_min_epu8(distance, splat(last - first)), distance)
     }
 
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn is(bytes: __m256i, byte: u8) -> __m256i {
+        _mm256_cmpeq_epi8(bytes, splat(byte))
+    }
+
+    #[inline]
     #[target_feature(enable = "avx2")]
     fn splat(byte: u8) -> __m256i {
         _mm256_set1_epi8(byte.cast_signed())
     }
 
+    #[inline]
     #[target_feature(enable = "avx2")]
     fn mask(bytes: __m256i) -> u32 {
         _mm256_movemask_epi8(bytes).cast_unsigned()
@@ -128,7 +149,11 @@ mod tests {
             letters: mask(|byte| byte.is_ascii_alphabetic()),
             digits: mask(|byte| byte.is_ascii_digit()),
             spaces: mask(|byte| matches!(byte, b'\t'..=b'\r' | b' ')),
+            newlines: mask(|byte| matches!(byte, b'\n' | b'\r')),
+            blanks: mask(|byte| byte == b' '),
+            apostrophes: mask(|byte| byte == b'\''),
             high: mask(|byte| !byte.is_ascii()),
+            inside: mask(|byte| byte & 0xc0 == 0x80),
         }
     }
 

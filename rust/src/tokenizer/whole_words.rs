@@ -31,7 +31,8 @@ impl WholeWords {
         let sure = (0..=vocab.len() / 64).map(|_| AtomicU64::new(0)).collect();
         let mut words = Self { vocab, table, sure };
         for id in ids {
-            let (key, mut place) = words.search(words.vocab.bytes(id).unwrap_or_default());
+            let word = words.vocab.bytes(id).unwrap_or_default();
+            let (key, mut place) = words.search(word, hash::of_word(word));
             while words.table[place] != 0 {
                 place = (place + 1) & (words.table.len() - 1);
             }
@@ -41,13 +42,13 @@ impl WholeWords {
     }
 
     /// Asks memory for what `find` looks at.
-    pub(super) fn prefetch(&self, word: &[u8]) {
-        prefetch(&raw const self.table[self.search(word).1]);
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&raw const self.table[self.place(hash)]);
     }
 
-    /// The token that is `word`.
-    pub(super) fn find(&self, word: &[u8]) -> Option<u32> {
-        let (key, mut place) = self.search(word);
+    /// The token that is `word`, whose hash is `hash::of_word`.
+    pub(super) fn find(&self, word: &[u8], hash: u64) -> Option<u32> {
+        let (key, mut place) = self.search(word, hash);
         loop {
             let entry = self.table[place];
             if entry == 0 {
@@ -63,8 +64,7 @@ impl WholeWords {
     }
 
     /// What the entry of a word has beside its id, and where the search for it begins.
-    fn search(&self, word: &[u8]) -> (u128, usize) {
-        let hash = hash::of_bytes(word);
+    fn search(&self, word: &[u8], hash: u64) -> (u128, usize) {
         let mut bytes = [0; 16];
         let key = match bytes.get_mut(..word.len()) {
             Some(start) if word.len() <= INLINE => {
@@ -73,7 +73,11 @@ impl WholeWords {
             }
             _ => u128::from(hash) | LONG << (ID - 8),
         };
-        (key, (hash >> 32) as usize & (self.table.len() - 1))
+        (key, self.place(hash))
+    }
+
+    fn place(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.table.len() - 1)
     }
 
     /// The ids of all words.

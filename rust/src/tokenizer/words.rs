@@ -1,8 +1,8 @@
 //! Text cut into words, as the pattern of a vocabulary cuts it before merging: takes text, gives where words end.
 //! The patterns are those of GPT-2, cl100k and o200k; each rule below stands beside the part of the pattern that it is.
 
-use super::classes::{CAPITAL, Classes, DIGIT, LETTER, MARK, NUMBER, SMALL, SPACE};
-use super::masks::Masks;
+use super::classes::{CAPITAL, Classes, LETTER, MARK, NUMBER, SMALL, SPACE};
+use super::masks::{Block, Masks};
 
 /// A pattern that cuts text into words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,89 +22,246 @@ pub(super) enum Pattern {
 pub(super) fn each_word(
     text: &[u8],
     pattern: Pattern,
-    masks: &mut Masks,
+    starts: &mut Starts,
     mut word: impl FnMut(usize, usize),
 ) {
     match pattern {
-        Pattern::Gpt2 { digits_apart: false } => walk(text, &Gpt2::<false>, masks, &mut word),
-        Pattern::Gpt2 { digits_apart: true } => walk(text, &Gpt2::<true>, masks, &mut word),
-        Pattern::Cl100k { digits } => walk(text, &Cl100k { digits }, masks, &mut word),
-        Pattern::O200k => walk(text, &O200k, masks, &mut word),
+        Pattern::Gpt2 { digits_apart } => starts.each_word(text, &Gpt2 { digits_apart }, &mut word),
+        Pattern::Cl100k { digits } => starts.each_word(text, &Cl100k { digits }, &mut word),
+        Pattern::O200k => {
+            let mut at = 0;
+            while at < text.len() {
+                let end = o200k(text, at);
+                word(at, end);
+                at = end;
+            }
+        }
     }
+}
+
+/// Where words start, for patterns whose rules need no more than the classes beside a character: those of 64 bytes are a few
+/// operations on numbers, whatever the text.
+pub(super) struct Starts {
+    masks: Masks,
+    /// A bit for each byte of what `masks` looked at.
+    starts: Vec<u64>,
 }
 
 /// The rules of a pattern.
 trait Rules {
-    /// Whether digits are no part of any run.
-    const DIGITS_APART: bool = false;
+    const CONTRACTIONS_OF_ANY_CASE: bool;
 
-    /// The end of the word at `at`, or None where more text must be looked at.
-    fn word(&self, text: &[u8], at: usize, masks: &Masks) -> Option<usize>;
+    /// Whether digits are cut out first.
+    fn digits_apart(&self) -> bool;
+
+    /// The first characters of words among 64 bytes, and what is left to do for them.
+    fn starts(&self, around: [&Block; 3], before: &mut Before) -> (u64, Left);
+
+    /// How many numbers make a word.
+    fn numbers(&self) -> usize;
 }
 
-#[inline]
-fn walk<R: Rules>(text: &[u8], rules: &R, masks: &mut Masks, word: &mut impl FnMut(usize, usize)) {
-    let mut at = 0;
-    let mut longer = false;
-    while at < text.len() {
-        masks.look(text, at, R::DIGITS_APART, longer);
-        longer = true;
-        while at < text.len() {
-            let Some(end) = rules.word(text, at, masks) else { break };
-            word(at, end);
-            at = end;
-            longer = false;
-        }
+/// What the rules of a block hand on to those of the next one.
+#[derive(Default)]
+struct Before {
+    others: u64,
+    other_starts: u64,
+    /// A run that began before goes on.
+    next_goes_on: bool,
+    absorbed_goes_on: bool,
+    /// Spaces that are left, and newlines among these.
+    spaces: u64,
+    newlines: u64,
+}
+
+/// What is rare enough to be done one place at a time.
+#[derive(Default)]
+struct Left {
+    /// Last bytes of characters that start words.
+    last_bytes: u64,
+    /// Last spaces before a newline: where they follow a newline too, no word starts at the first of them.
+    blank_ends: u64,
+    /// Whether a run of numbers may be longer than a word.
+    numbers: bool,
+}
+
+impl Starts {
+    pub(super) fn new() -> Self {
+        Self { masks: Masks::new(), starts: Vec::new() }
     }
-}
-
-/// The end of a word of letters, the most frequent one, which a byte may begin that `before` allows. Some(None) is one
-/// that goes on beyond what was looked at.
-#[inline]
-fn letters(text: &[u8], at: usize, masks: &Masks, before: fn(u8) -> bool) -> Option<Option<usize>> {
-    let letters = masks.letters(at);
-    let start = u32::from(letters & 1 == 0);
-    if start == 1 && !(letters & 2 != 0 && before(text[at])) {
-        return None;
-    }
-    let run = (letters >> start).trailing_ones();
-    let end = at + (start + run) as usize;
-    Some(if start + run < 56 { masks.whole(end) } else { masks.letters_end(end) })
-}
-
-struct Gpt2<const DIGITS_APART: bool>;
-
-impl<const APART: bool> Rules for Gpt2<APART> {
-    const DIGITS_APART: bool = APART;
 
     #[inline]
-    fn word(&self, text: &[u8], at: usize, masks: &Masks) -> Option<usize> {
-        // ` ?\p{L}+`
-        if let Some(end) = letters(text, at, masks, |byte| byte == b' ') {
-            return end;
-        }
-        let classes = Classes::shared();
-        if text[at] == b'\''
-            && let Some(end) = contraction(text, at, false)
-        {
-            return masks.whole(end);
-        }
-        // ` ?` before letters, numbers or others.
-        let start = at + usize::from(text[at] == b' ');
-        if start < text.len() {
-            let (class, size) = classes.at(text, start);
-            match class {
-                _ if APART && class & DIGIT != 0 && start == at => return masks.whole(at + size),
-                _ if APART && class & DIGIT != 0 => {}
-                _ if class & LETTER != 0 => return masks.letters_end(start),
-                _ if class & NUMBER != 0 => return masks.whole(numbers_end(text, start, usize::MAX, APART)),
-                _ if class & SPACE == 0 => return masks.others_end(start),
-                _ => {}
+    fn each_word<R: Rules>(&mut self, text: &[u8], rules: &R, word: &mut impl FnMut(usize, usize)) {
+        let (mut start, mut longer) = (0, false);
+        while start < text.len() {
+            self.masks.look(text, start, rules.digits_apart(), longer);
+            self.mark(text, rules);
+            let (first, limit) = (start, self.masks.limit());
+            let bits = limit - first;
+            // The first word starts where it is looked at, and the last one ends where the text does.
+            self.starts[0] &= !1;
+            if limit == text.len() {
+                self.set(bits);
             }
+            let last = bits / 64;
+            self.starts[last] &= !0 >> (63 - bits % 64);
+            for (turn, &bits) in self.starts[..=last].iter().enumerate() {
+                let mut bits = bits;
+                while bits != 0 {
+                    let end = first + 64 * turn + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    word(start, end);
+                    start = end;
+                }
+            }
+            longer = start == first;
         }
-        let end = masks.spaces_end(at)?;
-        let at_end = end == text.len() || (APART && classes.at(text, end).0 & DIGIT != 0);
-        Some(spaces(text, at, end, at_end))
+    }
+
+    /// Finds all starts in what was looked at.
+    #[inline]
+    fn mark<R: Rules>(&mut self, text: &[u8], rules: &R) {
+        let Self { masks, starts } = self;
+        starts.clear();
+        let mut before = Before::default();
+        let (mut any_apostrophe, mut any_numbers) = (false, false);
+        for (turn, around) in masks.blocks().enumerate() {
+            let (found, left) = rules.starts(around, &mut before);
+            starts.push(found);
+            any_apostrophe |= found & around[1].apostrophes != 0;
+            any_numbers |= left.numbers;
+            each_bit(left.last_bytes, |bit| {
+                let at = masks.character_start(64 * turn + bit);
+                starts[at / 64] |= 1 << (at % 64);
+            });
+            each_bit(left.blank_ends, |bit| {
+                if let Some(at) = masks.start_behind_newline(64 * turn + bit) {
+                    starts[at / 64] &= !(1 << (at % 64));
+                }
+            });
+        }
+        starts.push(0);
+        starts.push(0);
+        if any_numbers {
+            self.cut_numbers(text, rules.numbers());
+        }
+        if any_apostrophe {
+            self.cut_contractions(text, R::CONTRACTIONS_OF_ANY_CASE);
+        }
+    }
+
+    fn set(&mut self, at: usize) {
+        self.starts[at / 64] |= 1 << (at % 64);
+    }
+
+    /// Words of numbers have at most so many.
+    #[inline(never)]
+    fn cut_numbers(&mut self, text: &[u8], most: usize) {
+        let classes = Classes::shared();
+        let Self { masks, starts } = self;
+        let start = masks.start();
+        let mut before = 0;
+        for (turn, [_, block, _]) in masks.blocks().enumerate() {
+            let run_starts = block.numbers & !(block.numbers << 1 | before >> 63);
+            before = block.numbers;
+            each_bit(run_starts, |bit| {
+                let (mut at, mut count) = (start + 64 * turn + bit, 0);
+                let end = masks.end();
+                while at < end {
+                    let (class, size) = classes.at(text, at);
+                    if class & NUMBER == 0 {
+                        break;
+                    }
+                    if count == most {
+                        starts[(at - start) / 64] |= 1 << ((at - start) % 64);
+                        count = 0;
+                    }
+                    count += 1;
+                    at += size;
+                }
+            });
+        }
+    }
+
+    /// A contraction is a word of its own, whatever is behind it.
+    #[inline(never)]
+    fn cut_contractions(&mut self, text: &[u8], any_case: bool) {
+        let Self { masks, starts } = self;
+        let start = masks.start();
+        for (turn, [_, block, _]) in masks.blocks().enumerate() {
+            each_bit(starts[turn] & block.apostrophes, |bit| {
+                let at = 64 * turn + bit;
+                if let Some(end) = contraction(text, start + at, any_case) {
+                    let end = end - start;
+                    for inside in at + 1..end {
+                        starts[inside / 64] &= !(1 << (inside % 64));
+                    }
+                    starts[end / 64] |= 1 << (end % 64);
+                }
+            });
+        }
+    }
+}
+
+#[inline]
+fn each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
+    while bits != 0 {
+        each(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
+/// The bits one byte later.
+#[inline]
+fn later(bits: u64, before: u64) -> u64 {
+    bits << 1 | before >> 63
+}
+
+/// The bits one byte earlier.
+#[inline]
+fn earlier(bits: u64, behind: u64) -> u64 {
+    bits >> 1 | behind << 63
+}
+
+/// What is left of `runs` without those that begin at `starts`. Adding carries through a run and leaves none of it.
+#[inline]
+fn without_runs(runs: u64, starts: u64, goes_on: &mut bool) -> u64 {
+    let (sum, first) = runs.overflowing_add(starts);
+    let (sum, second) = sum.overflowing_add(u64::from(*goes_on));
+    *goes_on = first | second;
+    sum
+}
+
+struct Gpt2 {
+    digits_apart: bool,
+}
+
+impl Rules for Gpt2 {
+    const CONTRACTIONS_OF_ANY_CASE: bool = false;
+
+    fn digits_apart(&self) -> bool {
+        self.digits_apart
+    }
+
+    fn numbers(&self) -> usize {
+        usize::MAX
+    }
+
+    #[inline]
+    fn starts(&self, [behind, block, next]: [&Block; 3], before: &mut Before) -> (u64, Left) {
+        let &Block { letters, numbers, spaces, digits, inside, .. } = block;
+        let others = !(letters | numbers | spaces | digits);
+        // ` ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+`: a run, and a space before it that no other space keeps.
+        let same = letters & later(letters, behind.letters)
+            | numbers & later(numbers, behind.numbers)
+            | others & later(others, before.others);
+        let words = (letters | numbers | others) & !same & !later(block.blanks, behind.blanks);
+        // `\s+(?!\S)|\s+`: the last space before a word stands apart from those before it. Digits are no words here.
+        let last = spaces & !earlier(spaces | digits, next.spaces | next.digits);
+        let runs = spaces & !later(spaces, behind.spaces);
+        before.others = others;
+        let found = words | runs | last & !inside | digits & !inside;
+        (found, Left { last_bytes: last & inside, ..Left::default() })
     }
 }
 
@@ -113,81 +270,105 @@ struct Cl100k {
 }
 
 impl Rules for Cl100k {
+    const CONTRACTIONS_OF_ANY_CASE: bool = true;
+
+    fn digits_apart(&self) -> bool {
+        false
+    }
+
+    fn numbers(&self) -> usize {
+        self.digits
+    }
+
     #[inline]
-    fn word(&self, text: &[u8], at: usize, masks: &Masks) -> Option<usize> {
-        // `[^\r\n\p{L}\p{N}]?\p{L}+`. The apostrophe may begin a contraction, which goes before; a character beyond
-        // ASCII has several bytes.
-        let before = |byte| !matches!(byte, b'\r' | b'\n' | b'0'..=b'9' | b'\'' | 0x80..);
-        if let Some(end) = letters(text, at, masks, before) {
-            return end;
-        }
-        let classes = Classes::shared();
-        if text[at] == b'\''
-            && let Some(end) = contraction(text, at, true)
-        {
-            return masks.whole(end);
-        }
-        let (class, size) = classes.at(text, at);
+    fn starts(&self, [behind, block, next]: [&Block; 3], before: &mut Before) -> (u64, Left) {
+        let &Block { letters, numbers, spaces, inside, newlines, .. } = block;
+        let others = !(letters | numbers | spaces);
+        let after_others = later(others, before.others);
+        // ` ?[^\s\p{L}\p{N}]+`
+        let other_starts = others & !after_others & !later(block.blanks, behind.blanks);
+        // `[^\r\n\p{L}\p{N}]?\p{L}+`: what may stand before is a space or the one other of a run.
+        let next_start = later(other_starts, before.other_starts);
+        let behind_other = next_start & !inside
+            | without_runs(inside, next_start & inside, &mut before.next_goes_on) & !inside;
+        let behind_space = later(spaces & !newlines, behind.spaces & !behind.newlines);
+        let letter_starts = letters & !later(letters, behind.letters) & !behind_other & !behind_space;
         // `\p{N}{1,3}`
-        if class & NUMBER != 0 {
-            return masks.whole(numbers_end(text, at, self.digits, false));
-        }
-        // `[^\r\n\p{L}\p{N}]?\p{L}+`
-        let next = at + size;
-        let is_newline = matches!(text[at], b'\r' | b'\n');
-        if !is_newline && next < text.len() && classes.at(text, next).0 & LETTER != 0 {
-            return masks.letters_end(next);
-        }
-        others_or_spaces(text, at, next, masks, |byte| matches!(byte, b'\r' | b'\n'))
+        let number_starts = match self.digits {
+            1 => numbers & !inside,
+            _ => numbers & !later(numbers, behind.numbers),
+        };
+        // `[\r\n]*` behind others.
+        let left = without_runs(newlines, after_others & newlines, &mut before.absorbed_goes_on);
+        let left_spaces = spaces & (!newlines | left);
+        let left_newlines = newlines & left;
+        // `\s*[\r\n]+` goes on to the last newline of a run; then `\s+(?!\S)|\s+`.
+        let runs = left_spaces & !later(left_spaces, before.spaces);
+        let plain = spaces & !newlines;
+        let behind_newline = plain & later(left_newlines, before.newlines);
+        let last = plain & !earlier(spaces, next.spaces);
+        let blank_ends = plain & earlier(newlines, next.newlines);
+        let too_many = (1..=self.digits as u32)
+            .fold(numbers, |run, by| run & (numbers << by | behind.numbers >> (64 - by)));
+        *before = Before {
+            others,
+            other_starts,
+            spaces: left_spaces,
+            newlines: left_newlines,
+            next_goes_on: before.next_goes_on,
+            absorbed_goes_on: before.absorbed_goes_on,
+        };
+        let found = other_starts | letter_starts | number_starts | runs | behind_newline | last & !inside;
+        let numbers = self.digits > 1 && (too_many | numbers & inside) != 0;
+        (found, Left { last_bytes: last & inside, blank_ends, numbers })
     }
 }
 
 /// ` ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+` at a character that ends at `next`; `after` are the bytes that may
 /// follow others.
-#[inline]
-fn others_or_spaces(
-    text: &[u8],
-    at: usize,
-    next: usize,
-    masks: &Masks,
-    after: fn(u8) -> bool,
-) -> Option<usize> {
+fn others_or_spaces(text: &[u8], at: usize, next: usize, after: fn(u8) -> bool) -> usize {
     let other = if text[at] == b' ' { next } else { at };
-    if other < text.len() && Classes::shared().at(text, other).0 & (LETTER | NUMBER | SPACE) == 0 {
-        let mut end = masks.others_end(other)?;
+    let mut end = run_end(text, other, |class| class & (LETTER | NUMBER | SPACE) == 0);
+    if end > other {
         while end < text.len() && after(text[end]) {
             end += 1;
         }
-        return masks.whole(end);
+        return end;
     }
     // `\s*[\r\n]+` takes back spaces up to the last newline of the run.
-    let end = masks.spaces_end(at)?;
+    let end = run_end(text, at, |class| class & SPACE != 0);
     match text[at..end].iter().rposition(|byte| matches!(byte, b'\r' | b'\n')) {
-        Some(newline) => Some(at + newline + 1),
-        None => Some(spaces(text, at, end, end == text.len())),
+        Some(newline) => at + newline + 1,
+        None => spaces(text, at, end),
     }
 }
 
-struct O200k;
-
-impl Rules for O200k {
-    fn word(&self, text: &[u8], at: usize, masks: &Masks) -> Option<usize> {
+/// The end of the characters from `at` on whose class is wanted.
+fn run_end(text: &[u8], mut at: usize, wanted: fn(u8) -> bool) -> usize {
+    while at < text.len() {
         let (class, size) = Classes::shared().at(text, at);
-        let next = at + size;
-        // `[^\r\n\p{L}\p{N}]?` is taken if what follows matches with it, and else left out, which helps marks alone.
-        let may_begin = class & (LETTER | NUMBER) == 0 && !matches!(text[at], b'\r' | b'\n');
-        let end =
-            Some(next).filter(|_| may_begin).and_then(|next| cased(text, next)).or_else(|| cased(text, at));
-        if let Some(end) = end {
-            let end =
-                if text.get(end) == Some(&b'\'') { contraction(text, end, true).unwrap_or(end) } else { end };
-            return masks.whole(end);
+        if !wanted(class) {
+            break;
         }
-        if class & NUMBER != 0 {
-            return masks.whole(numbers_end(text, at, 3, false));
-        }
-        others_or_spaces(text, at, next, masks, |byte| matches!(byte, b'\r' | b'\n' | b'/'))
+        at += size;
     }
+    at
+}
+
+/// The end of the word at `at`. Its words end where large letters follow small ones, which takes a look at each.
+fn o200k(text: &[u8], at: usize) -> usize {
+    let (class, size) = Classes::shared().at(text, at);
+    let next = at + size;
+    // `[^\r\n\p{L}\p{N}]?` is taken if what follows matches with it, and else left out, which helps marks alone.
+    let may_begin = class & (LETTER | NUMBER) == 0 && !matches!(text[at], b'\r' | b'\n');
+    let end = Some(next).filter(|_| may_begin).and_then(|next| cased(text, next)).or_else(|| cased(text, at));
+    if let Some(end) = end {
+        return if text.get(end) == Some(&b'\'') { contraction(text, end, true).unwrap_or(end) } else { end };
+    }
+    if class & NUMBER != 0 {
+        return numbers_end(text, at, 3);
+    }
+    others_or_spaces(text, at, next, |byte| matches!(byte, b'\r' | b'\n' | b'/'))
 }
 
 /// The end of `[U]*[S]+` at `at`, and if that does not match, of `[U]+[S]*`.
@@ -236,17 +417,12 @@ fn contraction(text: &[u8], at: usize, any_case: bool) -> Option<usize> {
     }
 }
 
-/// The end of at most `most` numbers in a row. Digits that are cut out before are no part of it.
-#[inline]
-fn numbers_end(text: &[u8], mut at: usize, most: usize, digits_apart: bool) -> usize {
-    let classes = Classes::shared();
-    let wanted = if digits_apart { NUMBER | DIGIT } else { NUMBER };
+/// The end of at most `most` numbers in a row.
+fn numbers_end(text: &[u8], mut at: usize, most: usize) -> usize {
     for _ in 0..most {
-        if at == text.len() {
-            break;
-        }
-        let (class, size) = classes.at(text, at);
-        if class & wanted != NUMBER {
+        let Some(_) = text.get(at) else { break };
+        let (class, size) = Classes::shared().at(text, at);
+        if class & NUMBER == 0 {
             break;
         }
         at += size;
@@ -255,9 +431,8 @@ fn numbers_end(text: &[u8], mut at: usize, most: usize, digits_apart: bool) -> u
 }
 
 /// `\s+(?!\S)|\s+` for the run `at..end`: all but the last space, which goes to the word behind, if there is one.
-#[inline]
-fn spaces(text: &[u8], at: usize, end: usize, at_end: bool) -> usize {
-    if at_end {
+fn spaces(text: &[u8], at: usize, end: usize) -> usize {
+    if end == text.len() {
         return end;
     }
     let is_start = |byte: &u8| byte & 0xc0 != 0x80;
