@@ -71,8 +71,14 @@ impl Classes {
     /// The class bits of the character that starts at `text[at]`, and how many bytes it has.
     #[inline]
     pub(super) fn at(&self, text: &[u8], at: usize) -> (u8, usize) {
-        let lead = u32::from(text[at]);
-        let next = |offset: usize| u32::from(text[at + offset]) & 0x3f;
+        // Four bytes at once, or as many as are left.
+        let bytes = text[at..].first_chunk().copied().unwrap_or_else(|| {
+            let mut bytes = [0; 4];
+            bytes[..text.len() - at].copy_from_slice(&text[at..]);
+            bytes
+        });
+        let lead = u32::from(bytes[0]);
+        let next = |offset: usize| u32::from(bytes[offset]) & 0x3f;
         match lead {
             0..0x80 => (self.classes[0][lead as usize], 1),
             0x80..0xe0 => (self.of((lead & 0x1f) << 6 | next(1)), 2),

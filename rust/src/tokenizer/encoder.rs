@@ -11,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use super::added_tokens::AddedTokens;
 use super::characters::Characters;
 use super::composed::composed;
-use super::hash;
 use super::joints::Joints;
 
 use super::merges::{self, Merges};
@@ -152,20 +151,28 @@ impl Encoder {
                 length += slot.count as usize;
                 continue;
             }
+            let rest = ROOM * (count - turn - 1);
+            if let Some(ids) = words.cache.find(text.as_bytes(), word) {
+                let end = length + ids.len();
+                if out.len() < end + rest {
+                    out.resize(end + rest, 0);
+                }
+                out[length..end].copy_from_slice(ids);
+                length = end;
+                continue;
+            }
             out.truncate(length);
-            self.other_word(text, words.waiting[turn], words, out);
+            self.new_word(text, words.waiting[turn], words, out);
             length = out.len();
-            out.resize(length + ROOM * (count - turn - 1), 0);
+            out.resize(length + rest, 0);
         }
         out.truncate(length);
     }
 
-    /// Takes a word that is not known, is long or has many ids.
+    /// Takes a word that is not known.
     #[inline(never)]
-    fn other_word(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
-        if let Some(ids) = words.cache.find(text.as_bytes(), &word) {
-            out.extend_from_slice(ids);
-        } else if word.is_short() {
+    fn new_word(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
+        if word.is_short() {
             self.whole_words.prefetch(word.hash());
             self.put_off(text, word, words, out);
         } else {
@@ -176,9 +183,21 @@ impl Encoder {
     /// Takes a word that the cache does not have. The ids of the words behind it are appended at once, and its own are put
     /// between when enough of these words wait to be merged side by side.
     fn put_off(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
-        let same = words.new.iter().position(|other| other.word.is(&word, text)).unwrap_or(words.new.len());
+        let turn = words.new.len();
+        let mut place = (word.hash() >> 32) as usize;
+        let same = loop {
+            let other = &mut words.places[place % words.places.len()];
+            if *other == FREE {
+                *other = turn as u8;
+                break turn;
+            }
+            if words.new[usize::from(*other)].word.is(&word, text) {
+                break usize::from(*other);
+            }
+            place += 1;
+        };
         words.new.push(New { word, same, at: out.len(), ids: 0..0 });
-        if words.new.len() == merges::LANES {
+        if words.new.len() == PUT_OFF {
             self.new_words(text, words, out);
         }
     }
@@ -205,40 +224,49 @@ impl Encoder {
         }
         new.clear();
         words.new = new;
+        words.places.fill(FREE);
     }
 
     /// Leaves the ids of new words in `words.made`.
     fn make_ids(&self, text: &str, new: &mut [New], words: &mut Words) {
         words.made.clear();
-        let (mut turns, mut in_lanes) = ([0; merges::LANES], 0);
-        for (turn, word) in new.iter_mut().enumerate().filter(|(turn, word)| word.same == *turn) {
+        let mut to_merge = [0; PUT_OFF];
+        let mut count = 0;
+        for (turn, New { word, ids, .. }) in
+            new.iter_mut().enumerate().filter(|(turn, new)| new.same == *turn)
+        {
             let first = words.made.len();
-            let bytes = word.word.of(text);
-            // A long word was looked up before.
-            if word.word.is_short()
-                && let Some(id) = self.whole_word(bytes, word.word.hash())
-            {
+            let bytes = word.of(text);
+            // A long word was looked up before, and a piece is no word.
+            let known =
+                if word.is_short() && !word.is_piece { self.whole_word(bytes, word.hash()) } else { None };
+            if let Some(id) = known {
                 words.made.push(id);
+            } else if bytes.len() > merges::SHORT {
+                self.read_symbols(bytes, &mut words.symbols, &mut words.kept);
+                self.merge_symbols(words);
+                words.made.extend_from_slice(&words.symbols);
             } else {
-                self.read_symbols(bytes, words);
-                if words.symbols.len() <= merges::SHORT {
-                    let bytes = self.units.is_bytes().then_some(&*words.kept);
-                    self.merges.begin(&mut words.lanes[in_lanes], &words.symbols, bytes);
-                    turns[in_lanes] = turn;
-                    in_lanes += 1;
-                } else {
-                    self.merge_symbols(words);
-                    words.made.extend_from_slice(&words.symbols);
-                }
+                to_merge[count] = turn;
+                count += 1;
             }
-            word.ids = first..words.made.len();
+            *ids = first..words.made.len();
         }
-        self.merges.merge_lanes(&mut words.lanes[..in_lanes]);
-        for (&turn, lane) in turns[..in_lanes].iter().zip(&*words.lanes) {
-            let first = words.made.len();
-            lane.take(&mut words.made);
-            new[turn].ids = first..words.made.len();
-        }
+        let Words { made, symbols, kept, lanes, .. } = words;
+        let mut to_merge = to_merge[..count].iter();
+        let mut in_lanes: [Option<usize>; merges::LANES] = [None; merges::LANES];
+        self.merges.merge_lanes(lanes, |number, lane| {
+            if let Some(turn) = in_lanes[number] {
+                let first = made.len();
+                lane.take(made);
+                new[turn].ids = first..made.len();
+            }
+            in_lanes[number] = to_merge.next().copied();
+            let Some(turn) = in_lanes[number] else { return false };
+            self.read_symbols(new[turn].word.of(text), symbols, kept);
+            self.merges.begin(lane, symbols, self.units.is_bytes().then_some(kept));
+            true
+        });
     }
 
     /// The token that is this word, if merging need not be asked.
@@ -247,58 +275,47 @@ impl Encoder {
         known.filter(|&id| self.ignores_merges || self.whole_words.is_sure(id))
     }
 
-    /// Appends the ids of a word that is not known and long enough to be cut.
+    /// Takes a word that is not known and long enough to be cut. Its pieces come again more often than the word; it is kept
+    /// itself when all of them are known.
     fn long_word(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
         let bytes = word.of(text);
         let known = out.len();
-        match self.whole_word(bytes, hash::of_word(bytes.as_bytes())) {
-            Some(id) => out.push(id),
-            None => {
-                let mut is_cut = false;
-                if self.units.may_cut(bytes) {
-                    self.joints.each_piece(
-                        bytes,
-                        |character| character,
-                        |from, to| {
-                            is_cut |= to - from < bytes.len();
-                            if is_cut {
-                                self.piece(text, word.start + from, word.start + to, words, out);
-                            }
-                        },
-                    );
+        let (mut is_cut, mut is_known) = (false, true);
+        if let Some(id) = self.whole_word(bytes, word.hash()) {
+            out.push(id);
+        } else if self.units.may_cut(bytes) {
+            let read = |character| character;
+            self.joints.each_piece(bytes, read, |from, to| {
+                is_cut |= to - from < bytes.len();
+                if is_cut {
+                    is_known &= self.piece(text, word.start + from, word.start + to, words, out);
                 }
-                if !is_cut {
-                    return self.put_off(text, word, words, out);
-                }
-            }
+            });
+            is_known &= is_cut;
+        } else {
+            is_known = false;
         }
-        words.cache.insert(text.as_bytes(), &word, &out[known..]);
+        if is_known {
+            words.cache.insert(text.as_bytes(), &word, &out[known..]);
+        } else if !is_cut {
+            self.put_off(text, word, words, out);
+        }
     }
 
-    /// Appends the ids of a piece of a word, which merges alone and is no word for the vocabulary.
+    /// Takes a piece of a word, which merges alone and is no word for the vocabulary. Says whether it is known.
     #[inline]
-    fn piece(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) {
+    fn piece(&self, text: &str, start: usize, end: usize, words: &mut Words, out: &mut Vec<u32>) -> bool {
         let piece = words.cache.word(text.as_bytes(), start, end, true);
-        match words.cache.find(text.as_bytes(), &piece) {
-            Some(ids) => out.extend_from_slice(ids),
-            None => {
-                let known = out.len();
-                self.merge(piece.of(text), words, out);
-                words.cache.insert(text.as_bytes(), &piece, &out[known..]);
-            }
+        if let Some(ids) = words.cache.find(text.as_bytes(), &piece) {
+            out.extend_from_slice(ids);
+            return true;
         }
+        self.put_off(text, piece, words, out);
+        false
     }
 
-    /// Appends the ids that a word's symbols merge to.
-    fn merge(&self, word: &str, words: &mut Words, out: &mut Vec<u32>) {
-        self.read_symbols(word, words);
-        self.merge_symbols(words);
-        out.extend_from_slice(&words.symbols);
-    }
-
-    /// Leaves the symbols of a word in `words.symbols` and, where they are those of bytes, these in `words.kept`.
-    fn read_symbols(&self, word: &str, words: &mut Words) {
-        let Words { symbols, kept, .. } = words;
+    /// Leaves the symbols of a word in `symbols` and, where they are those of bytes, these in `kept`.
+    fn read_symbols(&self, word: &str, symbols: &mut Vec<u32>, kept: &mut Vec<u8>) {
         symbols.clear();
         kept.clear();
         // One giant word must not hold its memory forever.
@@ -325,7 +342,7 @@ impl Encoder {
         for id in self.whole_words.ids() {
             let text = self.whole_words.text(id);
             if let Some(text) = text.filter(|text| text.len() <= LONGEST_SURE) {
-                self.read_symbols(text, &mut words);
+                self.read_symbols(text, &mut words.symbols, &mut words.kept);
                 self.merge_symbols(&mut words);
                 if words.symbols == [id] {
                     self.whole_words.set_sure(id);
@@ -347,6 +364,12 @@ pub(super) struct Workspace {
 /// As many words wait as memory can be asked for at a time.
 const WAITING: usize = 32;
 
+/// As many new words are merged at a time, so that some are left to begin when others are done.
+const PUT_OFF: usize = 64;
+
+/// No new word.
+const FREE: u8 = u8::MAX;
+
 /// Ids that are written for a word at most, and then counted.
 const ROOM: usize = if MEDIUM_IDS > SHORT_IDS { MEDIUM_IDS } else { SHORT_IDS };
 
@@ -356,6 +379,8 @@ struct Words {
     num_waiting: usize,
     /// Words that wait to be merged.
     new: Vec<New>,
+    /// Where each of them lies, at the place of its hash or behind it.
+    places: [u8; 2 * PUT_OFF],
     /// Their ids, one word behind the other.
     made: Vec<u32>,
     lanes: Box<[merges::Lane]>,
@@ -383,6 +408,7 @@ impl Words {
             waiting: [Word::default(); WAITING],
             num_waiting: 0,
             new: Vec::new(),
+            places: [FREE; 2 * PUT_OFF],
             made: Vec::new(),
             lanes: vec![merges::Lane::default(); merges::LANES].into(),
             symbols: Vec::new(),

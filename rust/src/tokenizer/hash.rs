@@ -17,16 +17,10 @@ pub(super) fn of_pair(left: u64, right: u64) -> u64 {
     fold(left ^ FIRST, right ^ SECOND)
 }
 
-/// Of a word: of a short one as a number and its length, which is fast where that number is at hand.
-pub(super) fn of_word(word: &[u8]) -> u64 {
-    if word.len() > 15 {
-        return of_bytes(word);
-    }
-    let mut bytes = [0; 16];
-    bytes[..word.len()].copy_from_slice(word);
-    bytes[15] = word.len() as u8;
-    let bytes = u128::from_le_bytes(bytes);
-    of_pair(bytes as u64, (bytes >> 64) as u64)
+/// Of four numbers.
+#[inline]
+pub(super) fn of_four(numbers: [u64; 4]) -> u64 {
+    of_pair(of_pair(numbers[0], numbers[1]) ^ numbers[2], numbers[3])
 }
 
 /// Of bytes, sixteen at a time; of long texts in four sums side by side, as none has to wait for another.

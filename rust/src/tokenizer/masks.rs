@@ -153,18 +153,25 @@ impl Masks {
         let apart = if digits_apart { DIGIT } else { 0 };
         let mut before = Block::default();
         for (from, block) in (self.start..).step_by(BLOCK).zip(&mut self.blocks[1..]) {
+            let (mut letters, mut numbers, mut spaces, mut digits) = (0, 0, 0, 0);
             let mut leads = block.leads;
             while leads != 0 {
                 let at = leads.trailing_zeros();
                 leads &= leads - 1;
                 let class = classes.at(text, from + at as usize).0;
                 let bit = |wanted: u8| u64::from(class & wanted != 0) << at;
-                let (digit, kept) = if class & apart == 0 { (0, !0) } else { (bit(DIGIT), 0) };
-                block.digits |= digit;
-                block.letters |= bit(LETTER) & kept;
-                block.numbers |= bit(NUMBER) & kept;
-                block.spaces |= bit(SPACE) & kept;
+                if class & apart == 0 {
+                    letters |= bit(LETTER);
+                    numbers |= bit(NUMBER);
+                    spaces |= bit(SPACE);
+                } else {
+                    digits |= bit(DIGIT);
+                }
             }
+            block.letters |= letters;
+            block.numbers |= numbers;
+            block.spaces |= spaces;
+            block.digits |= digits;
             // What a character is, so are the bytes behind its first.
             let inside = block.inside;
             let spread = |mask: &mut u64, before: u64| {

@@ -84,16 +84,20 @@ impl Merges {
         lane.take(symbols);
     }
 
-    /// Merges words side by side: a pair of each in turn, so that memory answers for all of them at once.
-    pub(super) fn merge_lanes(&self, lanes: &mut [Lane]) {
+    /// Merges words side by side: a pair of each in turn, so that memory answers for all of them at once. `refill` takes
+    /// what became of the word in a lane, if one was begun there, and begins another one or says that there is none.
+    pub(super) fn merge_lanes(&self, lanes: &mut [Lane], mut refill: impl FnMut(usize, &mut Lane) -> bool) {
         let mut places: [usize; LANES] = std::array::from_fn(|place| place);
-        let mut count = lanes.len();
+        let mut count = 0;
+        while count < lanes.len() && refill(count, &mut lanes[count]) {
+            count += 1;
+        }
         while count > 0 {
             let mut kept = 0;
             for turn in 0..count {
                 let place = places[turn];
                 places[kept] = place;
-                kept += usize::from(self.step(&mut lanes[place]));
+                kept += usize::from(self.step(&mut lanes[place]) || refill(place, &mut lanes[place]));
             }
             count = kept;
         }

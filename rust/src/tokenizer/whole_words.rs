@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::hash;
 use super::simd::prefetch;
+use super::word_cache::hash_of;
 use crate::vocab::Vocab;
 
 /// A word of this many bytes lies in its entry, so that looking it up costs one place in memory.
@@ -32,7 +32,7 @@ impl WholeWords {
         let mut words = Self { vocab, table, sure };
         for id in ids {
             let word = words.vocab.bytes(id).unwrap_or_default();
-            let (key, mut place) = words.search(word, hash::of_word(word));
+            let (key, mut place) = words.search(word, hash_of(word));
             while words.table[place] != 0 {
                 place = (place + 1) & (words.table.len() - 1);
             }
@@ -46,7 +46,7 @@ impl WholeWords {
         prefetch(&raw const self.table[self.place(hash)]);
     }
 
-    /// The token that is `word`, whose hash is `hash::of_word`.
+    /// The token that is `word`, with its `hash_of`.
     pub(super) fn find(&self, word: &[u8], hash: u64) -> Option<u32> {
         let (key, mut place) = self.search(word, hash);
         loop {

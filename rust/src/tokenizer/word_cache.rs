@@ -45,7 +45,7 @@ impl Word {
         self.end - self.start
     }
 
-    /// `hash::of_word` if it is short and no piece.
+    /// [`hash_of`] if it is no piece.
     pub(super) fn hash(&self) -> u64 {
         self.hash
     }
@@ -58,6 +58,11 @@ impl Word {
     #[inline]
     pub(super) fn is_medium(&self) -> bool {
         self.length() <= MEDIUM
+    }
+
+    #[inline]
+    fn medium_key(&self, text: &[u8]) -> Key<4> {
+        medium_key(text, self.start, self.length(), self.is_piece)
     }
 
     /// Whether both are the same word.
@@ -234,9 +239,9 @@ impl WordCache {
     #[inline(never)]
     fn longer_word(&self, text: &[u8], word: &mut Word) {
         if word.is_medium() {
-            word.hash = medium_hash(medium_key(text, word));
+            word.hash = medium_hash(word.medium_key(text));
             self.medium.prefetch(word.hash);
-        } else if word.length() <= LONGEST {
+        } else {
             word.hash = hash::of_bytes(&text[word.start..word.end]);
         }
     }
@@ -250,7 +255,7 @@ impl WordCache {
     /// What is known of a medium word.
     #[inline]
     pub(super) fn find_medium(&self, text: &[u8], word: &Word) -> Option<&Slot<4, MEDIUM_IDS>> {
-        self.medium.find(medium_key(text, word), word.hash)
+        self.medium.find(word.medium_key(text), word.hash)
     }
 
     /// The ids of any word.
@@ -293,7 +298,7 @@ impl WordCache {
             let slot = self.slot(word.key, ids);
             self.short.insert(slot, short_hash);
         } else if word.is_medium() {
-            let slot = self.slot(medium_key(text, word), ids);
+            let slot = self.slot(word.medium_key(text), ids);
             self.medium.insert(slot, medium_hash);
         } else if is_kept_long(word) {
             self.insert_long(&text[word.start..word.end], word.hash, ids);
@@ -385,13 +390,13 @@ fn short_key(text: &[u8], start: usize, length: usize, is_piece: bool) -> Key<2>
 }
 
 #[inline]
-fn medium_key(text: &[u8], word: &Word) -> Key<4> {
-    let [first, second, third, fourth]: Key<4> = match text[word.start..].first_chunk::<32>() {
+fn medium_key(text: &[u8], start: usize, length: usize, is_piece: bool) -> Key<4> {
+    let [first, second, third, fourth]: Key<4> = match text[start..].first_chunk::<32>() {
         Some(chunk) => parts(chunk),
-        None => parts(&padded::<32>(text, word.start, word.length())),
+        None => parts(&padded::<32>(text, start, length)),
     };
-    let mask = MASKS[(word.length() - 16) & 15];
-    [first, second, third & mask[0], fourth & mask[1] | top(word.length(), word.is_piece)]
+    let mask = MASKS[(length - 16) & 15];
+    [first, second, third & mask[0], fourth & mask[1] | top(length, is_piece)]
 }
 
 /// The bytes as numbers.
@@ -415,6 +420,17 @@ fn top(length: usize, is_piece: bool) -> u64 {
     (length as u64 | if is_piece { PIECE } else { 0 }) << 56
 }
 
+/// The hash of a word: of all but long ones that of their key, which is at hand.
+pub(super) fn hash_of(word: &[u8]) -> u64 {
+    if word.len() <= SHORT {
+        short_hash(short_key(word, 0, word.len(), false))
+    } else if word.len() <= MEDIUM {
+        medium_hash(medium_key(word, 0, word.len(), false))
+    } else {
+        hash::of_bytes(word)
+    }
+}
+
 #[inline]
 fn short_hash(key: Key<2>) -> u64 {
     hash::of_pair(key[0], key[1])
@@ -422,7 +438,7 @@ fn short_hash(key: Key<2>) -> u64 {
 
 #[inline]
 fn medium_hash(key: Key<4>) -> u64 {
-    hash::of_pair(short_hash([key[0], key[1]]) ^ key[2], key[3])
+    hash::of_four(key)
 }
 
 /// Where a longer word may lie in a table of `length`, a power of two.
