@@ -2,7 +2,8 @@
 
 Every contender is a process of its own that a round starts anew, because text is fresh but once: it encodes half of a corpus
 to become warm, then the other half ("fresh": what a server sees), then that half again ("warm": what the caches make of it).
-Contenders take turns. Each takes the same `tokenizer.json`. A round before those that are timed compares every id.
+The documents that are left are fresh too: their ids are handed over as near to Rust as each package can. Contenders take turns.
+Each takes the same `tokenizer.json`. A round before those that are timed compares every id.
 """
 
 import math
@@ -23,6 +24,8 @@ from benches.harness import Absent, Bench, Measured, MeasuredPeer, Sample, Setti
 OURS: Final = "ecocore"
 REFERENCE: Final = "tokenizers 0.23"
 NOT_INSTALLED: Final = "not installed"
+# How workloads of a corpus begin.
+STATES: Final = ("fresh", "warm", "array of fresh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Work:
     workload: str
     piece: str
     pieces: float
-    door: Literal["text", "chat"]
+    door: Literal["text", "array", "chat"]
     before: list[str]
     texts: list[str]
     rate: tuple[float, str] | None = None
@@ -81,9 +84,11 @@ def _works(oracle: Any, texts: list[Corpus], settings: Settings) -> list[Work]:
     chat = workloads.chat_messages(messages)
     works = []
     for corpus in texts:
+        fresh, others = corpora.megabytes(corpus.fresh), corpora.megabytes(corpus.others)
         works += [
-            Work(f"fresh {corpus.name}", "MB", corpus.megabytes, "text", corpus.seen, corpus.fresh, (1, "MB/s")),
-            Work(f"warm {corpus.name}", "MB", corpus.megabytes, "text", [], corpus.fresh, (1, "MB/s")),
+            Work(f"fresh {corpus.name}", "MB", fresh, "text", corpus.seen, corpus.fresh, (1, "MB/s")),
+            Work(f"warm {corpus.name}", "MB", fresh, "text", [], corpus.fresh, (1, "MB/s")),
+            Work(f"array of fresh {corpus.name}", "MB", others, "array", [], corpus.others, (1, "MB/s")),
         ]
     works += [
         Work("question of 30 bytes", "call", calls, "text", [], [workloads.SHORT] * calls),
@@ -123,8 +128,8 @@ class _Contest:
     def measured(self) -> Iterator[Measured]:
         """A case for loading, each work, and the geometric means over the corpora."""
         yield self._case("load", "load", None, ("load",))
-        for state in ("fresh", "warm"):
-            kinds = tuple(work.workload for work in self.works if work.workload.startswith(state))
+        for state in STATES:
+            kinds = tuple(work.workload for work in self.works if work.workload.startswith(f"{state} "))
             for kind in kinds:
                 yield self._case(kind, "MB", (1, "MB/s"), (kind,))
             yield self._case(f"{state}, geometric mean", "MB", (1, "MB/s"), kinds)

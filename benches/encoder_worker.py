@@ -11,11 +11,15 @@ import pickle
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from benches.encoders import ENCODERS, Door, Refused, Taken, Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Encoded before each turn, untimed: a process that slept finds neither its code nor its clock rate.
 AWAKE: Final = ["What is the capital of France?"] * 200
@@ -49,13 +53,17 @@ def serve(name: str, questions: BinaryIO, answers: BinaryIO) -> None:
         return
     _settle()
     answer(loaded)
-    chat = cache(encoder.chat)
+    doors: dict[str, Callable[[], Door]] = {
+        "text": lambda: encoder.text,
+        "array": lambda: encoder.array,
+        "chat": cache(encoder.chat),
+    }
     while True:
         try:
             turn = pickle.load(questions)
         except EOFError:
             return
-        answer(_timed(chat() if turn.door == "chat" else encoder.text, turn))
+        answer(_timed(doors[turn.door](), turn))
 
 
 def _timed(encode: Door, turn: Turn) -> Taken:

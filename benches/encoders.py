@@ -17,9 +17,10 @@ Door = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """`text` gives ids as the package's callers get them; what `chat` makes gives them as near to Rust as the package can."""
+    """`text` gives ids as a list; `array` as near to Rust as the package can, and so does what `chat` makes for a chat."""
 
     text: Door
+    array: Door
     chat: Callable[[], Door]
 
 
@@ -27,18 +28,19 @@ def _ecocore(path: str) -> Encoder:
     from ecocore import Tokenizer
 
     tokenizer = Tokenizer.from_file(path)
-    return Encoder(tokenizer.encode, lambda: tokenizer.encode_chat)
+    return Encoder(tokenizer.encode, tokenizer.encode_array, lambda: tokenizer.encode_chat)
 
 
 def _tokenizers(path: str) -> Encoder:
-    """Of either version; the chat's ids stay in the `Encoding`."""
+    """Of either version; what is no list stays in the `Encoding`, which nobody reads."""
     from tokenizers import Tokenizer
 
     encode = Tokenizer.from_file(path).encode
-    return Encoder(
-        lambda text: encode(text, add_special_tokens=False).ids,
-        lambda: lambda text: encode(text, add_special_tokens=False),
-    )
+
+    def unread(text: str) -> Any:
+        return encode(text, add_special_tokens=False)
+
+    return Encoder(lambda text: unread(text).ids, unread, lambda: unread)
 
 
 def _gigatoken(path: str) -> Encoder:
@@ -46,7 +48,7 @@ def _gigatoken(path: str) -> Encoder:
     from gigatoken import Tokenizer
 
     encode = Tokenizer.from_json(Path(path).read_bytes()).encode
-    return Encoder(encode, lambda: encode)
+    return Encoder(encode, encode, lambda: encode)
 
 
 def _fastokens(path: str) -> Encoder:
@@ -60,14 +62,14 @@ def _fastokens(path: str) -> Encoder:
         return encode
 
     encode = Tokenizer.from_file(path).encode
-    return Encoder(lambda text: encode(text).ids, chat)
+    return Encoder(lambda text: encode(text).ids, encode, chat)
 
 
 def _splintr(path: str) -> Encoder:
     import splintr
 
     tokenizer = splintr.from_json(path)
-    return Encoder(tokenizer.encode, lambda: tokenizer.encode_flat)
+    return Encoder(tokenizer.encode, tokenizer.encode_flat, lambda: tokenizer.encode_flat)
 
 
 def _tiktoken(path: str) -> Encoder:
@@ -91,6 +93,7 @@ def _tiktoken(path: str) -> Encoder:
     special = set(added)
     return Encoder(
         encoding.encode_ordinary,
+        lambda text: encoding.encode_to_numpy(text, disallowed_special=()),
         lambda: lambda text: encoding.encode(text, allowed_special=special, disallowed_special=()),
     )
 
@@ -116,7 +119,7 @@ ENCODERS: Final[dict[str, Callable[[str], Encoder]]] = {
 class Turn:
     """Texts to encode through a door: to take the time, or to have the ids."""
 
-    door: Literal["text", "chat"]
+    door: Literal["text", "array", "chat"]
     texts: list[str]
     ids: bool = False
 

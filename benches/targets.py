@@ -43,8 +43,8 @@ class Verdict:
     met: bool | None
 
 
-def faster(than: str, times: float, *workloads: str) -> Goal:
-    """At least so many times as fast as a peer, in each of these workloads."""
+def faster(than: str, times: float, *workloads: str, by: str = "") -> Goal:
+    """At least so many times as fast as a peer, in each of these workloads; `by` says what is compared, if that is not plain."""
 
     def find(rows: Rows) -> Found | None:
         found = [row for row in rows if row.workload in workloads and row.peer == than]
@@ -56,7 +56,7 @@ def faster(than: str, times: float, *workloads: str) -> Goal:
         ratios = sorted(row.wall_ratio or 0.0 for row in found)
         return Found(_range([f"{three(ratio)}x" for ratio in ratios]), ratios[0] >= times)
 
-    return Goal(f">= {times:g}x {than}", find)
+    return Goal(f">= {times:g}x {than}{by}", find)
 
 
 def within(microseconds: float, *workloads: str) -> Goal:
@@ -101,6 +101,7 @@ def _range(ordered: list[str]) -> str:
 
 _MODELS: Final = ("SmolLM2", "Llama 3", "Qwen2", "Gemma 4")
 _MEAN: Final = "fresh, geometric mean"
+_ARRAYS: Final = "array of fresh, geometric mean"
 _SAMPLE: Final = "top_p 0.9, {}, V=128256, rows=1"
 _STREAMS: Final = "256 streams, 4 stop strings each"
 _LENGTHS: Final = ("one stream of 1,024 tokens", "one stream of 65,536 tokens")
@@ -114,7 +115,7 @@ TARGETS: Final = (
     *(
         Target(
             f"{model}, fresh text: mean of prose, code, ten scripts",
-            (faster("tokenizers 0.23", 48, f"{model}, {_MEAN}"), faster("gigatoken", 1.2, f"{model}, {_MEAN}")),
+            (faster("tokenizers 0.23", 48, f"{model}, {_MEAN}"), faster("gigatoken", 1.2, f"{model}, {_ARRAYS}", by=" (arrays)")),
         )
         for model in ("Llama 3", "Qwen2")
     ),
@@ -124,7 +125,7 @@ TARGETS: Final = (
     ),
     Target(
         "Gemma 4, the same",
-        (faster("tokenizers 0.23", 12, f"Gemma 4, {_MEAN}"), faster("gigatoken", 1, f"Gemma 4, {_MEAN}")),
+        (faster("tokenizers 0.23", 12, f"Gemma 4, {_MEAN}"), faster("gigatoken", 1, f"Gemma 4, {_ARRAYS}", by=" (arrays)")),
     ),
     Target("a question of 30 bytes, four models", (faster("tokenizers 0.23", 25, *_of_all("question of 30 bytes")),)),
     Target("a chat message of 255 bytes, four models", (faster("tokenizers 0.23", 37, *_of_all("chat message of 255 bytes")),)),

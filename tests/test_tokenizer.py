@@ -439,6 +439,17 @@ def test_threads_share_a_tokenizer() -> None:
             assert [ids.tolist() for ids in pool.map(tokenizer.encode_chat, documents)] == expected
 
 
+@pytest.mark.parametrize("name", [*ALL, "bytes"])
+def test_an_array_has_the_ids_of_the_list(name: str) -> None:
+    tokenizer = Tokenizer.bytes_only() if name == "bytes" else pair(name)[0]
+    for text in [*FRAGMENTS, "", "".join(FRAGMENTS) * 40]:
+        ids = tokenizer.encode_array(text)
+        assert ids.dtype == np.uint32
+        assert ids.tolist() == tokenizer.encode(text)
+    with pytest.raises(InvalidParameter, match="text: holds a lone surrogate"):
+        tokenizer.encode_array("\ud800")
+
+
 def test_a_batch_is_each_text_alone() -> None:
     tokenizer, _ = pair("qwen2")
     batch = [*FRAGMENTS, "", "".join(FRAGMENTS)] * 5

@@ -80,6 +80,9 @@ class Tokenizer:
         Raises InvalidParameter for a lone surrogate.
         """
 
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """`encode` as an array: no integer of Python's is touched, which takes a third of the time of a long text."""
+
     def encode_chat(self, text: str) -> NDArray[np.uint32]:
         """`encode` of the prompt of a chat, as an array.
 

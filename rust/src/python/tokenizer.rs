@@ -50,6 +50,11 @@ impl PyTokenizer {
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
         self.list(py, &self.free(py, text, || self.0.encode(text))?)
     }
+    fn encode_array<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let py = text.py();
+        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
+        Ok(PyArray1::from_vec(py, self.free(py, text, || self.0.encode(text))?))
+    }
     fn encode_chat<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
         let py = text.py();
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
