@@ -249,7 +249,7 @@ fn neighbours_and_their_order_change_no_text() {
         let turn: Vec<u64> = order.iter().map(|&stream| handles[stream]).collect();
         let next: Vec<u32> = order.iter().map(|&stream| ids[stream]).collect();
         for (&stream, (piece, _)) in order.iter().zip(streams.push(&turn, &next).unwrap().iter()) {
-            texts[stream].push_str(piece);
+            texts[stream].push_str(piece.text(&vocab));
         }
     }
     for (text, handle) in texts.iter_mut().zip(handles) {

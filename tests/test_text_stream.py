@@ -2,9 +2,11 @@
 
 import codecs
 import random
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ecocore._core import TextStream, Tokenizer
 from ecocore.errors import InvalidParameter
@@ -57,11 +59,50 @@ def test_each_stream_of_a_step_has_its_own_text_and_stops() -> None:
     assert streams.finish(stopping) == ""
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.int32, np.uint64])
-def test_arrays_serve_as_well_as_lists(dtype: type[np.integer]) -> None:
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.int32, np.uint64, np.int16, np.uint8, ">i8"])
+def test_arrays_serve_as_well_as_lists(dtype: str | type[np.integer]) -> None:
     streams = TextStream(Tokenizer.bytes_only())
     handles = np.array([streams.open(), streams.open()], dtype)
     assert streams.push(handles, np.array([97, 98], dtype)) == (["a", "b"], [False, False])
+    assert streams.push(handles[::-1], np.array([97, 0, 98, 0], dtype)[::2]) == (["a", "b"], [False, False])
+
+
+def test_tensors_and_tuples_serve_too() -> None:
+    streams = TextStream(Tokenizer.bytes_only())
+    handles = streams.open(), streams.open()
+    given: list[tuple[Any, Any]] = [(handles, torch.tensor([97, 98])), (torch.tensor(handles), (97, 98))]
+    for some_handles, ids in given:
+        assert streams.push(some_handles, ids) == (["a", "b"], [False, False])
+    assert streams.push(np.array(handles)[:0], []) == ([], [])
+
+
+def test_what_holds_no_ids_is_refused_by_name() -> None:
+    streams = TextStream(Tokenizer.bytes_only())
+    handle = streams.open()
+    for ids in np.array([-1]), np.array([1 << 32]), np.array([97.0]), np.array([[97]]), [97.0], ["a"], 97, None:
+        with pytest.raises(InvalidParameter, match="whole numbers") as refusal:
+            streams.push([handle], ids)  # type: ignore[arg-type]
+        assert refusal.value.param == "ids"
+    assert streams.push([handle], [98]) == (["b"], [False])
+
+
+def test_streams_that_share_a_tokenizer_share_what_they_may() -> None:
+    tokenizer = Tokenizer.bytes_only()
+    one, other = TextStream(tokenizer), TextStream(tokenizer)
+    seen, skipped, stopping = one.open(skip_special_tokens=False), other.open(), other.open(["ab"])
+    for _ in range(2):
+        assert one.push([seen, seen], [END, 97]) == (["<|end|>", "a"], [False, False])
+        assert other.push([skipped, stopping, skipped, stopping], [END, 97, 97, 97]) == (["", "", "a", "a"], [False] * 4)
+        assert other.push([stopping], [99]) == (["ac"], [False])
+
+
+def test_a_list_of_stops_is_the_callers_own() -> None:
+    streams = TextStream(Tokenizer.bytes_only())
+    handles = [streams.open(["b"]) for _ in range(3)]
+    _, stopped = streams.push(handles, [97, 98, 97])
+    assert stopped == [False, True, False]
+    stopped[0] = True
+    assert streams.push(handles, [97, 97, 97])[1] == [False, True, False]
 
 
 def test_a_refused_push_moves_no_stream() -> None:

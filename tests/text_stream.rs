@@ -9,7 +9,7 @@ mod reference;
 use std::sync::Arc;
 
 use ecocore::stop::{Released, StopMatcher, StopSet};
-use ecocore::text_stream::{TextStream, Utf8Stream};
+use ecocore::text_stream::{TextStream, TextStreams, Utf8Stream};
 use ecocore::vocab::Vocab;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -109,13 +109,19 @@ proptest! {
     fn a_stream_is_the_text_before_the_stop((stops, text) in stops_and_text(), cuts in cuts()) {
         let pieces = cut(&text, &cuts);
         let vocab = Arc::new(Vocab::from_entries(pieces.iter().map(|piece| (piece.clone(), false)).collect()));
-        let mut stream = TextStream::new(vocab, Arc::new(StopSet::new(&stops).unwrap()), true);
+        let mut by_handle = TextStreams::new(Arc::clone(&vocab));
+        let handle = by_handle.open(&stops, true).unwrap();
+        let mut stream = TextStream::new(Arc::clone(&vocab), Arc::new(StopSet::new(&stops).unwrap()), true);
         let stops: Vec<Vec<u8>> = stops.into_iter().map(String::into_bytes).collect();
         let (mut out, mut pushed) = (String::new(), Vec::new());
         let mut ended = false;
         for (id, piece) in pieces.iter().enumerate() {
             pushed.extend_from_slice(piece);
+            let before = out.len();
             let stopped = stream.push(id as u32, &mut out).stopped;
+            let alike = by_handle.push(&[handle], &[id as u32]).unwrap();
+            let alike: Vec<_> = alike.iter().map(|(piece, stopped)| (piece.text(&vocab), stopped)).collect();
+            prop_assert_eq!(alike, [(&out[before..], stopped)]);
             let (released, complete) = look_at_everything(&stops, &pushed);
             let waiting = if complete { 0 } else { unfinished(&pushed[..released]) };
             prop_assert_eq!(stopped, complete);
@@ -123,7 +129,9 @@ proptest! {
             prop_assert_eq!(&out, &String::from_utf8_lossy(&pushed[..released - waiting]));
             ended |= stopped;
         }
+        let before = out.len();
         stream.finish(&mut out);
+        prop_assert_eq!(by_handle.finish(handle).unwrap(), &out[before..]);
         let end = if ended { look_at_everything(&stops, &text).0 } else { text.len() };
         prop_assert_eq!(out, String::from_utf8_lossy(&text[..end]));
     }

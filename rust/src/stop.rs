@@ -198,6 +198,11 @@ impl StopMatcher {
         release(held.len() + bytes.len() - self.held(stops).len(), false)
     }
 
+    /// Whether these bytes would be let go at once, and nothing before them: nothing is held, and no stop begins with any of them.
+    pub fn passes(&self, stops: &StopSet, bytes: &[u8]) -> bool {
+        self.state == ROOT && bytes.iter().all(|&byte| stops.root[usize::from(byte)] == ROOT)
+    }
+
     /// What is held back now.
     pub fn held<'a>(&self, stops: &'a StopSet) -> &'a [u8] {
         stops.prefix(self.state)
@@ -348,5 +353,15 @@ mod tests {
         }
         assert!(cache.sets.len() < 100);
         assert!(Arc::ptr_eq(&first, &cache.get(&["a".into(), "b".into()]).unwrap()));
+    }
+
+    #[test]
+    fn bytes_pass_where_no_stop_begins_and_nothing_is_held() {
+        let set = StopSet::new(&["ab", "cd"]).unwrap();
+        let mut matcher = StopMatcher::default();
+        let passing = [&b""[..], b"b", b"xdx", b"xa", b"c"].map(|bytes| matcher.passes(&set, bytes));
+        assert_eq!(passing, [true, true, true, false, false]);
+        matcher.push(&set, b"a");
+        assert!(!matcher.passes(&set, b"x"));
     }
 }

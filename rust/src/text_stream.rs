@@ -126,6 +126,16 @@ impl StoppingText {
         Pushed { stopped: self.stopped }
     }
 
+    /// Takes whole characters that become text as they are, because nothing is held and no stop string may begin in them; says
+    /// whether that is so. If not, nothing has changed.
+    fn pass(&mut self, characters: &[u8]) -> bool {
+        let free = !self.stopped && self.utf8.pending() == 0 && self.matcher.passes(&self.stops, characters);
+        if free {
+            self.released += characters.len() as u64;
+        }
+        free
+    }
+
     /// Takes bytes at the start of the text that take part in no stop string.
     pub fn push_unstoppable(&mut self, bytes: &[u8], out: &mut String) {
         self.released += bytes.len() as u64;
@@ -171,6 +181,12 @@ impl TextStream {
         self.text.push(content(&self.vocab, id, self.skip_special_tokens), out)
     }
 
+    /// Takes a token whose own text is what becomes final with it; says whether it is one. If not, nothing has changed.
+    fn pass(&mut self, id: u32) -> bool {
+        let special = self.skip_special_tokens && self.vocab.is_special(id);
+        self.vocab.whole_characters(id).is_some_and(|bytes| !special && self.text.pass(bytes))
+    }
+
     /// Ends the text and appends what was held. After a stop string there is nothing.
     pub fn finish(&mut self, out: &mut String) {
         self.text.finish(out);
@@ -191,21 +207,50 @@ pub(crate) fn content(vocab: &Vocab, id: u32, skip_special_tokens: bool) -> &[u8
     }
 }
 
+/// What became final with one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// The text of this token and nothing else; [`Vocab::text`] has it.
+    Token(u32),
+    /// Any text.
+    Text(&'a str),
+}
+
+impl<'a> Piece<'a> {
+    /// The text, where `vocab` is that of the stream.
+    pub fn text(self, vocab: &'a Vocab) -> &'a str {
+        match self {
+            Self::Token(id) => vocab.text(id).expect("only tokens with a text are such pieces"),
+            Self::Text(text) => text,
+        }
+    }
+}
+
 /// The text that one call of [`TextStreams::push`] made final: one piece per token, in one allocation.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
     text: String,
-    /// Where each piece ends in `text`, and whether its stream has stopped.
-    ends: Vec<(usize, bool)>,
+    /// What each piece is, and whether its stream has stopped.
+    ends: Vec<(End, bool)>,
+}
+
+/// What a piece is.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// That of a token.
+    Token(u32),
+    /// The text up to here.
+    At(usize),
 }
 
 impl Pieces {
     /// Each piece, and whether a stop string has ended its stream.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, bool)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Piece<'_>, bool)> {
         let mut start = 0;
-        self.ends
-            .iter()
-            .map(move |&(end, stopped)| (&self.text[std::mem::replace(&mut start, end)..end], stopped))
+        self.ends.iter().map(move |&(end, stopped)| match end {
+            End::Token(id) => (Piece::Token(id), stopped),
+            End::At(end) => (Piece::Text(&self.text[std::mem::replace(&mut start, end)..end]), stopped),
+        })
     }
 }
 
@@ -214,14 +259,18 @@ impl Pieces {
 pub struct TextStreams {
     vocab: Arc<Vocab>,
     stops: StopCache,
-    streams: FxHashMap<u64, TextStream>,
+    /// With their handles.
+    streams: Vec<(u64, TextStream)>,
+    /// Where the stream of each handle is.
+    places: FxHashMap<u64, usize>,
     next_handle: u64,
 }
 
 impl TextStreams {
     /// No stream yet.
     pub fn new(vocab: Arc<Vocab>) -> Self {
-        Self { vocab, stops: StopCache::default(), streams: FxHashMap::default(), next_handle: 0 }
+        let (streams, places) = (Vec::new(), FxHashMap::default());
+        Self { vocab, stops: StopCache::default(), streams, places, next_handle: 0 }
     }
 
     /// Opens a stream and gives its handle; handles are never used again. Fails as [`StopSet::new`].
@@ -229,7 +278,8 @@ impl TextStreams {
         let stream = TextStream::new(Arc::clone(&self.vocab), self.stops.get(stop)?, skip_special_tokens);
         let handle = self.next_handle;
         self.next_handle += 1;
-        self.streams.insert(handle, stream);
+        self.places.insert(handle, self.streams.len());
+        self.streams.push((handle, stream));
         Ok(handle)
     }
 
@@ -243,21 +293,30 @@ impl TextStreams {
                 format!("has {} entries for {} handles; give one for each", ids.len(), handles.len());
             return Err(Error::parameter("ids", message));
         }
-        if let Some(handle) = handles.iter().find(|handle| !self.streams.contains_key(handle)) {
-            return Err(unknown_handle("handles", *handle));
-        }
+        let place =
+            |handle| self.places.get(handle).copied().ok_or_else(|| unknown_handle("handles", *handle));
+        let places = handles.iter().map(place).collect::<Result<Vec<_>, _>>()?;
         let mut pieces = Pieces { text: String::new(), ends: Vec::with_capacity(ids.len()) };
-        for (handle, &id) in handles.iter().zip(ids) {
-            let stream = self.streams.get_mut(handle).expect("every handle was looked up above");
-            let stopped = stream.push(id, &mut pieces.text).stopped;
-            pieces.ends.push((pieces.text.len(), stopped));
+        for (place, &id) in places.into_iter().zip(ids) {
+            let (_, stream) = &mut self.streams[place];
+            let end = if stream.pass(id) {
+                (End::Token(id), false)
+            } else {
+                let stopped = stream.push(id, &mut pieces.text).stopped;
+                (End::At(pieces.text.len()), stopped)
+            };
+            pieces.ends.push(end);
         }
         Ok(pieces)
     }
 
     /// Ends a stream, forgets it and gives what it held. Fails with `InvalidParameter("handle")`.
     pub fn finish(&mut self, handle: u64) -> Result<String, Error> {
-        let mut stream = self.streams.remove(&handle).ok_or_else(|| unknown_handle("handle", handle))?;
+        let place = self.places.remove(&handle).ok_or_else(|| unknown_handle("handle", handle))?;
+        let (_, mut stream) = self.streams.swap_remove(place);
+        if let Some((moved, _)) = self.streams.get(place) {
+            self.places.insert(*moved, place);
+        }
         let mut text = String::new();
         stream.finish(&mut text);
         Ok(text)
@@ -374,8 +433,44 @@ mod tests {
         assert!(streams.push(&[handle, 77], &[65, 66]).is_err());
         assert!(streams.push(&[handle], &[65, 66]).is_err());
         let pieces = streams.push(&[handle, handle], &[65, 66]).unwrap();
-        assert_eq!(pieces.iter().collect::<Vec<_>>(), [("A", false), ("B", false)]);
+        assert_eq!(pieces.iter().collect::<Vec<_>>(), [(Piece::Token(65), false), (Piece::Token(66), false)]);
         assert_eq!(streams.finish(handle).unwrap(), "");
         assert!(streams.finish(handle).is_err());
+    }
+
+    #[test]
+    fn a_piece_is_the_token_itself_only_where_nothing_else_matters() {
+        let vocab = vocab(&["Hel", "lo", "\nUs", "er"]);
+        let mut streams = TextStreams::new(Arc::clone(&vocab));
+        let handle = streams.open(&["\nUser".to_owned()], true).unwrap();
+        let mut check = |id, expected, stopped| {
+            let pieces = streams.push(&[handle], &[id]).unwrap();
+            assert_eq!(pieces.iter().collect::<Vec<_>>(), [(expected, stopped)]);
+        };
+        check(257, Piece::Token(257), false);
+        check(256, Piece::Text(""), false);
+        check(9999, Piece::Text(""), false);
+        check(0xe2, Piece::Text(""), false);
+        check(257, Piece::Text("\u{fffd}Hel"), false);
+        check(259, Piece::Text(""), false);
+        check(258, Piece::Text("\nUslo"), false);
+        check(258, Piece::Token(258), false);
+        check(259, Piece::Text(""), false);
+        check(260, Piece::Text(""), true);
+        check(257, Piece::Text(""), true);
+        assert_eq!((Piece::Token(258).text(&vocab), Piece::Text("a").text(&vocab)), ("lo", "a"));
+    }
+
+    #[test]
+    fn the_end_of_one_stream_moves_no_other() {
+        let mut streams = TextStreams::new(vocab(&[]));
+        let [first, second, third] = [(); 3].map(|()| streams.open(&["xyz".to_owned()], true).unwrap());
+        streams.push(&[second, third], &[u32::from(b'x'), 0xe2]).unwrap();
+        assert_eq!(streams.finish(first).unwrap(), "");
+        let fourth = streams.open(&[], true).unwrap();
+        assert!(streams.push(&[first], &[65]).is_err());
+        assert_eq!(streams.finish(third).unwrap(), "\u{fffd}");
+        assert_eq!(streams.finish(fourth).unwrap(), "");
+        assert_eq!(streams.finish(second).unwrap(), "x");
     }
 }

@@ -145,7 +145,7 @@ fuzz_target!(|case: Case| {
         one.stopped = one.stream.push(id, &mut one.text).stopped;
         let pieces = streams.push(&[one.handle], &[id]).expect("the handle is open");
         for (piece, stopped) in pieces.iter() {
-            one.by_handle.push_str(piece);
+            one.by_handle.push_str(piece.text(&vocab));
             assert_eq!(stopped, one.stopped);
         }
         one.check();

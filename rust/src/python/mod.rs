@@ -6,6 +6,7 @@ mod buffer;
 mod cuda;
 mod event;
 mod grammar;
+mod integers;
 mod json_scan;
 mod meter;
 mod mock;

@@ -8,24 +8,30 @@ use pyo3::types::{PyList, PyString};
 
 use super::batch::{PyBatch, PySampledTokens};
 use super::event::PyEventBatch;
+use super::integers::integers;
 use super::tokenizer::PyTokenizer;
 use super::{OrRaise, to_python};
 use crate::error::Error;
 use crate::output::{ChoiceOptions, OutputStreams};
-use crate::text_stream::TextStreams;
+use crate::text_stream::{Pieces, TextStreams};
 use crate::tool_calls::{Syntax, ToolOptions};
 
 const UNBROKEN: &str = "no call panics while it holds the lock";
 
 /// See `_core.pyi`.
 #[pyclass(name = "TextStream", module = "ecocore._core", frozen)]
-pub struct PyTextStream(Mutex<TextStreams>);
+pub struct PyTextStream {
+    streams: Mutex<TextStreams>,
+    /// Whose texts of tokens are shared.
+    tokenizer: Py<PyTokenizer>,
+}
 
 #[pymethods]
 impl PyTextStream {
     #[new]
-    fn new(tokenizer: PyRef<'_, PyTokenizer>) -> Self {
-        Self(Mutex::new(TextStreams::new(Arc::clone(tokenizer.0.vocab()))))
+    fn new(tokenizer: Py<PyTokenizer>) -> Self {
+        let streams = TextStreams::new(Arc::clone(tokenizer.get().0.vocab()));
+        Self { streams: Mutex::new(streams), tokenizer }
     }
 
     #[pyo3(
@@ -39,7 +45,7 @@ impl PyTextStream {
         skip_special_tokens: bool,
     ) -> PyResult<u64> {
         let stop = stop_strings(py, &stop)?;
-        let opened = py.detach(|| self.0.lock().expect(UNBROKEN).open(&stop, skip_special_tokens));
+        let opened = py.detach(|| self.streams.lock().expect(UNBROKEN).open(&stop, skip_special_tokens));
         opened.or_raise(py)
     }
 
@@ -48,15 +54,15 @@ impl PyTextStream {
         py: Python<'py>,
         handles: &Bound<'py, PyAny>,
         ids: &Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, PyList>, Vec<bool>)> {
+    ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
         let (handles, ids) = (integers(handles, "handles")?, integers(ids, "ids")?);
-        let pieces = py.detach(|| self.0.lock().expect(UNBROKEN).push(&handles, &ids)).or_raise(py)?;
-        let texts = PyList::new(py, pieces.iter().map(|(text, _)| text))?;
-        Ok((texts, pieces.iter().map(|(_, stopped)| stopped).collect()))
+        let pieces = py.detach(|| self.streams.lock().expect(UNBROKEN).push(&handles, &ids)).or_raise(py)?;
+        let texts = self.tokenizer.get().texts(py, &pieces)?;
+        Ok((texts, stopped(py, &pieces)?))
     }
 
     fn finish(&self, py: Python<'_>, handle: u64) -> PyResult<String> {
-        self.0.lock_py_attached(py).expect(UNBROKEN).finish(handle).or_raise(py)
+        self.streams.lock_py_attached(py).expect(UNBROKEN).finish(handle).or_raise(py)
     }
 }
 
@@ -165,6 +171,16 @@ impl PyOutputStreams {
     }
 }
 
+/// Whether each stream has stopped. Few have, and a list of nothing but False is made in one go.
+fn stopped<'py>(py: Python<'py>, pieces: &Pieces) -> PyResult<Bound<'py, PyList>> {
+    let none = PyList::new(py, [false])?.as_sequence().repeat(pieces.iter().len())?;
+    let all = none.cast_into::<PyList>()?;
+    for (index, _) in pieces.iter().enumerate().filter(|(_, (_, stopped))| *stopped) {
+        all.set_item(index, true)?;
+    }
+    Ok(all)
+}
+
 /// Stop strings as Rust strings; Python's may hold lone surrogates, which no text ever contains.
 fn stop_strings(py: Python<'_>, stop: &[Bound<'_, PyString>]) -> PyResult<Vec<String>> {
     let string = |stop: &Bound<'_, PyString>| stop.to_str().map(str::to_owned).ok();
@@ -172,19 +188,6 @@ fn stop_strings(py: Python<'_>, stop: &[Bound<'_, PyString>]) -> PyResult<Vec<St
     strings.ok_or_else(|| {
         to_python(py, Error::parameter("stop", "holds a lone surrogate, which is no character"))
     })
-}
-
-/// The numbers of a sequence, an array or a tensor.
-fn integers<'py, T>(values: &Bound<'py, PyAny>, name: &str) -> PyResult<Vec<T>>
-where
-    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
-{
-    let list = match values.getattr("tolist") {
-        Ok(tolist) => tolist.call0()?,
-        Err(_) => values.clone(),
-    };
-    let message = "must be a list or an array of whole numbers, none negative";
-    list.extract().map_err(|_| to_python(values.py(), Error::parameter(name, message)))
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
 use super::OrRaise;
 use crate::error::Error;
+use crate::text_stream::{Piece, Pieces};
 use crate::tokenizer::{TokenStream, Tokenizer, prefetch};
 use crate::vocab::Vocab;
 
@@ -21,7 +22,7 @@ const AHEAD: usize = 32;
 
 /// See `_core.pyi`.
 #[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
-pub struct PyTokenizer(pub Arc<Tokenizer>, Integers);
+pub struct PyTokenizer(pub Arc<Tokenizer>, Integers, Texts);
 
 #[pymethods]
 impl PyTokenizer {
@@ -97,11 +98,16 @@ impl PyTokenizer {
 
 impl PyTokenizer {
     fn new(tokenizer: Tokenizer) -> Self {
-        Self(Arc::new(tokenizer), Integers::new())
+        Self(Arc::new(tokenizer), Integers::new(), Texts::new())
     }
 
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
         self.1.list(py, ids, self.0.vocab().len())
+    }
+
+    /// The texts of pieces of streams over this vocabulary.
+    pub(super) fn texts<'py>(&self, py: Python<'py>, pieces: &Pieces) -> PyResult<Bound<'py, PyList>> {
+        self.2.list(py, pieces, self.0.vocab())
     }
 
     /// Calls without the GIL, unless the text is done before another thread had it.
@@ -144,6 +150,35 @@ impl Integers {
             made[id as usize].get_or_insert_with(|| PyInt::new(py, id).unbind()).bind(py).clone()
         });
         PyList::new(py, integers)
+    }
+}
+
+/// The texts of a vocabulary's tokens as Python's strings. Each is made once and then shared, since making a new one takes
+/// longer than finding its id.
+struct Texts(Mutex<Vec<Option<Py<PyString>>>>);
+
+impl Texts {
+    fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Pieces of streams over this vocabulary, as a list.
+    fn list<'py>(&self, py: Python<'py>, pieces: &Pieces, vocab: &Vocab) -> PyResult<Bound<'py, PyList>> {
+        // As with integers: a finalizer may push to a stream.
+        let Ok(mut made) = self.0.try_lock() else {
+            return PyList::new(py, pieces.iter().map(|(piece, _)| piece.text(vocab)));
+        };
+        if made.is_empty() {
+            made.resize_with(vocab.len(), || None);
+        }
+        let texts = pieces.iter().map(|(piece, _)| match piece {
+            Piece::Token(id) => made[id as usize]
+                .get_or_insert_with(|| PyString::new(py, piece.text(vocab)).unbind())
+                .bind(py)
+                .clone(),
+            Piece::Text(text) => PyString::new(py, text),
+        });
+        PyList::new(py, texts)
     }
 }
 
