@@ -152,7 +152,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
 
-    /// Large enough for the guess at a nucleus that holds most of the vocabulary.
+    /// Large enough for the guesses where a nucleus, or what is typical, ends that holds much of the vocabulary.
     #[test]
     fn large_rows_draw_the_token_of_a_full_sort(row in logits(8192..16_000), params in params(), draw in draws()) {
         prop_assume!(possible(&row));
@@ -161,6 +161,8 @@ proptest! {
             temperature: params.temperature.max(0.5), top_p: params.top_p, ..SamplingParams::default()
         };
         prop_assert_eq!(sample(&row, &nucleus, draw).id, sorted_choice(&row, &nucleus, draw));
+        let typical = SamplingParams { top_p: 1.0, typical_p: params.top_p.max(1e-3), ..nucleus };
+        prop_assert_eq!(sample(&row, &typical, draw).id, sorted_choice(&row, &typical, draw));
     }
 
     #[test]
@@ -186,18 +188,44 @@ proptest! {
 
 /// A misleading row: the sampled places hold all the same logit, the others everything else.
 #[test]
-fn a_wrong_guess_at_the_nucleus_costs_only_time() {
+fn a_wrong_guess_costs_only_time() {
     const SIZE: usize = 16_384;
+    let nucleus = |top_p| SamplingParams { top_p, ..SamplingParams::default() };
+    let typical = |typical_p| SamplingParams { typical_p, ..SamplingParams::default() };
+    let each = [0.03, 0.5, 0.9, 0.999].into_iter().flat_map(|part| [nucleus(part), typical(part)]);
+    let each: Vec<_> = each.collect();
     for (sampled, others) in [(3.0, 0.0), (-3.0, 0.0), (-30.0, 0.0), (0.0, 0.0)] {
         let is_sampled = |id: usize| (id / 64).is_multiple_of(2) && id % 64 < 16;
         let row: Vec<f32> = (0..SIZE)
             .map(|id| if is_sampled(id) { sampled } else { others + (id % 7) as f32 * 0.01 })
             .collect();
-        for top_p in [0.03, 0.5, 0.9, 0.999] {
+        for params in &each {
             for position in 0..20 {
-                let params = SamplingParams { top_p, ..SamplingParams::default() };
                 let draw = Draw { seed: 5, position, choice: 0 };
-                assert_eq!(sample(&row, &params, draw).id, sorted_choice(&row, &params, draw));
+                assert_eq!(sample(&row, params, draw).id, sorted_choice(&row, params, draw), "{params:?}");
+            }
+        }
+    }
+}
+
+/// Many tokens as far from the mean as the last, to one side of it or to both: their ids decide.
+#[test]
+fn of_tokens_that_are_equally_typical_the_lower_ids_are_kept() {
+    const SIZE: usize = 16_384;
+    let step = |steps: usize| move |id: usize| (id * 7919 % steps) as f32 * 0.25;
+    let rows: [Box<dyn Fn(usize) -> f32>; 4] = [
+        Box::new(|_| 1.5),
+        Box::new(step(2)),
+        Box::new(step(9)),
+        Box::new(|id| if id < 5 { 9.0 } else { 0.0 }),
+    ];
+    for row in rows {
+        let row: Vec<f32> = (0..SIZE).map(row).collect();
+        for typical_p in [1e-9, 0.1, 0.5, 0.8, 0.97] {
+            for (position, temperature) in (0..12).zip([0.3, 1.0, 2.0].into_iter().cycle()) {
+                let params = SamplingParams { temperature, typical_p, ..SamplingParams::default() };
+                let draw = Draw { seed: 6, position, choice: 0 };
+                assert_eq!(sample(&row, &params, draw).id, sorted_choice(&row, &params, draw), "{params:?}");
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::penalties::{History, Penalties};
 use crate::rng::{Purpose, random_bits};
 use crate::sampled::Logprobs;
 use blocks::{BlockStore, Blocks};
-use candidates::{Candidates, logit_of, part_of};
+use candidates::{Candidates, logit_of, order, part_of};
 use logprobs::RawDistribution;
 pub use mask::Mask;
 use nucleus::BlockMass;
@@ -278,7 +278,9 @@ impl Selection {
     ) -> Option<u32> {
         let top_k = Some(params.top_k as usize).filter(|&count| count > 0 && count < blocks.vocab_size());
         let of_all = !params.is_greedy() && top_k.is_none();
-        let peak = match of_all && (params.top_p < 1.0 || params.min_p == 0.0) {
+        let of_mass = params.top_p == 1.0 && params.min_p == 0.0;
+        let is_rough = params.top_p < 1.0 || of_mass && params.typical_p == 1.0;
+        let peak = match of_all && is_rough {
             true => blocks.survey_masses(params.temperature),
             false => blocks.survey(),
         };
@@ -292,6 +294,9 @@ impl Selection {
         let random = draw.bits();
         if of_all && params.typical_p == 1.0 {
             return self.choose_of_all(blocks, params, scale, random);
+        }
+        if of_all && of_mass {
+            return self.mass.pick_typical(blocks, scale, params.typical_p, random);
         }
         self.gather(blocks, params, top_k, scale, bounds);
         if params.min_p > 0.0 {
@@ -315,7 +320,7 @@ impl Selection {
             return self.mass.pick(blocks, scale, random);
         }
         let last = self.last_of_all(blocks, params, scale);
-        self.mass.pick_from(blocks, scale, last, random)
+        self.mass.pick_from(blocks, scale, |id, logit| order(id, logit) >= last, random)
     }
 
     /// Sums what top_p and min_p keep; gives the place of the last in the order of tokens.

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 
 use super::blocks::Blocks;
 use super::passes::Gather;
-use super::weights::Scale;
+use super::weights::{CONTENT, Scale};
 
 /// One token with its integer mass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,44 @@ pub(super) fn target(random: u64, mass: u64) -> u64 {
     ((u128::from(random) * u128::from(mass)) >> 64) as u64
 }
 
+/// The order in which typical_p takes tokens: first those whose information content is closest to its mean, the entropy; ties
+/// by lower id (locally typical sampling, Meister et al. 2022).
+///
+/// With p = e^x / Z both -ln p and the entropy hold ln Z, which cancels: the deviation is
+/// |x - mean of x|. It is taken in units of 2^-20 with the mean rounded down, all in integers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Typical {
+    scale: Scale,
+    mean: u32,
+}
+
+impl Typical {
+    /// Of tokens with this mass, whose weights times contents have this sum.
+    pub fn new(scale: Scale, mass: u64, contents: u128) -> Self {
+        Self { scale, mean: (contents / u128::from(mass.max(1))) as u32 }
+    }
+
+    /// Place among all tokens: larger is taken earlier.
+    pub fn order(self, id: u32, logit: f32) -> u64 {
+        u64::from(!self.scale.content(logit).abs_diff(self.mean)) << 32 | u64::from(!id)
+    }
+
+    /// What contents are measured by.
+    pub fn scale(self) -> Scale {
+        self.scale
+    }
+
+    /// The mean, in the units of contents.
+    pub fn content(self) -> u32 {
+        self.mean
+    }
+
+    /// The mean in nats, about.
+    pub fn mean(self) -> f32 {
+        self.mean as f32 / CONTENT
+    }
+}
+
 /// Candidates of one row in id order, with the buffer that selection works in.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
@@ -112,18 +150,12 @@ impl Candidates {
         self.list.retain(|one| one.weight >= weight);
     }
 
-    /// Keeps the fewest whose mass reaches the part `part` of the list's, taking first the tokens whose
-    /// information content is closest to its mean, the entropy; ties by lower id (locally typical
-    /// sampling, Meister et al. 2022).
-    ///
-    /// With p = e^x / Z both -ln p and the entropy hold ln Z, which cancels: the deviation is
-    /// |x - mean of x|. It is taken in units of 2^-20 with the mean rounded down, all in integers.
+    /// Keeps the fewest whose mass reaches the part `part` of the list's, in the order of [`Typical`].
     pub fn keep_typical(&mut self, scale: Scale, part: f64) {
-        let surprise = |one: &Candidate| (scale.distance(one.logit()) * -(1 << 20) as f32) as u32;
         let mass = self.mass();
-        let sum: u128 = self.list.iter().map(|one| u128::from(one.weight) * u128::from(surprise(one))).sum();
-        let mean = (sum / u128::from(mass.max(1))) as u32;
-        let order = |one: &Candidate| u64::from(!surprise(one).abs_diff(mean)) << 32 | u64::from(!one.id());
+        let content = |one: &Candidate| u128::from(one.weight) * u128::from(scale.content(one.logit()));
+        let typical = Typical::new(scale, mass, self.list.iter().map(content).sum());
+        let order = |one: &Candidate| typical.order(one.id(), one.logit());
         self.work.clear();
         self.work.extend(self.list.iter().map(|one| Candidate { order: order(one), weight: one.weight }));
         let last = reach(&mut self.work, part_of(mass, part));

@@ -1,4 +1,4 @@
-//! Rows that are not gathered into a list: all of the vocabulary, what min_p leaves, or a nucleus.
+//! Rows that are not gathered into a list: all of the vocabulary, what min_p or typical_p leaves, or a nucleus.
 //!
 //! Such a row is summed block by block, and the drawn token found in the block that the random number points at. For a
 //! nucleus, the maxima of the blocks or, where it holds much of the vocabulary, a sample of the row tell where its last
@@ -6,8 +6,10 @@
 //! remains. What is surely below the window is known by its rough mass, which seldom leaves a doubt. A bad guess costs
 //! another pass, never the result.
 
+mod typical;
+
 use super::blocks::{BLOCK, Blocks};
-use super::candidates::{Candidate, key, logit_of, order, part_of, reach, target};
+use super::candidates::{Candidate, key, logit_of, part_of, reach, target};
 use super::passes::{GuessAbove, MassBelow, Masses, Split, Weigh, WeighedAbove};
 use super::weights::{FLOOR, ONE, ROUGHNESS, Scale};
 
@@ -23,6 +25,9 @@ pub(super) struct BlockMass {
     /// Some logits and their rough masses.
     sample: Vec<[f32; BLOCK]>,
     weights: Vec<[f32; BLOCK]>,
+    /// Of the blocks that reach what typical_p drops at the top: indices and masses.
+    inner: Vec<u32>,
+    beyond: Vec<u64>,
 }
 
 /// Tokens sampled to guess where a nucleus ends, so many from each of some blocks.
@@ -60,7 +65,7 @@ impl BlockMass {
     pub fn pick(&mut self, blocks: &Blocks<'_>, scale: Scale, random: u64) -> Option<u32> {
         pick_roughly(blocks, scale, random).or_else(|| {
             self.sum(blocks, scale);
-            self.pick_from(blocks, scale, 0, random)
+            self.pick_from(blocks, scale, |_, _| true, random)
         })
     }
 
@@ -97,9 +102,14 @@ impl BlockMass {
         last
     }
 
-    /// The token that the random bits point at among those from `last` upwards in order, whose masses by
-    /// block are in the sums.
-    pub fn pick_from(&self, blocks: &Blocks<'_>, scale: Scale, last: u64, random: u64) -> Option<u32> {
+    /// The token that the random bits point at among those that are kept, whose masses by block are in the sums.
+    pub fn pick_from(
+        &self,
+        blocks: &Blocks<'_>,
+        scale: Scale,
+        is_kept: impl Fn(u32, f32) -> bool,
+        random: u64,
+    ) -> Option<u32> {
         let mut left = target(random, self.sums.iter().sum());
         let place = self.sums.iter().position(|&sum| match left.checked_sub(sum) {
             Some(rest) => {
@@ -111,7 +121,7 @@ impl BlockMass {
         let index = self.visited[place] as usize;
         for (place, &logit) in blocks.get(index).iter().enumerate() {
             let id = (index * BLOCK + place) as u32;
-            if order(id, logit) < last {
+            if !is_kept(id, logit) {
                 continue;
             }
             match left.checked_sub(u64::from(scale.weight(logit))) {
@@ -230,34 +240,13 @@ impl BlockMass {
         let above = |bound| blocks.pass(WeighedAbove { values: sample, weights, bound });
         let near = scale.nats(0.1);
         let density = (above(middle - near) - above(middle + near)) / f64::from(2.0 * near);
-        let deviation = ((part * (1.0 - part) * squares).sqrt() / density) as f32;
-        let step = if deviation > 0.0 && deviation.is_finite() { 1.5 * deviation } else { near };
-
-        // Two logits between which the end lies, with the masses above them.
-        let mut below = (scale.logit_at(-FLOOR).max(f32::MIN), total);
-        let mut beyond = (scale.peak(), 0.0);
-        let (mut low, mut high) = (middle - step, middle + step);
-        for _ in 0..PASSES {
+        let step = deviation_of(part, squares, density).unwrap_or(near);
+        let masses = |low, high| {
             blocks.reaching(low, visited);
-            let masses = blocks.pass(GuessAbove { blocks, scale, bounds: [low, high], visited });
-            for point in [low, high].into_iter().zip(masses) {
-                if point.1 >= need && point.0 > below.0 {
-                    below = point;
-                } else if point.1 < need && point.0 < beyond.0 {
-                    beyond = point;
-                }
-            }
-            let (width, between) = (beyond.0 - below.0, below.1 - beyond.1);
-            // How far a straight line may be off depends on how fast the mass changes, which is told by what is left below.
-            let doubt = (0.01 + 0.15 * between / (total - need)).min(0.3);
-            let end = below.0 + width * ((below.1 - need) / between) as f32;
-            let margin = width * doubt as f32;
-            (low, high) = ((end - margin).max(below.0), (end + margin).min(beyond.0));
-            if 2.0 * doubt * between < NARROW * need {
-                break;
-            }
-        }
-        (low, high)
+            blocks.pass(GuessAbove { blocks, scale, bounds: [low, high], visited })
+        };
+        let ends = (scale.logit_at(-FLOOR).max(f32::MIN), scale.peak());
+        narrowed(need, total, ends, (middle - step, middle + step), masses)
     }
 
     /// Fills the sample with tokens from all over the row.
@@ -273,6 +262,44 @@ impl BlockMass {
             self.sample.push(block);
         }
     }
+}
+
+/// 1.5 standard deviations of the place where a sample with these squares and this density reaches a part of its mass.
+fn deviation_of(part: f64, squares: f64, density: f64) -> Option<f32> {
+    let deviation = ((part * (1.0 - part) * squares).sqrt() / density) as f32;
+    (deviation > 0.0 && deviation.is_finite()).then_some(1.5 * deviation)
+}
+
+/// Two places between which the mass probably is `need`. It falls from `total` to nothing between the two `ends`, `guess` are two
+/// places between them, and `masses` tells what it is at two.
+fn narrowed(
+    need: f64,
+    total: f64,
+    ends: (f32, f32),
+    guess: (f32, f32),
+    mut masses: impl FnMut(f32, f32) -> [f64; 2],
+) -> (f32, f32) {
+    let (mut below, mut beyond) = ((ends.0, total), (ends.1, 0.0));
+    let (mut low, mut high) = guess;
+    for _ in 0..PASSES {
+        for point in [low, high].into_iter().zip(masses(low, high)) {
+            if point.1 >= need && point.0 > below.0 {
+                below = point;
+            } else if point.1 < need && point.0 < beyond.0 {
+                beyond = point;
+            }
+        }
+        let (width, between) = (beyond.0 - below.0, below.1 - beyond.1);
+        // How far a straight line may be off depends on how fast the mass changes, which is told by what is left below.
+        let doubt = (0.01 + 0.15 * between / (total - need)).min(0.3);
+        let end = below.0 + width * ((below.1 - need) / between) as f32;
+        let margin = width * doubt as f32;
+        (low, high) = ((end - margin).max(below.0), (end + margin).min(beyond.0));
+        if 2.0 * doubt * between < NARROW * need {
+            break;
+        }
+    }
+    (low, high)
 }
 
 /// About the lowest logit above which weights sum to `need`, which all together do. They surely do above the answer.

@@ -91,6 +91,41 @@ impl Pass for Masses<'_, '_> {
     }
 }
 
+/// The mass of some blocks, and the sum of their weights times information contents.
+pub(super) struct Contents<'a, 'b> {
+    pub blocks: &'a Blocks<'b>,
+    pub scale: Scale,
+    /// Indices of the blocks.
+    pub visited: &'a [u32],
+}
+
+impl Pass for Contents<'_, '_> {
+    type Output = (u64, u128);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (u64, u128) {
+        let (mut mass, mut contents) = (lanes.no_sums(), 0);
+        // A product is below 2^56, so that those of 256 tokens fit into 64 bits.
+        for few in self.visited.chunks(GROUP) {
+            let mut products = lanes.no_sums();
+            for &index in few {
+                let block = self.blocks.get(index as usize);
+                let is_light = self.scale.is_light(self.blocks.maxima()[index as usize]);
+                for start in (0..BLOCK).step_by(LIGHT * L::COUNT) {
+                    let logits = load(lanes, block, start);
+                    let weights = self.scale.weights(lanes, logits);
+                    for (weights, of_each) in weights.into_iter().zip(self.scale.contents(lanes, logits)) {
+                        products = lanes.accumulate_products(products, weights, of_each);
+                    }
+                    mass = add(lanes, mass, weights, is_light);
+                }
+            }
+            contents += u128::from(lanes.total(products));
+        }
+        (lanes.total(mass), contents)
+    }
+}
+
 /// The mass of the blocks whose largest logit is below a bound.
 pub(super) struct MassBelow<'a, 'b> {
     pub blocks: &'a Blocks<'b>,
@@ -313,24 +348,27 @@ impl Pass for WeighedAbove<'_> {
     }
 }
 
-/// Very roughly the mass above each of two bounds, in units of the likeliest token's.
-pub(super) struct GuessAbove<'a, 'b> {
+/// Very roughly the mass above each of so many bounds, two or four, in units of the likeliest token's.
+pub(super) struct GuessAbove<'a, 'b, const N: usize> {
     pub blocks: &'a Blocks<'b>,
     pub scale: Scale,
-    pub bounds: [f32; 2],
+    pub bounds: [f32; N],
     /// Indices of the blocks that reach the first.
     pub visited: &'a [u32],
 }
 
-impl Pass for GuessAbove<'_, '_> {
-    type Output = [f64; 2];
+impl<const N: usize> Pass for GuessAbove<'_, '_, N> {
+    type Output = [f64; N];
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) -> [f64; 2] {
+    fn run<L: Lanes>(self, lanes: L) -> [f64; N] {
         /// So many blocks are summed before the sums leave float32.
         const RUN: usize = 32;
-        let [low, high] = self.bounds.map(|bound| lanes.splat(bound));
-        let mut sums = [0.0; 2];
+        let mut bounds = [lanes.splat(0.0); N];
+        for (bound, &logit) in bounds.iter_mut().zip(&self.bounds) {
+            *bound = lanes.splat(logit);
+        }
+        let mut sums = [0.0; N];
         for run in self.visited.chunks(RUN) {
             let mut few = [lanes.splat(0.0); GROUP];
             for &index in run {
@@ -339,13 +377,17 @@ impl Pass for GuessAbove<'_, '_> {
                     let logits = [lanes.load(block, at), lanes.load(block, at + L::COUNT)];
                     for (one, &logits) in logits.iter().enumerate() {
                         let rough = self.scale.very_roughly(lanes, logits);
-                        few[one] = lanes.add_above(few[one], rough, logits, low);
-                        few[one + 2] = lanes.add_above(few[one + 2], rough, logits, high);
+                        for (index, &bound) in bounds.iter().enumerate() {
+                            // Two bounds have two sums each, because one instruction waits for the one before.
+                            let sum = &mut few[(one * N + index) % GROUP];
+                            *sum = lanes.add_above(*sum, rough, logits, bound);
+                        }
                     }
                 }
             }
-            let few = lanes.sum_of_each(few).map(f64::from);
-            sums = [sums[0] + few[0] + few[1], sums[1] + few[2] + few[3]];
+            for (index, few) in lanes.sum_of_each(few).into_iter().enumerate() {
+                sums[index % N] += f64::from(few);
+            }
         }
         sums
     }

@@ -82,6 +82,8 @@ pub(super) trait Lanes: Copy {
     fn no_sums(self) -> Self::Sums;
     /// Adds all lanes to the sums.
     fn accumulate(self, sums: Self::Sums, ints: Self::Ints) -> Self::Sums;
+    /// Adds to the sums the products of all lanes.
+    fn accumulate_products(self, sums: Self::Sums, a: Self::Ints, b: Self::Ints) -> Self::Sums;
     /// All sums together.
     fn total(self, sums: Self::Sums) -> u64;
     /// The largest lane of each of the four; none is NaN.
@@ -280,6 +282,14 @@ impl Lanes for Portable {
         sums
     }
     #[inline(always)]
+    fn accumulate_products(self, mut sums: Self::Sums, a: Self::Ints, b: Self::Ints) -> Self::Sums {
+        let products = each(a.map(u64::from), b.map(u64::from), |a, b| a * b);
+        for lane in 0..WIDTH / 2 {
+            sums[lane] += products[lane] + products[lane + WIDTH / 2];
+        }
+        sums
+    }
+    #[inline(always)]
     fn total(self, sums: Self::Sums) -> u64 {
         sums.iter().sum()
     }
@@ -418,6 +428,10 @@ mod x86 {
             let even = _mm256_and_si256(ints, _mm256_set1_epi64x(0xffff_ffff));
             _mm256_add_epi64(sums, _mm256_add_epi64(even, _mm256_srli_epi64::<32>(ints)))
         });
+        method!(accumulate_products(sums: __m256i, a: __m256i, b: __m256i) -> __m256i = {
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+            _mm256_add_epi64(sums, _mm256_add_epi64(_mm256_mul_epu32(a, b), odd))
+        });
         method!(total(sums: __m256i) -> u64 = {
             let halves = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             _mm_cvtsi128_si64(_mm_add_epi64(halves, _mm_unpackhi_epi64(halves, halves))).cast_unsigned()
@@ -495,6 +509,10 @@ mod x86 {
         method!(accumulate(sums: __m512i, ints: __m512i) -> __m512i = {
             let even = _mm512_and_si512(ints, _mm512_set1_epi64(0xffff_ffff));
             _mm512_add_epi64(sums, _mm512_add_epi64(even, _mm512_srli_epi64::<32>(ints)))
+        });
+        method!(accumulate_products(sums: __m512i, a: __m512i, b: __m512i) -> __m512i = {
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), _mm512_srli_epi64::<32>(b));
+            _mm512_add_epi64(sums, _mm512_add_epi64(_mm512_mul_epu32(a, b), odd))
         });
         method!(total(sums: __m512i) -> u64 = _mm512_reduce_add_epi64(sums).cast_unsigned());
         method!(largest_of_each(four: [__m512; 4]) -> [f32; 4] = {

@@ -55,6 +55,8 @@ pub(super) const ROUGHNESS: f64 = 1.0 / (1 << 15) as f64;
 pub(super) const FAR: f32 = 32.0;
 /// What is farther than this below the peak weighs less than 2^30.
 const LIGHT: f32 = -0.7;
+/// How many units a nat of information content has.
+pub(super) const CONTENT: f32 = (1 << 20) as f32;
 /// Distances below it weigh nothing: 2^31 e^-24 < 0.1.
 pub(super) const FLOOR: f32 = -24.0;
 /// The same for rough masses, in octaves; far enough below [`FAR`], and within the exponents of floats.
@@ -92,6 +94,23 @@ impl Scale {
     /// Integer mass of a logit.
     pub fn weight(self, logit: f32) -> u32 {
         exp(self.distance(logit)) as u32
+    }
+
+    /// How far below the peak a logit is, in units of [`CONTENT`], rounded down; but for what is the same for all tokens, this
+    /// is their information content.
+    pub fn content(self, logit: f32) -> u32 {
+        (self.distance(logit) * -CONTENT) as u32
+    }
+
+    /// The same of so many logits.
+    #[inline(always)]
+    pub fn contents<L: Lanes, const N: usize>(self, lanes: L, logits: [L::Floats; N]) -> [L::Ints; N] {
+        let mut contents = [lanes.splat_int(0); N];
+        for (content, &logit) in contents.iter_mut().zip(&logits) {
+            let x = lanes.mul(lanes.sub(logit, lanes.splat(self.peak)), lanes.splat(self.inverse));
+            *content = lanes.whole(lanes.mul(lanes.max(x, lanes.splat(FLOOR)), lanes.splat(-CONTENT)));
+        }
+        contents
     }
 
     /// Integer masses of so many logits.
