@@ -83,7 +83,7 @@ class Sampler:
         return cores
 
     def _checked(self, logits: Tensor) -> Tensor:
-        shape = tuple(getattr(logits, "shape", ()))
+        shape: Any = getattr(logits, "shape", ())
         if len(shape) == 2 and shape[1] != self.vocab_size:
             raise InvalidParameter("logits", f"has {shape[1]} columns, the vocabulary {self.vocab_size} tokens")
         return logits
@@ -173,8 +173,8 @@ def _core_params(params: SamplingParams, *, tell_logprobs: bool) -> _core.Sample
 
 
 def _is_on_cuda(logits: Tensor) -> bool:
-    # A numpy array has a device too, but that is a string.
-    return getattr(getattr(logits, "device", None), "type", None) == "cuda"
+    # Not by its device, which torch makes an object of and numpy has, too.
+    return bool(getattr(logits, "is_cuda", False))
 
 
 def _draw_on_cuda(logits: Tensor, packed: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint32]]) -> Tensor:

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -237,7 +237,11 @@ impl Memory {
 
     #[allow(unsafe_code)]
     fn of_numpy(array: &Bound<'_, PyUntypedArray>, name: &str) -> PyResult<Self> {
-        let kind = kind(array.as_any(), name)?;
+        // The usual type is asked for first, since numpy spells out a name more slowly than a short row is drawn.
+        let kind = match array.dtype().is_equiv_to(&dtype::<f32>(array.py())) {
+            true => Kind::F32,
+            false => kind(array.as_any(), name)?,
+        };
         let (shape, strides) = (array.shape().to_vec(), array.strides());
         let size = kind.size() as isize;
         if strides.iter().any(|stride| stride % size != 0) {
