@@ -126,12 +126,15 @@ impl StoppingText {
         Pushed { stopped: self.stopped }
     }
 
-    /// Takes whole characters that become text as they are, because nothing is held and no stop string may begin in them; says
-    /// whether that is so. If not, nothing has changed.
-    fn pass(&mut self, characters: &[u8]) -> bool {
-        let free = !self.stopped && self.utf8.pending() == 0 && self.matcher.passes(&self.stops, characters);
+    /// Takes bytes that become text as they are, because they are whole characters, nothing is held and no stop string may begin
+    /// in them; says whether that is so. If not, nothing has changed.
+    fn pass(&mut self, bytes: &[u8]) -> bool {
+        let free = !self.stopped
+            && self.utf8.pending() == 0
+            && self.matcher.passes(&self.stops, bytes)
+            && (bytes.is_ascii() || str::from_utf8(bytes).is_ok());
         if free {
-            self.released += characters.len() as u64;
+            self.released += bytes.len() as u64;
         }
         free
     }
@@ -184,7 +187,7 @@ impl TextStream {
     /// Takes a token whose own text is what becomes final with it; says whether it is one. If not, nothing has changed.
     fn pass(&mut self, id: u32) -> bool {
         let special = self.skip_special_tokens && self.vocab.is_special(id);
-        self.vocab.whole_characters(id).is_some_and(|bytes| !special && self.text.pass(bytes))
+        self.vocab.bytes(id).is_some_and(|bytes| !special && self.text.pass(bytes))
     }
 
     /// Ends the text and appends what was held. After a stop string there is nothing.

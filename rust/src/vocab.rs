@@ -80,7 +80,6 @@ fn fallback_byte(token: &str) -> Option<u8> {
 const PRESENT: u8 = 1;
 const SPECIAL: u8 = 2;
 const BYTE: u8 = 4;
-const TEXT: u8 = 8;
 
 /// The table from token id to bytes: one flat buffer and offsets into it.
 ///
@@ -124,11 +123,7 @@ impl Vocab {
     }
 
     /// Ends the bytes of the next id.
-    fn end(&mut self, mut flags: u8) {
-        let start = self.offsets[self.flags.len()];
-        if flags & PRESENT != 0 && str::from_utf8(&self.buffer[start..]).is_ok() {
-            flags |= TEXT;
-        }
+    fn end(&mut self, flags: u8) {
         self.offsets.push(self.buffer.len());
         self.flags.push(flags);
     }
@@ -137,11 +132,6 @@ impl Vocab {
     pub fn bytes(&self, id: u32) -> Option<&[u8]> {
         let index = id as usize;
         self.has(id, PRESENT).then(|| &self.buffer[self.offsets[index]..self.offsets[index + 1]])
-    }
-
-    /// The bytes that `id` stands for, if they are whole characters.
-    pub(crate) fn whole_characters(&self, id: u32) -> Option<&[u8]> {
-        self.bytes(id).filter(|_| self.has(id, TEXT))
     }
 
     /// The text that `id` stands for, or None if there is no such token or its bytes are not whole characters.
@@ -264,7 +254,5 @@ mod tests {
             Vocab::from_entries(entries.iter().map(|bytes| (bytes.to_vec(), *bytes == b"<e>")).collect());
         let texts: Vec<_> = (0..9).map(|id| vocab.text(id)).collect();
         assert_eq!(texts, [Some("a"), Some("€"), None, None, None, None, None, Some("<e>"), None]);
-        let whole = |id| vocab.whole_characters(id).map(|bytes| str::from_utf8(bytes).unwrap());
-        assert_eq!((0..9).map(whole).collect::<Vec<_>>(), texts);
     }
 }
