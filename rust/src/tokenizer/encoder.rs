@@ -373,6 +373,9 @@ const FREE: u8 = u8::MAX;
 /// Ids that are written for a word at most, and then counted.
 const ROOM: usize = if MEDIUM_IDS > SHORT_IDS { MEDIUM_IDS } else { SHORT_IDS };
 
+/// As many ids are written for all words that wait.
+pub(super) const MOST_AHEAD: usize = ROOM * WAITING;
+
 struct Words {
     cache: WordCache,
     waiting: [Word; WAITING],

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe;
 
-use super::encoder::Encoder;
+use super::encoder::{Encoder, MOST_AHEAD};
 use super::scheme::Scheme;
 use crate::error::Error;
 use crate::pipeline::{BytePairs, MAX_IDS, Places, ids_taken};
@@ -51,15 +51,14 @@ impl Own {
     }
 
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
-        // Common text has a token for every four bytes.
-        let mut ids = Vec::with_capacity(text.len() / 4 + 4);
+        let mut ids = Vec::with_capacity(capacity(text));
         self.encoder.encode(text, &mut ids);
         ids
     }
 
     /// The same, where earlier texts come again.
     pub(super) fn encode_chat(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(text.len() / 4 + 4);
+        let mut ids = Vec::with_capacity(capacity(text));
         self.encoder.encode_chat(text, &mut ids);
         ids
     }
@@ -67,6 +66,12 @@ impl Own {
     pub(super) fn token_to_id(&self, token: &str) -> Option<u32> {
         self.added.get(token).or_else(|| self.vocab.get(token)).copied()
     }
+}
+
+/// Room for the ids of a text: common text has a token for every four bytes, and the words that are looked up at last have
+/// more than they need.
+fn capacity(text: &str) -> usize {
+    text.len() / 4 + MOST_AHEAD.min(4 * text.len())
 }
 
 /// The bytes of every token. Where an added token has the id of another, it is the one that is read.
