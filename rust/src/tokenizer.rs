@@ -15,6 +15,7 @@ mod own;
 mod scheme;
 mod segments;
 mod simd;
+mod waves;
 mod whole_words;
 mod word_cache;
 mod words;

@@ -1,13 +1,11 @@
 //! Byte-pair merging: takes the ids of a word's symbols, gives those of its tokens. Which symbols a word begins with
 //! is `encoder`'s.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use super::hash;
 use super::simd::prefetch;
+use super::waves::Waves;
 
-/// Words of more symbols are merged with a heap; shorter ones faster by looking at all pairs each time.
+/// Words of more symbols are merged with a queue; shorter ones faster by looking at all pairs each time.
 pub(super) const SHORT: usize = 1 << PLACE_BITS;
 const PLACE_BITS: u32 = 6;
 /// As many ranks leave room for a place beside them. Vocabularies end long before.
@@ -158,10 +156,10 @@ impl Merges {
         }
     }
 
-    /// Merges with a heap of `(merge, place)` over a linked list: n log n whatever the text.
+    /// Merges with a queue of ranks and places over a linked list: n log n whatever the text.
     fn merge_long(&self, symbols: &mut Vec<u32>, scratch: &mut Scratch) {
         let length = symbols.len();
-        let Scratch { merges, next, previous, heap, .. } = scratch;
+        let Scratch { merges, next, previous, queue, .. } = scratch;
         merges.clear();
         merges.extend(symbols.windows(2).map(|pair| self.find(pair[0], pair[1])));
         merges.push(NEVER);
@@ -169,19 +167,14 @@ impl Merges {
         next.extend(1..=length as u32);
         previous.clear();
         previous.extend((0..length as u32).map(|at| at.wrapping_sub(1)));
-        let mut entries = std::mem::take(heap);
-        entries.clear();
-        entries.extend(
-            (0..)
-                .zip(&*merges)
-                .filter(|&(_, &merge)| merge != NEVER)
-                .map(|(at, &merge)| Reverse((merge, at))),
-        );
-        let mut queue = BinaryHeap::from(entries);
-        while let Some(Reverse((merge, at))) = queue.pop() {
+        queue.clear();
+        (0..).zip(&*merges).for_each(|(at, &merge)| await_turn(queue, merge, at));
+        while let Some(entry) = queue.pop() {
+            let at = entry as u32;
             let left = at as usize;
+            let merge = merges[left];
             // The pair has changed since, or its left part has gone into another.
-            if merges[left] != merge {
+            if merge >> 32 != entry >> 32 {
                 continue;
             }
             let right = next[left] as usize;
@@ -193,19 +186,14 @@ impl Merges {
             if (behind as usize) < length {
                 previous[behind as usize] = at;
                 merges[left] = self.find(symbols[left], symbols[behind as usize]);
-                if merges[left] != NEVER {
-                    queue.push(Reverse((merges[left], at)));
-                }
+                await_turn(queue, merges[left], at);
             }
             if left > 0 {
                 let before = previous[left];
                 merges[before as usize] = self.find(symbols[before as usize], symbols[left]);
-                if merges[before as usize] != NEVER {
-                    queue.push(Reverse((merges[before as usize], before)));
-                }
+                await_turn(queue, merges[before as usize], before);
             }
         }
-        *heap = queue.into_vec();
         let (mut kept, mut at) = (0, 0);
         while at < length {
             symbols[kept] = symbols[at];
@@ -214,6 +202,13 @@ impl Merges {
         }
         symbols.truncate(kept);
         scratch.shrink();
+    }
+}
+
+/// Queues the pair at a place, if it merges.
+fn await_turn(queue: &mut Waves, merge: Merge, at: u32) {
+    if merge != NEVER {
+        queue.push(merge >> 32 << 32 | u64::from(at));
     }
 }
 
@@ -297,7 +292,7 @@ pub(super) struct Scratch {
     merges: Vec<Merge>,
     next: Vec<u32>,
     previous: Vec<u32>,
-    heap: Vec<Reverse<(Merge, u32)>>,
+    queue: Waves,
 }
 
 impl Scratch {
