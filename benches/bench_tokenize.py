@@ -1,7 +1,7 @@
 """Text to ids: `ecocore.Tokenizer` beside the tokenizers of other packages, on the vocabularies of four models.
 
-Every contender is a process of its own that a round starts anew, because text is fresh but once: it encodes half of a corpus
-to become warm, then the other half ("fresh": what a server sees), then that half again ("warm": what the caches make of it).
+Every contender is a process of its own that a round starts anew, because text is fresh but once: it encodes a third of a
+corpus to become warm, then another third ("fresh": what a server sees), then that again ("warm": what the caches make of it).
 The documents that are left are fresh too: their ids are handed over as near to Rust as each package can. Contenders take turns.
 Each takes the same `tokenizer.json`. A round before those that are timed compares every id.
 """

@@ -11,7 +11,6 @@ import pickle
 import sys
 import time
 from array import array
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final

@@ -504,6 +504,9 @@ mod own {
                 tokenizer.encode(&chat).expect("any text"),
                 "{chat:?}"
             );
+            if backend == "ecocore" && case % 250 == 100 {
+                check_window(&tokenizer, &oracle, &mut dice);
+            }
             long.push_str(&text);
             if case % 250 == 249 {
                 let new = Tokenizer::from_json(json).expect("a sound file");
@@ -512,6 +515,29 @@ mod own {
                 long.clear();
             }
         }
+    }
+
+    /// Texts are looked at 8192 bytes at a time: what stands about there, behind as much of one kind, and behind a mixture.
+    fn check_window(tokenizer: &Tokenizer, oracle: &tokenizers::Tokenizer, dice: &mut Dice) {
+        let fillers = [
+            "a", "ab ", " ", "\n", " \n", "!\n ", "1", "1a", "'", "'s", "!", "中", "\u{3000}", "\u{a0}\n",
+            "٣", "é ",
+        ];
+        let filler = dice.of(&fillers);
+        let length = 8192 - 80 + dice.below(96);
+        let mut text: String = filler.chars().cycle().take(length).collect();
+        while text.len() > length {
+            text.pop();
+        }
+        if dice.below(2) == 0 {
+            text.insert_str(0, "x ");
+        }
+        for _ in 0..12 {
+            text.push_str(&dice.of(&fillers).repeat(1 + dice.below(3)));
+        }
+        text.push_str(&dice.text());
+        let expected = oracle.encode_fast(text.as_str(), false).expect("any text").get_ids().to_vec();
+        assert_eq!(tokenizer.encode(&text).expect("any text"), expected, "{filler:?} {length} {text:?}");
     }
 
     /// All bytes but some, as SmolLM2's vocabulary has them.
@@ -574,6 +600,36 @@ mod own {
         for seed in [16, 116, 216] {
             let json = file(spaces.clone(), Json::Null, characters(), model.clone(), seed);
             check(&json, "ecocore", 6);
+        }
+    }
+
+    #[test]
+    fn spaces_that_are_no_token_are_three_symbols() {
+        let mut letters: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+        letters.extend(
+            ["a", "b", "x", "y", "x\u{2581}", "\u{2581}y", "x\u{2581}\u{2581}y", "ab"].map(String::from),
+        );
+        let vocab: serde_json::Map<_, _> = letters.into_iter().zip((0..).map(Json::from)).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "pre_tokenizer": null, "post_processor": null,
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+                {"type": "ByteFallback"}, {"type": "Fuse"},
+            ]},
+            "model": {
+                "type": "BPE", "byte_fallback": true, "vocab": vocab,
+                "merges": [["a", "b"], ["x\u{2581}", "\u{2581}y"]],
+            },
+        })
+        .to_string();
+        let tokenizer = Tokenizer::from_json(json.as_bytes()).expect("a sound file");
+        let oracle = tokenizers::Tokenizer::from_bytes(&json).expect("a sound file");
+        assert_eq!(tokenizer.backend(), "ecocore");
+        for spaces in (0..80).chain([1000]) {
+            let text = format!("ab x{}y", " ".repeat(spaces));
+            let expected = oracle.encode_fast(text.as_str(), false).expect("any text").get_ids().to_vec();
+            assert_eq!(tokenizer.encode(&text).expect("any text"), expected, "{spaces} spaces");
         }
     }
 

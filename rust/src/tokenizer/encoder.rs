@@ -12,7 +12,6 @@ use super::added_tokens::AddedTokens;
 use super::characters::Characters;
 use super::composed::composed;
 use super::joints::Joints;
-
 use super::merges::{self, Merges};
 use super::segments::Segments;
 use super::whole_words::WholeWords;
@@ -32,6 +31,14 @@ pub(super) enum Units {
 impl Units {
     fn is_bytes(&self) -> bool {
         matches!(self, Self::Bytes { .. })
+    }
+
+    /// As many symbols as a word may have: a space that is no token becomes three bytes.
+    fn most_symbols(&self, word: &str) -> usize {
+        match self {
+            Self::Bytes { .. } => word.len(),
+            Self::Characters(_) => word.len() + 2 * word.bytes().filter(|&byte| byte == b' ').count(),
+        }
     }
 
     /// Whether a word may be cut into pieces: not where a byte vanishes, since its neighbours meet there, and not what is a
@@ -230,6 +237,7 @@ impl Encoder {
     /// Leaves the ids of new words in `words.made`.
     fn make_ids(&self, text: &str, new: &mut [New], words: &mut Words) {
         words.made.clear();
+        words.made.shrink_to(1 << 16);
         let mut to_merge = [0; PUT_OFF];
         let mut count = 0;
         for (turn, New { word, ids, .. }) in
@@ -242,7 +250,7 @@ impl Encoder {
                 if word.is_short() && !word.is_piece { self.whole_word(bytes, word.hash()) } else { None };
             if let Some(id) = known {
                 words.made.push(id);
-            } else if bytes.len() > merges::SHORT {
+            } else if self.units.most_symbols(bytes) > merges::SHORT {
                 self.read_symbols(bytes, &mut words.symbols, &mut words.kept);
                 self.merge_symbols(words);
                 words.made.extend_from_slice(&words.symbols);

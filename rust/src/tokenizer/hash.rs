@@ -1,5 +1,5 @@
 //! Hashes of words and pairs. They choose places in tables that compare what they hold, so that a collision costs
-//! time and never a wrong id; and every table looks at a bounded number of places.
+//! time and never a wrong id.
 
 const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
 const SECOND: u64 = 0xd1b5_4a32_d192_ed03;

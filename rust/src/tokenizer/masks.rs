@@ -6,7 +6,7 @@ use super::simd::{self, Bits, each_block};
 
 /// How much text is looked at in one go, so that the bits stay in the first cache.
 const WINDOW: usize = 8 << 10;
-/// Bytes that a rule may look at behind the character that it is about.
+/// More than the bytes behind a character that decide about it: the character behind, or a contraction's letters.
 const MARGIN: usize = 16;
 
 /// The bytes of a block: as many as a number has bits.
@@ -51,6 +51,11 @@ impl Masks {
         self.end = text.len().min(start + self.length);
         self.is_last = self.end == text.len();
         let count = (self.end - start).div_ceil(BLOCK);
+        if !longer {
+            // One giant word must not hold its memory forever.
+            self.blocks.truncate(count + 2);
+            self.blocks.shrink_to(WINDOW / BLOCK + 2);
+        }
         self.blocks.resize(count + 2, Block::default());
         self.blocks[0] = Block::default();
         self.blocks[count + 1] = Block { spaces: !0, ..Block::default() };

@@ -71,7 +71,7 @@ impl Own {
 /// Room for the ids of a text: common text has a token for every four bytes, and the words that are looked up at last have
 /// more than they need.
 fn capacity(text: &str) -> usize {
-    text.len() / 4 + MOST_AHEAD.min(4 * text.len())
+    text.len() / 4 + MOST_AHEAD.min(8 * text.len())
 }
 
 /// The bytes of every token. Where an added token has the id of another, it is the one that is read.

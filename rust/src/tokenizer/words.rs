@@ -123,6 +123,7 @@ impl Starts {
     fn mark<R: Rules>(&mut self, text: &[u8], rules: &R) {
         let Self { masks, starts } = self;
         starts.clear();
+        starts.shrink_to(2 * masks.blocks().len().max(256));
         let mut before = Before::default();
         let (mut any_apostrophe, mut any_numbers) = (false, false);
         for (turn, around) in masks.blocks().enumerate() {
@@ -223,7 +224,8 @@ fn earlier(bits: u64, behind: u64) -> u64 {
     bits >> 1 | behind << 63
 }
 
-/// What is left of `runs` without those that begin at `starts`. Adding carries through a run and leaves none of it.
+/// What is left of `runs` without those that begin at `starts`, which are first bits of runs: adding carries through a run
+/// and leaves none of it, but a bit behind it. `goes_on` says that a run without a start here began in the block before.
 #[inline]
 fn without_runs(runs: u64, starts: u64, goes_on: &mut bool) -> u64 {
     let (sum, first) = runs.overflowing_add(starts);
