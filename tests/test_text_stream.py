@@ -67,6 +67,23 @@ def test_arrays_serve_as_well_as_lists(dtype: str | type[np.integer]) -> None:
     assert streams.push(handles[::-1], np.array([97, 0, 98, 0], dtype)[::2]) == (["a", "b"], [False, False])
 
 
+def test_arrays_that_step_over_other_bytes_serve_too() -> None:
+    """Fields of packed records, and elements at odd addresses."""
+    for packed in ([("other", "u1"), ("id", "<i8")], [("other", "<u4"), ("id", "<i8")], [("id", "<i8"), ("other", "u1")]):
+        records = np.zeros(2, packed)
+        records["id"] = [97, 98]
+        odd = np.ndarray(2, np.int64, buffer=bytearray(17), offset=1)
+        odd[:] = [97, 98]
+        for ids in (records["id"], odd):
+            streams = TextStream(Tokenizer.bytes_only())
+            handles = [streams.open(), streams.open()]
+            assert streams.push(handles, ids) == (["a", "b"], [False, False])
+            assert Tokenizer.bytes_only().decode(ids) == "ab"
+    streams = TextStream(Tokenizer.bytes_only())
+    with pytest.raises(InvalidParameter, match="whole numbers"):
+        streams.push([streams.open()], np.ma.array([97], mask=[True]))
+
+
 def test_tensors_and_tuples_serve_too() -> None:
     streams = TextStream(Tokenizer.bytes_only())
     handles = streams.open(), streams.open()

@@ -26,21 +26,19 @@ fn of_array<T>(values: &Bound<'_, PyAny>) -> Option<Option<Vec<T>>>
 where
     T: TryFrom<i64> + TryFrom<i32> + TryFrom<u64> + TryFrom<u32>,
 {
-    values.cast::<PyUntypedArray>().ok()?;
+    // Masked arrays and other kinds of their own say themselves what they hold.
+    values.cast_exact::<PyUntypedArray>().ok()?;
     of_type::<i64, T>(values)
         .or_else(|| of_type::<u32, T>(values))
         .or_else(|| of_type::<u64, T>(values))
         .or_else(|| of_type::<i32, T>(values))
 }
 
-/// The same of an array whose elements are `A`. What does not fit is `None` within.
+/// The same of an array whose elements are `A`, one behind the other. What does not fit is `None` within.
 fn of_type<A: Element + Copy, T: TryFrom<A>>(values: &Bound<'_, PyAny>) -> Option<Option<Vec<T>>> {
     let array = values.cast::<PyArray1<A>>().ok()?.try_readonly().ok()?;
-    let number = |&number: &A| T::try_from(number).ok();
-    Some(match array.as_slice() {
-        Ok(numbers) => numbers.iter().map(number).collect(),
-        Err(_) => array.as_array().iter().map(number).collect(),
-    })
+    let numbers = array.as_slice().ok()?;
+    Some(numbers.iter().map(|&number| T::try_from(number).ok()).collect())
 }
 
 /// The items of a list, a tensor or another array, or any sequence.

@@ -54,12 +54,17 @@ impl PyTokenizer {
     fn encode_array<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
         let py = text.py();
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        Ok(PyArray1::from_vec(py, self.free(py, text, || self.0.encode(text))?))
+        let mut ids = self.free(py, text, || self.0.encode(text))?;
+        // An array holds its room as long as it lives.
+        ids.shrink_to_fit();
+        Ok(PyArray1::from_vec(py, ids))
     }
     fn encode_chat<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
         let py = text.py();
         let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        Ok(PyArray1::from_vec(py, self.free(py, text, || self.0.encode_chat(text))?))
+        let mut ids = self.free(py, text, || self.0.encode_chat(text))?;
+        ids.shrink_to_fit();
+        Ok(PyArray1::from_vec(py, ids))
     }
     fn encode_batch<'py>(
         &self,
@@ -213,14 +218,21 @@ fn lone_surrogate(parameter: &str, place: &str) -> Error {
 fn token_ids(ids: &Bound<'_, PyAny>, vocab: &Vocab) -> PyResult<Vec<u32>> {
     let py = ids.py();
     if ids.cast::<PyUntypedArray>().is_ok() {
-        let read = from_array::<u32>(ids, vocab)
-            .or_else(|| from_array::<i64>(ids, vocab))
-            .or_else(|| from_array::<i32>(ids, vocab))
-            .or_else(|| from_array::<u64>(ids, vocab))
-            .or_else(|| from_array::<u16>(ids, vocab))
-            .or_else(|| from_array::<i16>(ids, vocab))
-            .or_else(|| from_array::<u8>(ids, vocab))
-            .or_else(|| from_array::<i8>(ids, vocab));
+        let read = |ids: &Bound<'_, PyAny>| {
+            from_array::<u32>(ids, vocab)
+                .or_else(|| from_array::<i64>(ids, vocab))
+                .or_else(|| from_array::<i32>(ids, vocab))
+                .or_else(|| from_array::<u64>(ids, vocab))
+                .or_else(|| from_array::<u16>(ids, vocab))
+                .or_else(|| from_array::<i16>(ids, vocab))
+                .or_else(|| from_array::<u8>(ids, vocab))
+                .or_else(|| from_array::<i8>(ids, vocab))
+        };
+        let read = match read(ids) {
+            Some(read) => Some(read),
+            // A copy lies as it is read, whatever steps the array takes.
+            None => read(&ids.call_method0("copy")?),
+        };
         let wrong = || Err(Error::parameter("ids", "must be a one-dimensional array of integers"));
         return read.unwrap_or_else(wrong).or_raise(py);
     }
@@ -247,7 +259,7 @@ where
 {
     let array = ids.cast::<PyArray1<T>>().ok()?.readonly();
     let id = |&id: &T| id.try_into().map_err(|_| vocab.unknown("ids", id));
-    Some(array.as_array().iter().map(id).collect())
+    Some(array.as_slice().ok()?.iter().map(id).collect())
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
