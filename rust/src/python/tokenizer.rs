@@ -52,19 +52,10 @@ impl PyTokenizer {
         self.list(py, &self.free(py, text, || self.0.encode(text))?)
     }
     fn encode_array<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let py = text.py();
-        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        let mut ids = self.free(py, text, || self.0.encode(text))?;
-        // An array holds its room as long as it lives.
-        ids.shrink_to_fit();
-        Ok(PyArray1::from_vec(py, ids))
+        self.array(text, |text| self.0.encode(text))
     }
     fn encode_chat<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let py = text.py();
-        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        let mut ids = self.free(py, text, || self.0.encode_chat(text))?;
-        ids.shrink_to_fit();
-        Ok(PyArray1::from_vec(py, ids))
+        self.array(text, |text| self.0.encode_chat(text))
     }
     fn encode_batch<'py>(
         &self,
@@ -108,6 +99,19 @@ impl PyTokenizer {
 
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
         self.1.list(py, ids, self.0.vocab().len())
+    }
+
+    fn array<'py>(
+        &self,
+        text: &Bound<'py, PyString>,
+        encode: impl FnOnce(&str) -> Result<Vec<u32>, Error> + Send,
+    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let py = text.py();
+        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
+        let mut ids = self.free(py, text, || encode(text))?;
+        // An array holds its room as long as it lives.
+        ids.shrink_to_fit();
+        Ok(PyArray1::from_vec(py, ids))
     }
 
     /// The texts of pieces of streams over this vocabulary.
