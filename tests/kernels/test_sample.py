@@ -369,6 +369,8 @@ def test_too_small_results_are_refused() -> None:
 class OnDevice:
     """A CPU tensor that says it lies elsewhere."""
 
+    is_cuda = True
+
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.shape, self.device = tensor, tensor.shape, SimpleNamespace(type="cuda", index=0)
 
