@@ -121,13 +121,14 @@ impl Merges {
     /// Merges the first pair of the lowest rank, and asks memory for the pairs that come of it. Gives whether there was one.
     #[inline]
     fn step(&self, lane: &mut Lane) -> bool {
+        // Before the new ones are written, which would have to be waited for.
+        let mut lowest = lane.lowest();
         let mut unknown = lane.unknown;
         while unknown != 0 {
             let at = unknown.trailing_zeros() as usize;
             unknown &= unknown - 1;
-            lane.set(at, self.find(lane.symbols[at], lane.symbols[lane.next(at)]));
+            lowest = lowest.min(lane.set(at, self.find(lane.symbols[at], lane.symbols[lane.next(at)])));
         }
-        let lowest = lane.lowest();
         if lowest == NO_PLACE {
             return false;
         }
@@ -139,7 +140,12 @@ impl Merges {
         lane.starts &= !(1 << next);
         let before = lane.starts & ((1 << at) - 1);
         let has_next = lane.starts >> at > 1;
-        let before = if before == 0 { 0 } else { 1 << before.ilog2() };
+        let before = if before == 0 {
+            0
+        } else {
+            lane.firsts[before.ilog2() as usize] = NO_PLACE;
+            1 << before.ilog2()
+        };
         lane.unknown = before | u64::from(has_next) << at;
         self.ask_ahead(lane);
         true
@@ -255,10 +261,11 @@ impl Lane {
     }
 
     #[inline]
-    fn set(&mut self, at: usize, merge: Merge) {
+    fn set(&mut self, at: usize, merge: Merge) -> i32 {
         self.merged[at] = merged(merge);
         self.firsts[at] =
             if merge == NEVER { NO_PLACE } else { ((merge >> 32) as i32) << PLACE_BITS | at as i32 };
+        self.firsts[at]
     }
 
     /// The symbol behind one that is not the last.
