@@ -158,6 +158,24 @@ impl Starts {
     /// Words of numbers have at most so many.
     #[inline(never)]
     fn cut_numbers(&mut self, text: &[u8], most: usize) {
+        if self.masks.blocks().any(|[_, block, _]| block.numbers & block.inside != 0) {
+            return self.cut_wide_numbers(text, most);
+        }
+        let (mut last, mut cut) = (usize::MAX - 1, 0);
+        for (turn, [behind, block, _]) in self.masks.blocks().enumerate() {
+            each_bit(too_many(behind.numbers, block.numbers, most), |bit| {
+                let at = 64 * turn + bit;
+                if at != last + 1 || at == cut + most {
+                    self.starts[turn] |= 1 << bit;
+                    cut = at;
+                }
+                last = at;
+            });
+        }
+    }
+
+    /// The same for numbers of more than one byte.
+    fn cut_wide_numbers(&mut self, text: &[u8], most: usize) {
         let classes = Classes::shared();
         let Self { masks, starts } = self;
         let start = masks.start();
@@ -232,6 +250,12 @@ fn without_runs(runs: u64, starts: u64, goes_on: &mut bool) -> u64 {
     let (sum, second) = sum.overflowing_add(u64::from(*goes_on));
     *goes_on = first | second;
     sum
+}
+
+/// Which numbers have as many numbers as a word may have before them, byte by byte.
+#[inline]
+fn too_many(behind: u64, numbers: u64, most: usize) -> u64 {
+    (1..=most as u32).fold(numbers, |run, by| run & (numbers << by | behind >> (64 - by)))
 }
 
 struct Gpt2 {
@@ -310,8 +334,6 @@ impl Rules for Cl100k {
         let behind_newline = plain & later(left_newlines, before.newlines);
         let last = plain & !earlier(spaces, next.spaces);
         let blank_ends = plain & earlier(newlines, next.newlines);
-        let too_many = (1..=self.digits as u32)
-            .fold(numbers, |run, by| run & (numbers << by | behind.numbers >> (64 - by)));
         *before = Before {
             others,
             other_starts,
@@ -321,7 +343,8 @@ impl Rules for Cl100k {
             absorbed_goes_on: before.absorbed_goes_on,
         };
         let found = other_starts | letter_starts | number_starts | runs | behind_newline | last & !inside;
-        let numbers = self.digits > 1 && (too_many | numbers & inside) != 0;
+        let numbers =
+            self.digits > 1 && (too_many(behind.numbers, numbers, self.digits) | numbers & inside) != 0;
         (found, Left { last_bytes: last & inside, blank_ends, numbers })
     }
 }
