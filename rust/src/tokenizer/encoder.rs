@@ -134,19 +134,17 @@ impl Encoder {
         words.num_waiting += 1;
     }
 
-    /// Appends the ids of the words that wait. Room for as many ids as a slot has is made ahead, and filled whatever their
-    /// number: how many it is could not be foretold.
+    /// Appends the ids of the words that wait. As many ids are copied from a slot as it has room for, and counted after:
+    /// how many it is could not be foretold.
     fn look_up(&self, text: &str, words: &mut Words, out: &mut Vec<u32>) {
-        let count = mem::take(&mut words.num_waiting);
-        let mut length = out.len();
-        out.resize(length + ROOM * count, 0);
-        for turn in 0..count {
+        let mut length = 0;
+        for turn in 0..mem::take(&mut words.num_waiting) {
             let word = &words.waiting[turn];
             if word.is_short() {
                 if let Some(slot) = words.cache.find_short(word)
                     && slot.count as usize <= SHORT_IDS
                 {
-                    out[length..length + SHORT_IDS].copy_from_slice(&slot.ids);
+                    words.found[length..length + SHORT_IDS].copy_from_slice(&slot.ids);
                     length += slot.count as usize;
                     continue;
                 }
@@ -154,33 +152,24 @@ impl Encoder {
                 && let Some(slot) = words.cache.find_medium(text.as_bytes(), word)
                 && slot.count as usize <= MEDIUM_IDS
             {
-                out[length..length + MEDIUM_IDS].copy_from_slice(&slot.ids);
+                words.found[length..length + MEDIUM_IDS].copy_from_slice(&slot.ids);
                 length += slot.count as usize;
                 continue;
             }
-            let rest = ROOM * (count - turn - 1);
+            out.extend_from_slice(&words.found[..mem::take(&mut length)]);
             if let Some(ids) = words.cache.find(text.as_bytes(), word) {
-                let end = length + ids.len();
-                if out.len() < end + rest {
-                    out.resize(end + rest, 0);
-                }
-                out[length..end].copy_from_slice(ids);
-                length = end;
-                continue;
+                out.extend_from_slice(ids);
+            } else {
+                self.new_word(text, words.waiting[turn], words, out);
             }
-            out.truncate(length);
-            self.new_word(text, words.waiting[turn], words, out);
-            length = out.len();
-            out.resize(length + rest, 0);
         }
-        out.truncate(length);
+        out.extend_from_slice(&words.found[..length]);
     }
 
     /// Takes a word that is not known.
     #[inline(never)]
     fn new_word(&self, text: &str, word: Word, words: &mut Words, out: &mut Vec<u32>) {
         if word.is_short() {
-            self.whole_words.prefetch(word.hash());
             self.put_off(text, word, words, out);
         } else {
             self.long_word(text, word, words, out);
@@ -238,6 +227,7 @@ impl Encoder {
     fn make_ids(&self, text: &str, new: &mut [New], words: &mut Words) {
         words.made.clear();
         words.made.shrink_to(1 << 16);
+        new.iter().for_each(|new| self.whole_words.prefetch(new.word.hash()));
         let mut to_merge = [0; PUT_OFF];
         let mut count = 0;
         for (turn, New { word, ids, .. }) in
@@ -378,16 +368,15 @@ const PUT_OFF: usize = 64;
 /// No new word.
 const FREE: u8 = u8::MAX;
 
-/// Ids that are written for a word at most, and then counted.
-const ROOM: usize = if MEDIUM_IDS > SHORT_IDS { MEDIUM_IDS } else { SHORT_IDS };
-
-/// As many ids are written for all words that wait.
-pub(super) const MOST_AHEAD: usize = ROOM * WAITING;
+/// As many ids as all words that wait may have in their slots.
+const MOST_FOUND: usize = WAITING * if MEDIUM_IDS > SHORT_IDS { MEDIUM_IDS } else { SHORT_IDS };
 
 struct Words {
     cache: WordCache,
     waiting: [Word; WAITING],
     num_waiting: usize,
+    /// Ids of theirs, until they are appended.
+    found: [u32; MOST_FOUND],
     /// Words that wait to be merged.
     new: Vec<New>,
     /// Where each of them lies, at the place of its hash or behind it.
@@ -418,6 +407,7 @@ impl Words {
             cache: WordCache::new(),
             waiting: [Word::default(); WAITING],
             num_waiting: 0,
+            found: [0; MOST_FOUND],
             new: Vec::new(),
             places: [FREE; 2 * PUT_OFF],
             made: Vec::new(),

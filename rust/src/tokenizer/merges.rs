@@ -90,7 +90,13 @@ impl Merges {
         while count < lanes.len() && refill(count, &mut lanes[count]) {
             count += 1;
         }
+        let mut asked = Vec::with_capacity(2 * LANES);
         while count > 0 {
+            // Memory is asked for all lanes in one short loop: a processor that waits to learn where a page lies looks only
+            // some hundred instructions ahead.
+            let begun = places[..count].iter().map(|&place| &lanes[place]);
+            asked.extend(begun.flat_map(Lane::unknown_pairs).map(|pair| self.place(pair)));
+            asked.drain(..).for_each(|place| prefetch(&raw const self.table[place]));
             let mut kept = 0;
             for turn in 0..count {
                 let place = places[turn];
@@ -101,7 +107,7 @@ impl Merges {
         }
     }
 
-    /// Puts at most `SHORT` symbols into a lane, and asks memory for what their pairs may merge to.
+    /// Puts at most `SHORT` symbols into a lane.
     pub(super) fn begin(&self, lane: &mut Lane, symbols: &[u32], bytes: Option<&[u8]>) {
         lane.symbols[..symbols.len()].copy_from_slice(symbols);
         lane.starts = if symbols.is_empty() { 0 } else { !0 >> (SHORT - symbols.len()) };
@@ -114,11 +120,10 @@ impl Merges {
             }
         } else {
             lane.unknown = lane.starts >> 1;
-            self.ask_ahead(lane);
         }
     }
 
-    /// Merges the first pair of the lowest rank, and asks memory for the pairs that come of it. Gives whether there was one.
+    /// Merges the first pair of the lowest rank. Gives whether there was one.
     #[inline]
     fn step(&self, lane: &mut Lane) -> bool {
         // Before the new ones are written, which would have to be waited for.
@@ -147,19 +152,7 @@ impl Merges {
             1 << before.ilog2()
         };
         lane.unknown = before | u64::from(has_next) << at;
-        self.ask_ahead(lane);
         true
-    }
-
-    #[inline]
-    fn ask_ahead(&self, lane: &Lane) {
-        let mut unknown = lane.unknown;
-        while unknown != 0 {
-            let at = unknown.trailing_zeros() as usize;
-            unknown &= unknown - 1;
-            let pair = pair(lane.symbols[at], lane.symbols[lane.next(at)]);
-            prefetch(&raw const self.table[self.place(pair)]);
-        }
     }
 
     /// Merges with a queue of ranks and places over a linked list: n log n whatever the text.
@@ -219,7 +212,7 @@ fn await_turn(queue: &mut Waves, merge: Merge, at: u32) {
 }
 
 /// As many words as merge side by side.
-pub(super) const LANES: usize = 16;
+pub(super) const LANES: usize = 32;
 
 /// Places that are compared side by side.
 const GROUP: usize = 8;
@@ -266,6 +259,15 @@ impl Lane {
         self.firsts[at] =
             if merge == NEVER { NO_PLACE } else { ((merge >> 32) as i32) << PLACE_BITS | at as i32 };
         self.firsts[at]
+    }
+
+    fn unknown_pairs(&self) -> impl Iterator<Item = u64> {
+        let mut unknown = self.unknown;
+        std::iter::from_fn(move || {
+            let at = unknown.trailing_zeros() as usize;
+            unknown &= unknown.wrapping_sub(1);
+            (at < SHORT).then(|| pair(self.symbols[at], self.symbols[self.next(at)]))
+        })
     }
 
     /// The symbol behind one that is not the last.

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe;
 
-use super::encoder::{Encoder, MOST_AHEAD};
+use super::encoder::Encoder;
 use super::scheme::Scheme;
 use crate::error::Error;
 use crate::pipeline::{BytePairs, MAX_IDS, Places, ids_taken};
@@ -68,10 +68,9 @@ impl Own {
     }
 }
 
-/// Room for the ids of a text: common text has a token for every four bytes, and the words that are looked up at last have
-/// more than they need.
+/// Room for the ids of a text: common text has a token for every three or four bytes.
 fn capacity(text: &str) -> usize {
-    text.len() / 4 + MOST_AHEAD.min(8 * text.len())
+    text.len() / 3 + 8
 }
 
 /// The bytes of every token. Where an added token has the id of another, it is the one that is read.
