@@ -384,9 +384,14 @@ fn run_end(text: &[u8], mut at: usize, wanted: fn(u8) -> bool) -> usize {
 fn o200k(text: &[u8], at: usize) -> usize {
     let (class, size) = Classes::shared().at(text, at);
     let next = at + size;
-    // `[^\r\n\p{L}\p{N}]?` is taken if what follows matches with it, and else left out, which helps marks alone.
+    // `[^\r\n\p{L}\p{N}]?` is taken if what follows matches with it, and else left out, which helps marks alone. Each alternative
+    // tries both before the next one is tried.
     let may_begin = class & (LETTER | NUMBER) == 0 && !matches!(text[at], b'\r' | b'\n');
-    let end = Some(next).filter(|_| may_begin).and_then(|next| cased(text, next)).or_else(|| cased(text, at));
+    let with = if may_begin { cased(text, next) } else { Cased::default() };
+    let end = with.small_at_last.or_else(|| {
+        let without = cased(text, at);
+        without.small_at_last.or(with.capital_first).or(without.capital_first)
+    });
     if let Some(end) = end {
         return if text.get(end) == Some(&b'\'') { contraction(text, end, true).unwrap_or(end) } else { end };
     }
@@ -396,8 +401,17 @@ fn o200k(text: &[u8], at: usize) -> usize {
     others_or_spaces(text, at, next, |byte| matches!(byte, b'\r' | b'\n' | b'/'))
 }
 
-/// The end of `[U]*[S]+` at `at`, and if that does not match, of `[U]+[S]*`.
-fn cased(text: &[u8], at: usize) -> Option<usize> {
+/// Where what the two alternatives for letters match ends.
+#[derive(Default)]
+struct Cased {
+    /// `[U]*[S]+`, which is tried with and without a character before it first.
+    small_at_last: Option<usize>,
+    /// `[U]+[S]*`
+    capital_first: Option<usize>,
+}
+
+/// What letters of both cases match at `at`.
+fn cased(text: &[u8], at: usize) -> Cased {
     let classes = Classes::shared();
     let is_upper = |class: u8| class & MARK != 0 || class & (LETTER | SMALL) == LETTER;
     let is_lower = |class: u8| class & MARK != 0 || class & (LETTER | CAPITAL) == LETTER;
@@ -421,7 +435,8 @@ fn cased(text: &[u8], at: usize) -> Option<usize> {
         }
         end += size;
     }
-    if end > upper_end { Some(end) } else { shared.or_else(|| (upper_end > at).then_some(upper_end)) }
+    let small_at_last = if end > upper_end { Some(end) } else { shared };
+    Cased { small_at_last, capital_first: (upper_end > at).then_some(end) }
 }
 
 /// `'s|'t|'re|'ve|'m|'ll|'d` at an apostrophe.
@@ -463,4 +478,93 @@ fn spaces(text: &[u8], at: usize, end: usize) -> usize {
     let is_start = |byte: &u8| byte & 0xc0 != 0x80;
     let last = at + text[at..end].iter().rposition(is_start).unwrap_or(0);
     if last == at { end } else { last }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::pre_tokenizers::digits::Digits;
+    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+        SplitDelimiterBehavior,
+    };
+
+    use super::*;
+
+    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+    /// What the classes and the rules tell apart, and what they look at beyond a character.
+    const PARTS: &[&str] = &[
+        "a", "word", "Ab", "ABC", "é", "ß", "中", "日本", "я", "ก", "\u{301}", "\u{94d}", "1", "22", "4444",
+        "٣", "Ⅷ", "²", " ", "  ", "\t", "\n", "\r\n", "\n\n", "\u{a0}", "\u{3000}", "\u{2028}", "'", "'s",
+        "'LL", "'re", "'ve", "'\u{17f}", "!", "...", "/", "(", "—", "…", "🙂", "\u{200d}", "_",
+    ];
+
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 33) as usize % bound
+        }
+
+        /// A few kinds of parts, some of them many times, so that runs of one kind and what ends them are met.
+        fn text(&mut self, least: usize) -> String {
+            let kinds: Vec<&str> = (0..1 + self.below(5)).map(|_| PARTS[self.below(PARTS.len())]).collect();
+            let mut text = String::new();
+            while text.len() < least {
+                let times = 1 + [0, 1, 4, 90][self.below(4)];
+                text.push_str(&kinds[self.below(kinds.len())].repeat(1 + self.below(times)));
+            }
+            (0..self.below(8)).for_each(|_| text.push_str(PARTS[self.below(PARTS.len())]));
+            text
+        }
+    }
+
+    fn split(regex: &str) -> PreTokenizerWrapper {
+        let pattern = SplitPattern::Regex(regex.to_owned());
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).expect("a pattern").into()
+    }
+
+    /// Where words end for us and for the crate, on short texts and on some whose windows are cut where it matters.
+    fn check(pattern: Pattern, oracle: &[PreTokenizerWrapper]) {
+        let (mut dice, mut starts) = (Dice(7), Starts::new());
+        for case in 0..3000 {
+            let least = match case % 30 {
+                0 => 8192 - 200 + dice.below(200),
+                turn => turn,
+            };
+            let text = dice.text(least);
+            let mut ends = vec![];
+            each_word(text.as_bytes(), pattern, &mut starts, |_, end| ends.push(end));
+            let mut words = PreTokenizedString::from(text.as_str());
+            oracle.iter().for_each(|step| step.pre_tokenize(&mut words).expect("any text"));
+            let words = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let expected: Vec<usize> = words.into_iter().map(|(_, (_, end), _)| end).collect();
+            assert_eq!(ends, expected, "case {case}: {text:?}");
+        }
+    }
+
+    #[test]
+    fn words_of_gpt2_are_those_of_its_pattern() {
+        check(Pattern::Gpt2 { digits_apart: false }, &[split(GPT2)]);
+        check(Pattern::Gpt2 { digits_apart: true }, &[Digits::new(true).into(), split(GPT2)]);
+    }
+
+    #[test]
+    fn words_of_cl100k_are_those_of_its_pattern() {
+        for digits in 1..=3 {
+            let most = format!("{{1,{digits}}}");
+            check(Pattern::Cl100k { digits }, &[split(&CL100K.replace("{1,3}", &most))]);
+        }
+    }
+
+    #[test]
+    fn words_of_o200k_are_those_of_its_pattern() {
+        check(Pattern::O200k, &[split(O200K)]);
+    }
 }
