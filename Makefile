@@ -114,7 +114,7 @@ endif
 
 # Without isolation the build backend is called by its name, so the environment's own must be found first.
 $(VENV)/.installed: $(VENV)/.requirements pyproject.toml Cargo.toml Cargo.lock $(shell find rust cuda -type f -not -path 'rust/fuzz/*' 2>/dev/null)
-	@echo "compiling the Rust core: one to four minutes"
+	@echo "compiling the Rust core: one to ten minutes"
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
