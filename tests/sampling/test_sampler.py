@@ -358,6 +358,8 @@ def _sample(logits: Any = None, vocab: int = 5, seeds: Any = (1,), positions: An
         ("logits", {"logits": np.full((1, 5), np.nan, np.float32)}),
         ("logits", {"logits": np.full((1, 5), -np.inf, np.float32), "temperature": 0.0}),
         ("vocab_size", {"vocab": 0}),
+        ("vocab_size", {"vocab": None}),
+        ("vocab_size", {"vocab": 5.0}),
         ("params", {"logits": np.zeros((2, 5), np.float32), "seeds": [1, 2], "positions": [0, 1]}),
         ("seeds", {"seeds": [1, 2], "positions": [0, 1]}),
         ("seeds", {"seeds": [0.5]}),
@@ -382,6 +384,28 @@ def test_what_cannot_be_drawn_from_is_refused_by_name(param: str, arguments: dic
     with pytest.raises(InvalidParameter) as caught:
         _sample(**arguments)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("params", [None, SamplingParams(), [None], [{}], [SamplingParams(), "greedy"]])
+def test_what_is_no_list_of_params_is_refused(params: Any) -> None:
+    with pytest.raises(InvalidParameter, match=r"^params(\[[01]\])?: must be") as caught:
+        Sampler(5).sample(np.zeros((1, 5), np.float32), params, seeds=[1], positions=[0])
+    assert caught.value.param == "params"
+
+
+def test_what_was_drawn_may_be_the_history_as_it_is() -> None:
+    logits = np.array([[1.0, 1.5, 0.0]], np.float32)
+    for drawn in (np.array([1, 1]), [np.int64(1), np.uint8(1)], torch.tensor([1, 1]), list(torch.tensor([1, 1])), (1, 1)):
+        params = SamplingParams(temperature=0.0, frequency_penalty=0.5, history=drawn)
+        assert draw(logits, params) == [0]
+    for mask in (np.array([False, False, True]), torch.tensor([False, False, True])):
+        assert draw(logits, SamplingParams(mask=mask)) == [2]
+    wrong: list[Any] = [[1.0], ["1"], [True], [np.True_], [torch.tensor(1.0)], [torch.tensor([1, 2])], [None], 1, "1", {1}]
+    for history in wrong:
+        with pytest.raises(InvalidParameter, match=r"^history"):
+            SamplingParams(history=history)
+    with pytest.raises(InvalidParameter, match=r"^mask: must be a numpy array or tensor"):
+        SamplingParams(mask=[True])
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty"])

@@ -1,5 +1,6 @@
 """How tokens are drawn: the ranges of the sampling fields, and `SamplingParams` for one sequence."""
 
+import operator
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -73,6 +74,28 @@ Stops = Annotated[
 TokenIds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], Field(max_length=MAX_STOP_TOKEN_IDS), AsTuple]
 
 
+def _plain_ids(value: Any) -> Any:
+    """Integers of numpy and torch become Python's, so that what a sampler gave can be its next history."""
+    if not isinstance(value, list | tuple):
+        return _plain_array(value)
+    if set(map(type, value)) <= {int}:
+        return value
+    return [item if isinstance(item, bool | np.bool_) or not hasattr(item, "__index__") else _index(item) for item in value]
+
+
+def _index(item: Any) -> Any:
+    try:
+        return operator.index(item)
+    except TypeError:  # a tensor of floats, or of more than one element
+        return item
+
+
+def _plain_array(value: Any) -> Any:
+    """A tensor of the CPU as numpy's array of the same memory."""
+    is_tensor = hasattr(value, "__array__") and getattr(getattr(value, "device", None), "type", "") == "cpu"
+    return np.asarray(value) if is_tensor else value
+
+
 def _ids_kind(value: Any) -> str:
     return "#array" if isinstance(value, np.ndarray) else "#ids"
 
@@ -81,8 +104,10 @@ Ids = Annotated[
     Annotated[tuple[int, ...], Tag("#ids")] | Annotated[NDArray[Any], Tag("#array")],
     Discriminator(_ids_kind),
     AsTuple,
-    either("a list of ids or a numpy array of them", list, tuple, np.ndarray),
+    either("a list, an array or a tensor (CPU) of ids", list, tuple, np.ndarray),
+    BeforeValidator(_plain_ids),
 ]
+Mask = Annotated[NDArray[np.bool_], either("a numpy array or tensor (CPU) of bool", np.ndarray), BeforeValidator(_plain_array)]
 
 
 class SamplingParams(BaseModel):
@@ -115,7 +140,7 @@ class SamplingParams(BaseModel):
 
     history: Ids | None = None
     prompt: Ids | None = None
-    mask: NDArray[np.bool_] | None = None
+    mask: Mask | None = None
 
     def __init__(self, **fields: Any) -> None:
         with named_errors():

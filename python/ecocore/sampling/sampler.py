@@ -5,7 +5,7 @@ a kernel where the logits lie on a CUDA device, and the logits are never written
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -28,8 +28,8 @@ class Sampler:
 
     def __init__(self, vocab_size: int) -> None:
         """`vocab_size`: columns of the logits, 1 to 2^31. Raises InvalidParameter."""
-        if not 1 <= vocab_size <= 2**31:
-            raise InvalidParameter("vocab_size", "must be between 1 and 2147483648")
+        if type(vocab_size) is not int or not 1 <= vocab_size <= 2**31:
+            raise InvalidParameter("vocab_size", "must be an integer between 1 and 2147483648")
         self.vocab_size = vocab_size
         self._last: dict[int, tuple[SamplingParams, _core.SamplerParams]] = {}
 
@@ -69,9 +69,14 @@ class Sampler:
 
     def _core_params_of(self, params: Sequence[SamplingParams]) -> list[_core.SamplerParams]:
         """As the core has them; those of the last call are kept, because a loop sends the same ones for each token."""
+        if isinstance(params, SamplingParams) or not isinstance(params, Iterable):
+            raise InvalidParameter("params", "must be a list of SamplingParams, one for each row")
         last = self._last
         self._last, cores = {}, []
         for row in params:
+            if not isinstance(row, SamplingParams):
+                place = f"[{len(cores)}]"
+                raise InvalidParameter("params", f"must be SamplingParams, not {type(row).__name__}", place=place)
             known = last.get(id(row))
             if row.logit_bias:  # the one thing that can change in parameters
                 core = _core_params(row, tell_logprobs=False)

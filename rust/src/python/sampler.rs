@@ -175,7 +175,8 @@ pub(super) fn draws(seeds: &Bound<'_, PyAny>, positions: &Bound<'_, PyAny>) -> P
     let seeds = integers(seeds, "seeds")?;
     let positions = integers(positions, "positions")?;
     if seeds.len() != positions.len() {
-        let message = format!("has {} entries, seeds has {}", positions.len(), seeds.len());
+        let message =
+            format!("has {} entries and seeds {}; each row has one of both", positions.len(), seeds.len());
         return Err(Error::parameter("positions", message)).or_raise(py);
     }
     let pairs = seeds.iter().zip(&positions);
