@@ -79,6 +79,9 @@ def test_ids_that_are_no_integers_are_refused() -> None:
     for ids in wrong:
         with pytest.raises(TypeError):
             tokenizer.decode(ids)
+    assert tokenizer.decode(np.array([])) == ""
+    with pytest.raises(InvalidParameter, match=r"integers, not float64 of shape \(2, 3\)"):
+        tokenizer.decode(np.zeros((2, 3)))
     for array in (np.array([1.0]), np.array([[1], [2]]), np.array(["1"])):
         with pytest.raises(InvalidParameter, match="ids: must be a one-dimensional array of integers"):
             tokenizer.decode(array)

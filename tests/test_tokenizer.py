@@ -389,7 +389,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
 def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFile, match=r"absent\.json: No such file"):
         Tokenizer.from_file(tmp_path / "absent.json")
-    with pytest.raises(InvalidModelFile, match="directory"):
+    (tmp_path / "empty.json").touch()
+    with pytest.raises(InvalidModelFile, match=r"empty\.json: is empty"):
+        Tokenizer.from_file(tmp_path / "empty.json")
+    with pytest.raises(InvalidModelFile, match=r"is a folder; name the tokenizer\.json in it"):
         Tokenizer.from_file(str(tmp_path))
     (tmp_path / "cut.json").write_text('{"version": "1.0",')
     with pytest.raises(InvalidModelFile, match=r"cut\.json: is no tokenizer\.json: EOF"):

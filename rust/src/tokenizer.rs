@@ -73,20 +73,24 @@ pub(crate) enum Decoding {
 impl Tokenizer {
     /// Opens a `tokenizer.json` or the vocabulary inside a GGUF file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let unreadable = |error: std::io::Error| Error::file(path.display().to_string(), error.to_string());
+        let file_error = |message: &str| Error::file(path.display().to_string(), message);
+        if path.is_dir() {
+            return Err(file_error("is a folder; name the tokenizer.json in it"));
+        }
+        let unreadable = |error: std::io::Error| file_error(&error.to_string());
         let mut file = File::open(path).map_err(unreadable)?;
         let mut start = Vec::new();
         file.by_ref().take(4).read_to_end(&mut start).map_err(unreadable)?;
+        if start.is_empty() {
+            return Err(file_error("is empty; fetch it again"));
+        }
         if start == b"GGUF" {
             let gguf = Gguf::open(path)?;
             return Self::from_gguf(gguf.metadata()).map_err(|error| within(path.display(), error));
         }
         // Whatever else a model folder holds, weights of many gigabytes among it, is not read.
         if start.trim_ascii_start().first().is_some_and(|&byte| byte != b'{') {
-            return Err(Error::file(
-                path.display().to_string(),
-                "is neither a tokenizer.json nor a GGUF file",
-            ));
+            return Err(file_error("is neither a tokenizer.json nor a GGUF file"));
         }
         file.read_to_end(&mut start).map_err(unreadable)?;
         tokenizer_json::read(&start).map_err(|error| within(path.display(), error))

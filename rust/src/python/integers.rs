@@ -17,7 +17,7 @@ where
         Some(read) => read,
         None => of_sequence(values)?,
     };
-    let message = "must be a list or an array of whole numbers, none negative";
+    let message = "must be a list or a one-dimensional array of whole numbers, none negative or too large";
     read.ok_or_else(|| to_python(values.py(), Error::parameter(name, message)))
 }
 

@@ -20,7 +20,8 @@ const AT_ONCE: usize = 2048;
 /// How many elements of a list are made while memory answers.
 const AHEAD: usize = 32;
 
-/// See `_core.pyi`.
+/// Text to token ids and back. `Tokenizer.from_file`, `from_json` or `bytes_only` make one; what its methods take, give and
+/// raise stands in `ecocore/_core.pyi` and docs/tokenizer.md.
 #[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
 pub struct PyTokenizer(pub Arc<Tokenizer>, Integers, Texts);
 
@@ -237,8 +238,19 @@ fn token_ids(ids: &Bound<'_, PyAny>, vocab: &Vocab) -> PyResult<Vec<u32>> {
             // A copy lies as it is read, whatever steps the array takes.
             None => read(&ids.call_method0("copy")?),
         };
-        let wrong = || Err(Error::parameter("ids", "must be a one-dimensional array of integers"));
-        return read.unwrap_or_else(wrong).or_raise(py);
+        if let Some(read) = read {
+            return read.or_raise(py);
+        }
+        // Numpy's word for nothing is an array of float64.
+        if ids.len()? == 0 {
+            return Ok(Vec::new());
+        }
+        let message = format!(
+            "must be a one-dimensional array of integers, not {} of shape {}",
+            ids.getattr("dtype")?.str()?,
+            ids.getattr("shape")?
+        );
+        return Err(Error::parameter("ids", message)).or_raise(py);
     }
     let ids = ids.try_iter()?.map(|id| {
         let id = id?;

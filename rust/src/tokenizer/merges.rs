@@ -253,6 +253,7 @@ impl Lane {
         }
     }
 
+    /// Gives what stands at the place now.
     #[inline]
     fn set(&mut self, at: usize, merge: Merge) -> i32 {
         self.merged[at] = merged(merge);
@@ -261,6 +262,7 @@ impl Lane {
         self.firsts[at]
     }
 
+    /// The pairs that are to be looked up yet.
     fn unknown_pairs(&self) -> impl Iterator<Item = u64> {
         let mut unknown = self.unknown;
         std::iter::from_fn(move || {
