@@ -504,9 +504,6 @@ mod own {
                 tokenizer.encode(&chat).expect("any text"),
                 "{chat:?}"
             );
-            if backend == "ecocore" && case % 250 == 100 {
-                check_window(&tokenizer, &oracle, &mut dice);
-            }
             long.push_str(&text);
             if case % 250 == 249 {
                 let new = Tokenizer::from_json(json).expect("a sound file");
@@ -515,29 +512,6 @@ mod own {
                 long.clear();
             }
         }
-    }
-
-    /// Texts are looked at 8192 bytes at a time: what stands about there, behind as much of one kind, and behind a mixture.
-    fn check_window(tokenizer: &Tokenizer, oracle: &tokenizers::Tokenizer, dice: &mut Dice) {
-        let fillers = [
-            "a", "ab ", " ", "\n", " \n", "!\n ", "1", "1a", "'", "'s", "!", "中", "\u{3000}", "\u{a0}\n",
-            "٣", "é ",
-        ];
-        let filler = dice.of(&fillers);
-        let length = 8192 - 80 + dice.below(96);
-        let mut text: String = filler.chars().cycle().take(length).collect();
-        while text.len() > length {
-            text.pop();
-        }
-        if dice.below(2) == 0 {
-            text.insert_str(0, "x ");
-        }
-        for _ in 0..12 {
-            text.push_str(&dice.of(&fillers).repeat(1 + dice.below(3)));
-        }
-        text.push_str(&dice.text());
-        let expected = oracle.encode_fast(text.as_str(), false).expect("any text").get_ids().to_vec();
-        assert_eq!(tokenizer.encode(&text).expect("any text"), expected, "{filler:?} {length} {text:?}");
     }
 
     /// All bytes but some, as SmolLM2's vocabulary has them.
