@@ -386,6 +386,12 @@ def test_what_cannot_be_drawn_from_is_refused_by_name(param: str, arguments: dic
     assert caught.value.param == param
 
 
+def test_a_vocabulary_is_as_large_as_numpy_says() -> None:
+    logits = np.array([[0.0, 2.0, 1.0]], np.float32)
+    sampler = Sampler(np.int64(3))  # type: ignore[arg-type]
+    assert sampler.sample(logits, [SamplingParams(temperature=0.0)], seeds=[1], positions=[0]).tolist() == [1]
+
+
 @pytest.mark.parametrize("params", [None, SamplingParams(), [None], [{}], [SamplingParams(), "greedy"]])
 def test_what_is_no_list_of_params_is_refused(params: Any) -> None:
     with pytest.raises(InvalidParameter, match=r"^params(\[[01]\])?: must be") as caught:

@@ -28,9 +28,9 @@ class Sampler:
 
     def __init__(self, vocab_size: int) -> None:
         """`vocab_size`: columns of the logits, 1 to 2^31. Raises InvalidParameter."""
-        if type(vocab_size) is not int or not 1 <= vocab_size <= 2**31:
+        if not isinstance(vocab_size, int | np.integer) or not 1 <= vocab_size <= 2**31:
             raise InvalidParameter("vocab_size", "must be an integer between 1 and 2147483648")
-        self.vocab_size = vocab_size
+        self.vocab_size = int(vocab_size)
         self._last: dict[int, tuple[SamplingParams, _core.SamplerParams]] = {}
 
     def sample(
