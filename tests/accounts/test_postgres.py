@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
-from sqlalchemy import Connection, bindparam, func, select, text
+from sqlalchemy import Connection, bindparam, event, func, select, text
 from tests.servers import PASSWORD, Postgres
 
 from ecocore.accounts import postgres as postgres_module
@@ -82,6 +83,71 @@ async def test_a_server_that_hangs_is_given_up(server: Postgres, database: Datab
     began = time.monotonic()
     assert await answers(database)
     assert time.monotonic() - began < RECOVERY_SECONDS
+
+
+async def test_a_long_transaction_is_not_given_up_while_the_server_answers(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 0.3)
+    async with database.writing() as connection:
+        for _ in range(10):
+            await connection.execute(text("SELECT pg_sleep(0.1)"))
+    with pytest.raises(DatabaseUnavailable):
+        async with database.writing() as connection:
+            await connection.execute(text("SELECT pg_sleep(2)"))
+
+
+async def test_a_busy_event_loop_is_no_silence_of_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 0.3)
+    async with database.writing() as connection:
+        for _ in range(3):
+            asking = asyncio.create_task(connection.scalar(text("SELECT 1")))
+            await asyncio.sleep(0)
+            busy_until = time.monotonic() + 0.4
+            while time.monotonic() < busy_until:
+                pass
+            assert await asking == 1
+
+
+async def test_who_waits_for_a_connection_to_ask_the_same_asks_it_once(database: Database) -> None:
+    asked: list[str] = []
+    event.listen(database._engine.sync_engine, "after_cursor_execute", lambda *said: asked.append(said[2]))
+    async with AsyncExitStack() as held:
+        for _ in range(postgres_module.CONNECTIONS):
+            await held.enter_async_context(database.writing())
+        crowd = [asyncio.create_task(database.look_up(QUERY, {"name": name})) for name in ["default", "nobody"] * 100]
+        await asyncio.sleep(0)
+        # The first of each question leaves. The others have their answer all the same.
+        for first in crowd[:2]:
+            first.cancel()
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes[:2])
+    assert outcomes[2:] == [(1,), None] * 99
+    assert sum(said.startswith("SELECT accounts.id") for said in asked) == 2
+
+
+async def test_who_asks_again_sees_what_was_written_meanwhile(database: Database) -> None:
+    slow = select(select(func.count()).select_from(accounts).scalar_subquery(), func.pg_sleep(0.5))
+    sent = asyncio.Event()
+    event.listen(database._engine.sync_engine, "before_cursor_execute", lambda *_: sent.set())
+    first = asyncio.create_task(database.look_up(slow, {}))
+    await sent.wait()
+    await database.transact(lambda connection: connection.execute(accounts.insert().values(id=2, name="new", created=0)))
+    second = await database.look_up(slow, {})
+    assert second is not None
+    assert second[0] == 2
+    await first
+
+
+async def test_a_lookup_that_failed_is_asked_anew(server: Postgres, database: Database) -> None:
+    server.stop()
+    for _ in range(2):
+        failures = await asyncio.gather(
+            *(database.look_up(QUERY, {"name": "default"}) for _ in range(100)), return_exceptions=True
+        )
+        assert all(isinstance(failure, DatabaseUnavailable) for failure in failures)
+    server.start()
+    assert await database.look_up(QUERY, {"name": "default"}) == (1,)
 
 
 async def test_a_statement_that_waits_too_long_ends(database: Database) -> None:

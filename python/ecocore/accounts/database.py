@@ -60,6 +60,8 @@ class Database:
             self._finder = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._direct: sqlite3.Connection | None = None
         self._spelled: dict[Select[Any], str] = {}
+        self._queued: dict[tuple[Any, ...], asyncio.Task[Sequence[Any] | None]] = {}
+        """What `look_up` has no connection for yet: each a query and its values."""
         self._writer: _Writer | None = None
 
     @classmethod
@@ -97,15 +99,28 @@ class Database:
         For what every request asks. A connection of the pool lives on a thread of its own, and asking it takes ten
         turns between that thread and the event loop: milliseconds where the engine is busy. SQLite itself finds a row in
         microseconds, without waiting for writers, so it is asked right here; and again in the long way if it could not.
+
+        While all connections are in use, who asks the same waits for the same answer: hundreds of requests with one key
+        ask for it once.
         """
-        row: Sequence[Any] | None
         if self._direct is not None:
             with suppress(sqlite3.Error):
-                row = self._direct.execute(self._spelling(query), values).fetchone()
+                row: Sequence[Any] | None = self._direct.execute(self._spelling(query), values).fetchone()
                 return row
-        async with self._connected(self._finder) as connection:
-            row = (await connection.execute(query, values)).one_or_none()
-        return row
+        question = (query, *values.values())
+        if (asking := self._queued.get(question)) is None:
+            asking = self._queued[question] = asyncio.create_task(self._find(question, values))
+        return await asyncio.shield(asking)
+
+    async def _find(self, question: tuple[Any, ...], values: Mapping[str, Any]) -> Sequence[Any] | None:
+        try:
+            async with self._connected(self._finder) as connection:
+                # From now on others may write what this will not see: who comes later asks anew.
+                del self._queued[question]
+                return (await connection.execute(question[0], values)).one_or_none()
+        finally:
+            if self._queued.get(question) is asyncio.current_task():
+                del self._queued[question]
 
     def _spelling(self, query: Select[Any]) -> str:
         if (text := self._spelled.get(query)) is None:

@@ -5,7 +5,7 @@ Takes a URL, gives an engine to `database`. asyncpg is imported here alone, when
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +40,9 @@ _SETTINGS: Final = {
 # A deadlock, or a row that changed meanwhile.
 COLLISION: Final = frozenset({"40P01", "40001"})
 _READ_ONLY: Final = "25006"
+_TICKS: Final = 6
+# Its place in a connection's `info`.
+_SILENCE: Final = "silence"
 _MIGRATION_LOCK: Final = int.from_bytes(b"ecocore")
 # Their words name a user, a database or a state of the server: no statement and no value.
 _TELLING: Final = ("08", "25", "28", "3D", "53", "57")
@@ -65,7 +68,8 @@ def postgres_engine(url: str) -> AsyncEngine:
 
     async def connect() -> "asyncpg.Connection[Any]":
         try:
-            return await asyncpg.connect(place, timeout=CONNECT_SECONDS, server_settings=_SETTINGS)
+            async with _within(CONNECT_SECONDS):
+                return await asyncpg.connect(place, timeout=None, server_settings=_SETTINGS)
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise InvalidConfiguration(f"database: this PostgreSQL URL cannot be used: {_without_place(error)}") from None
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -82,17 +86,56 @@ def postgres_engine(url: str) -> AsyncEngine:
         pool_use_lifo=True,
     )
     event.listen(engine.sync_engine, "checkout", _leave_the_dead)
+    event.listen(engine.sync_engine, "after_cursor_execute", _hear)
     return engine
+
+
+class _Silence:
+    """Calls `give_up` once nothing was heard for so many seconds.
+
+    They are counted in ticks: an event loop that stands still, and reads the server's answers late, counts one tick for it.
+    """
+
+    def __init__(self, seconds: float, give_up: Callable[[], None]) -> None:
+        self._pause = seconds / _TICKS
+        self._give_up = give_up
+        self._ticks = 0
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+
+    def restart(self) -> None:
+        self._ticks = 0
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        if self._ticks == _TICKS:
+            self._give_up()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    """Raises TimeoutError after so many seconds, as `_Silence` counts them."""
+    async with asyncio.timeout(None) as limit:
+        silence = _Silence(seconds, lambda: limit.reschedule(0))
+        try:
+            yield
+        finally:
+            silence.end()
 
 
 @asynccontextmanager
 async def patience(connection: AsyncConnection) -> AsyncIterator[None]:
     """Gives up a server that answers nothing within `ANSWER_SECONDS`: its connection is cut, and what waits for it fails.
 
+    Each answer begins the time anew: a transaction of many statements may take longer.
     SQLAlchemy then takes every connection of that time for lost.
     """
     cut = (await connection.get_raw_connection()).driver_connection.terminate  # type: ignore[union-attr]
-    timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, cut)
+    silence = connection.info[_SILENCE] = _Silence(ANSWER_SECONDS, cut)
     try:
         yield
     except DBAPIError as error:
@@ -101,7 +144,7 @@ async def patience(connection: AsyncConnection) -> AsyncIterator[None]:
             cut()
         raise
     finally:
-        timer.cancel()
+        silence.end()
 
 
 def take_turns(connection: Connection) -> None:
@@ -130,6 +173,13 @@ def _leave_the_dead(connection: Any, _record: object, _proxy: object) -> None:
     """Finds a connection that the server has closed, without a round trip; those of its time are left with it."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _hear(connection: Connection, *_: object) -> None:
+    """Each answer ends a silence. Connections that are used without patience have none."""
+    silence: _Silence | None = connection.info.get(_SILENCE)
+    if silence is not None:
+        silence.restart()
 
 
 def _without_place(error: Exception) -> str:
