@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ecocore.regions.child_process import Watch
 
 # Ten beats make a second here; a silence is noticed after one.
 CLOSE: Watch = Watch(look=0.05, beat=0.1, silence=1.0, first_wait=0.05, longest_wait=0.2, end=1.0)
+# For tests that are not about silence: a machine that is busy with others silences an engine for seconds.
+PATIENT: Watch = replace(CLOSE, silence=60.0)
 
 eventually = Live.eventually
 
@@ -24,7 +27,7 @@ def command(**settings: Any) -> list[str]:
 
 
 @contextmanager
-def isolated(watch: Watch = CLOSE, **settings: Any) -> Iterator[ChildRegion]:
+def isolated(watch: Watch = PATIENT, **settings: Any) -> Iterator[ChildRegion]:
     """A mock engine in a process of its own. Afterwards neither the process nor its socket is there."""
     region = ChildRegion.start(settings.get("name", MODEL), command(**settings), watch)
     try:

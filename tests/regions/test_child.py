@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.regions.heard import MODEL, Heard, request
-from tests.regions.isolated import CLOSE, isolated, kill, lives
+from tests.regions.isolated import CLOSE, PATIENT, isolated, kill, lives
 
 from ecocore._core import EventRow
 from ecocore.errors import InvalidParameter, InvalidRequest, KeyQueueFull, QueueFull, RegionUnavailable, RuntimeClosed
@@ -48,7 +48,7 @@ def local() -> Iterator[LocalRegion]:
 
 
 @asynccontextmanager
-async def lost_soon(watch: Watch = CLOSE, **settings: Any) -> AsyncIterator[ChildRegion]:
+async def lost_soon(watch: Watch = PATIENT, **settings: Any) -> AsyncIterator[ChildRegion]:
     """An engine of one's own, to be harmed."""
     with isolated(watch, **settings) as region:
         async with region.connected():
@@ -309,7 +309,7 @@ async def test_an_engine_that_is_killed_fails_each_choice_once_and_comes_back(nu
 
 
 async def test_an_engine_that_is_stopped_is_lost_after_its_silence() -> None:
-    async with lost_soon(tokens_per_second=50) as child:
+    async with lost_soon(CLOSE, tokens_per_second=50) as child:
         heard = Heard(child)
         await (await child.prepare(request())).start(Owner())
         await heard.until("text")

@@ -18,7 +18,7 @@ import openai
 import pytest
 from tests.live_server import MODEL, answering, chat_body, serving
 from tests.prompt.images.conftest import encoded, picture
-from tests.regions.isolated import eventually, isolated, kill
+from tests.regions.isolated import CLOSE, PATIENT, eventually, isolated, kill
 
 from ecocore.regions.child import ChildRegion
 from ecocore.regions.region import Region
@@ -234,7 +234,7 @@ def test_a_lost_engine_ends_its_answers_and_nobody_elses_and_comes_back(fault: s
     """RELIABILITY F6, but for what is billed."""
     faults = tmp_path / "faults"
     with (
-        isolated(tokens_per_second=50, faults=str(faults)) as region,
+        isolated(CLOSE if fault == "stopped" else PATIENT, tokens_per_second=50, faults=str(faults)) as region,
         isolated(tokens_per_second=50, name=OTHER) as other,
         served(tmp_path, region, other) as server,
     ):
