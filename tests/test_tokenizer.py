@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import tracemalloc
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -430,6 +431,90 @@ def test_a_chat_that_grows_has_the_ids_of_its_text(name: str, turns: list[str]) 
         assert ids.tolist() == tokenizer.encode(chat)
     with pytest.raises(InvalidParameter, match="text: holds a lone surrogate"):
         tokenizer.encode_chat(chat + "\ud800")
+
+
+# Chats of which the beginning is remembered are longer.
+LONG_CHAT = 3000
+
+# Added tokens of which one may begin where another ends.
+TANGLED = ["<a>", "<a>b", "ab", "><", "<a", "\u20ac<", "b\u20ac"]
+
+
+def tangled() -> Tokenizer:
+    """A vocabulary in which an added token may be another one, depending on what follows."""
+    oracle = byte_level(LLAMA3)
+    oracle.add_special_tokens(TANGLED)
+    tokenizer = Tokenizer.from_json(oracle.to_str().encode())
+    assert tokenizer.backend == "ecocore"
+    return tokenizer
+
+
+def test_chats_that_branch_and_go_on_anywhere_have_the_ids_of_their_texts() -> None:
+    dice = random.Random(11)
+    for tokenizer in (tangled(), pair("qwen2")[0], pair("gemma")[0]):
+        beginnings = ["x" * LONG_CHAT, "\u20ac" * LONG_CHAT, "\U0001f600" * LONG_CHAT, *(text * 70 for text in CORPUS)]
+        chats = list(beginnings)
+        for _ in range(1500):
+            chat = dice.choice(chats[-30:])
+            if dice.random() < 0.2:
+                chat = chat[: max(LONG_CHAT, len(chat) - dice.randrange(12))]
+            for _ in range(dice.randrange(4)):
+                chat += dice.choice([*TANGLED, *"<a>b", "<pad>", "\u20ac", *FRAGMENTS[:20]])
+            chats.append(chat if len(chat) < 2 * LONG_CHAT else dice.choice(beginnings))
+            assert tokenizer.encode_chat(chat).tolist() == tokenizer.encode(chat)
+
+
+def test_a_chat_that_cannot_go_on_leaves_what_is_known_of_it() -> None:
+    tokenizer = pair("llama3")[0]
+    chat = "hello " * LONG_CHAT + "<pad>"
+    for _ in range(3):
+        with pytest.raises(InvalidParameter, match="text: holds a lone surrogate"):
+            tokenizer.encode_chat(chat + "\udfff")
+        assert tokenizer.encode_chat(chat + "you").tolist() == tokenizer.encode(chat + "you")
+
+
+def test_a_chat_of_a_class_that_lies_is_read_itself() -> None:
+    class Liar(str):
+        __slots__ = ()
+
+        def startswith(self, *_: object) -> bool:
+            return True
+
+        def __getitem__(self, _: object) -> str:
+            return "lie"
+
+    tokenizer = pair("llama3")[0]
+    tokenizer.encode_chat("truth " * LONG_CHAT + "<pad>")
+    text = "other " * LONG_CHAT
+    assert tokenizer.encode_chat(Liar(text)).tolist() == tokenizer.encode(text)
+
+
+def test_many_chats_at_once_on_many_threads() -> None:
+    tokenizer = pair("qwen2")[0]
+
+    def grow(number: int) -> bool:
+        dice = random.Random(number)
+        chat, same = f"{number % 24} " * LONG_CHAT, True
+        for _ in range(40):
+            chat += "<pad>" + dice.choice(FRAGMENTS)
+            same &= tokenizer.encode_chat(chat).tolist() == tokenizer.encode(chat)
+        return same
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(grow, range(48)))
+
+
+@pytest.mark.parametrize(("length", "num_kept"), [(20_000, 16), (300_000, 3)])
+def test_what_is_known_of_chats_is_bounded(length: int, num_kept: int) -> None:
+    tokenizer = pair("llama3")[0]
+    tracemalloc.start()
+    for number in range(20, 60):
+        ids = tokenizer.encode_chat(f"{number}" + "\u20ac" * length + "<pad>x")
+    del ids
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # A string of Python for each of the last, with two bytes for a character.
+    assert num_kept == pytest.approx(kept / (2 * length), rel=0.05)
 
 
 def test_threads_share_a_tokenizer() -> None:

@@ -499,11 +499,16 @@ mod own {
             }
             chat.push_str("<e>");
             chat.push_str(&text);
-            assert_eq!(
-                tokenizer.encode_chat(&chat).expect("any text"),
-                tokenizer.encode(&chat).expect("any text"),
-                "{chat:?}"
-            );
+            let mut ids = vec![];
+            let cut = tokenizer.continue_chat(&chat, &mut ids).expect("any text");
+            assert_eq!(ids, tokenizer.encode(&chat).expect("any text"), "{chat:?}");
+            if let Some(cut) = cut {
+                let other = dice.text();
+                ids.truncate(cut.ids);
+                tokenizer.continue_chat(&other, &mut ids).expect("any text");
+                let branch = format!("{}{other}", &chat[..cut.bytes]);
+                assert_eq!(ids, tokenizer.encode(&branch).expect("any text"), "{branch:?}");
+            }
             long.push_str(&text);
             if case % 250 == 249 {
                 let new = Tokenizer::from_json(json).expect("a sound file");

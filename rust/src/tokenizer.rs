@@ -34,6 +34,7 @@ use crate::text_stream::Utf8Stream;
 use crate::vocab::{Spelling, Vocab};
 use crate::{gguf_vocab, tokenizer_json};
 
+pub use encoder::Cut;
 use own::Own;
 use scheme::Scheme;
 #[cfg(feature = "python")]
@@ -156,10 +157,19 @@ impl Tokenizer {
     /// `encode` of the prompt of a chat. The texts between its added tokens are remembered, so that a prompt that grew
     /// by a turn costs that turn.
     pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>, Error> {
-        match &self.backend {
-            Backend::Own(own) => Ok(own.encode_chat(text)),
-            _ => self.encode(text),
+        let mut ids = Vec::new();
+        self.continue_chat(text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Appends what `encode_chat` gives. Gives the last cut that is known: another prompt with the same beginning has the same
+    /// ids up to there, and its other ids are those of what follows, which may be a `text` of its own.
+    pub fn continue_chat(&self, text: &str, ids: &mut Vec<u32>) -> Result<Option<Cut>, Error> {
+        if let Backend::Own(own) = &self.backend {
+            return Ok(own.continue_chat(text, ids));
         }
+        ids.append(&mut self.encode(text)?);
+        Ok(None)
     }
 
     /// `encode` of each text, over all cores.

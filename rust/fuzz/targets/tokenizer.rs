@@ -315,7 +315,15 @@ impl Opened {
             chat.push_str("<e>");
             chat.push_str(text);
             let ids = self.own.encode(&chat).expect("any text");
-            assert_eq!(self.own.encode_chat(&chat).expect("any text"), ids, "a chat");
+            let mut continued = vec![];
+            let cut = self.own.continue_chat(&chat, &mut continued).expect("any text");
+            assert_eq!(continued, ids, "a chat");
+            let Some(cut) = cut else { continue };
+            let other = &texts[0];
+            continued.truncate(cut.ids);
+            self.own.continue_chat(other, &mut continued).expect("any text");
+            let branch = format!("{}{other}", &chat[..cut.bytes]);
+            assert_eq!(continued, self.own.encode(&branch).expect("any text"), "another end");
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod batch;
 mod buffer;
+mod chats;
 mod cuda;
 mod event;
 mod grammar;

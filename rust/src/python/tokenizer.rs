@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
 use super::OrRaise;
+use super::chats::Chats;
 use crate::error::Error;
 use crate::text_stream::{Piece, Pieces};
 use crate::tokenizer::{TokenStream, Tokenizer, prefetch};
@@ -23,7 +24,7 @@ const AHEAD: usize = 32;
 /// Text to token ids and back. `Tokenizer.from_file`, `from_json` or `bytes_only` make one; what its methods take, give and
 /// raise stands in `ecocore/_core.pyi` and docs/tokenizer.md.
 #[pyclass(name = "Tokenizer", module = "ecocore._core", frozen)]
-pub struct PyTokenizer(pub Arc<Tokenizer>, Integers, Texts);
+pub struct PyTokenizer(pub Arc<Tokenizer>, Integers, Texts, Chats);
 
 #[pymethods]
 impl PyTokenizer {
@@ -49,14 +50,21 @@ impl PyTokenizer {
     }
     fn encode<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyList>> {
         let py = text.py();
-        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
+        let text = utf8(text)?;
         self.list(py, &self.free(py, text, || self.0.encode(text))?)
     }
     fn encode_array<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        self.array(text, |text| self.0.encode(text))
+        let py = text.py();
+        let text = utf8(text)?;
+        Ok(array(py, self.free(py, text, || self.0.encode(text))?))
     }
     fn encode_chat<'py>(&self, text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        self.array(text, |text| self.0.encode_chat(text))
+        let py = text.py();
+        let ids = self.3.encode(text, |text, ids| {
+            let text = utf8(text)?;
+            self.free(py, text, || self.0.continue_chat(text, ids))
+        })?;
+        Ok(array(py, ids))
     }
     fn encode_batch<'py>(
         &self,
@@ -95,24 +103,11 @@ impl PyTokenizer {
 
 impl PyTokenizer {
     fn new(tokenizer: Tokenizer) -> Self {
-        Self(Arc::new(tokenizer), Integers::new(), Texts::new())
+        Self(Arc::new(tokenizer), Integers::new(), Texts::new(), Chats::default())
     }
 
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
         self.1.list(py, ids, self.0.vocab().len())
-    }
-
-    fn array<'py>(
-        &self,
-        text: &Bound<'py, PyString>,
-        encode: impl FnOnce(&str) -> Result<Vec<u32>, Error> + Send,
-    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let py = text.py();
-        let text = text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(py)?;
-        let mut ids = self.free(py, text, || encode(text))?;
-        // An array holds its room as long as it lives.
-        ids.shrink_to_fit();
-        Ok(PyArray1::from_vec(py, ids))
     }
 
     /// The texts of pieces of streams over this vocabulary.
@@ -209,6 +204,16 @@ impl PyTokenStream {
         self.0.finish(&mut text);
         text
     }
+}
+
+fn array(py: Python<'_>, mut ids: Vec<u32>) -> Bound<'_, PyArray1<u32>> {
+    // An array holds its room as long as it lives.
+    ids.shrink_to_fit();
+    PyArray1::from_vec(py, ids)
+}
+
+fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
+    text.to_str().map_err(|_| lone_surrogate("text", "")).or_raise(text.py())
 }
 
 /// Python strings may hold halves of a surrogate pair, which have no UTF-8.

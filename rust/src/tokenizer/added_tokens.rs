@@ -6,6 +6,8 @@ const NONE: u32 = u32::MAX;
 pub(super) struct AddedTokens {
     root: Node,
     firsts: Firsts,
+    /// Bytes of the longest token.
+    longest: usize,
 }
 
 struct Node {
@@ -35,6 +37,15 @@ impl Node {
             node.next.push(Self { label, id: std::mem::replace(&mut node.id, NONE), next });
         }
         node.insert(&rest[shared..], id);
+    }
+
+    /// Whether tokens behind this node begin with the whole of `text` and are longer.
+    fn goes_on_behind(&self, text: &[u8]) -> bool {
+        self.next.iter().any(|next| match text.strip_prefix(&*next.label) {
+            Some([]) => !next.next.is_empty(),
+            Some(rest) => next.goes_on_behind(rest),
+            None => next.label.starts_with(text),
+        })
     }
 }
 
@@ -84,9 +95,13 @@ impl AddedTokens {
     /// None of `tokens` is empty or comes twice.
     pub(super) fn new<'a>(tokens: impl Iterator<Item = (&'a str, u32)>) -> Self {
         let mut root = Node { label: Vec::new(), id: NONE, next: Vec::new() };
-        tokens.for_each(|(token, id)| root.insert(token.as_bytes(), id));
+        let mut longest = 0;
+        tokens.for_each(|(token, id)| {
+            root.insert(token.as_bytes(), id);
+            longest = longest.max(token.len());
+        });
         let firsts: Vec<u8> = root.next.iter().map(|node| node.label[0]).collect();
-        Self { root, firsts: Firsts::new(&firsts) }
+        Self { root, firsts: Firsts::new(&firsts), longest }
     }
 
     /// The next token from `from` on.
@@ -98,6 +113,12 @@ impl AddedTokens {
             }
             from += 1;
         }
+    }
+
+    /// Whether a token that begins in `text` may end behind it.
+    pub(super) fn may_end_in_one(&self, text: &[u8]) -> bool {
+        let first = (text.len() + 1).saturating_sub(self.longest);
+        (first..text.len()).any(|start| self.root.goes_on_behind(&text[start..]))
     }
 
     fn longest(&self, text: &[u8], start: usize) -> Option<(usize, u32)> {
@@ -126,6 +147,22 @@ mod tests {
             from = token.end;
         }
         assert_eq!(found, expected, "{tokens:?} in {text:?}");
+    }
+
+    #[test]
+    fn a_text_may_end_within_a_token() {
+        let open = |tokens: &[&str], text: &str| {
+            AddedTokens::new(tokens.iter().copied().zip(0..)).may_end_in_one(text.as_bytes())
+        };
+        let tokens = ["<a>", "<ab>", "<a>bc", "bb", "cab"];
+        for text in ["<", "x<", "<a", "<ab", "x<a>", "<a>b", "<a>bb", "xc", "x<ab>ca", "bbb"] {
+            assert!(open(&tokens, text), "{text:?}");
+        }
+        for text in ["", "x", "<ab>", "<a>x", "cab>", "<a>bc>", "ca>"] {
+            assert!(!open(&tokens, text), "{text:?}");
+        }
+        assert!(!open(&[], "<"));
+        assert!(!open(&["a"], "a"));
     }
 
     #[test]

@@ -51,6 +51,16 @@ impl Units {
     }
 }
 
+/// A place in a text where it may be cut: the ids before do not depend on what comes behind, nor those behind on what was
+/// before.
+#[derive(Clone, Copy)]
+pub struct Cut {
+    /// Of text before it.
+    pub bytes: usize,
+    /// How many ids there are before it.
+    pub ids: usize,
+}
+
 /// See the file's head.
 pub(crate) struct Encoder {
     pub(super) added_tokens: AddedTokens,
@@ -80,7 +90,11 @@ impl Encoder {
 
     /// The same for a chat that grows: the texts between its added tokens are remembered. Added tokens stand for
     /// themselves whatever is beside them, so that the ids of a text are the same wherever it stands.
-    pub(crate) fn encode_chat(&self, text: &str, out: &mut Vec<u32>) {
+    ///
+    /// Gives the last cut behind an added token. That token is this one in every text that goes on from there, unless the
+    /// end of what lies before could be the beginning of another: then there is no cut.
+    pub(crate) fn encode_chat(&self, text: &str, out: &mut Vec<u32>) -> Option<Cut> {
+        let mut last = None;
         let lock = || self.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let mut segments = lock();
         let mut start = 0;
@@ -95,10 +109,12 @@ impl Encoder {
                 segments = lock();
                 segments.insert(segment, &out[before..]);
             }
-            let Some(found) = found else { return };
+            let Some(found) = found else { break };
             out.push(found.id);
             start = found.end;
+            last = Some(Cut { bytes: start, ids: out.len() });
         }
+        last.filter(|cut| !self.added_tokens.may_end_in_one(&text.as_bytes()[..cut.bytes]))
     }
 
     /// Appends the ids of a text between added tokens.

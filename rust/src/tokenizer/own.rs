@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe;
 
-use super::encoder::Encoder;
+use super::encoder::{Cut, Encoder};
 use super::scheme::Scheme;
 use crate::error::Error;
 use crate::pipeline::{BytePairs, MAX_IDS, Places, ids_taken};
@@ -56,11 +56,10 @@ impl Own {
         ids
     }
 
-    /// The same, where earlier texts come again.
-    pub(super) fn encode_chat(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(capacity(text));
-        self.encoder.encode_chat(text, &mut ids);
-        ids
+    /// Appends the same, where earlier texts come again.
+    pub(super) fn continue_chat(&self, text: &str, ids: &mut Vec<u32>) -> Option<Cut> {
+        ids.reserve(capacity(text));
+        self.encoder.encode_chat(text, ids)
     }
 
     pub(super) fn token_to_id(&self, token: &str) -> Option<u32> {
