@@ -53,12 +53,17 @@ def differences(oracle: Any, count: int, seed: int) -> Iterator[str]:
     assert tokenizer.backend == "ecocore", tokenizer.backend
     added = [token.content for token in oracle.get_added_tokens_decoder().values()]
     every = list(texts(count, added, seed))
+    chat, longest = "", 6000
     for start in range(0, count, CHUNK):
         chunk = every[start : start + CHUNK]
         expected = [encoding.ids for encoding in oracle.encode_batch_fast(chunk, add_special_tokens=False)]
         for text, ids, batched in zip(chunk, expected, tokenizer.encode_batch(chunk), strict=True):
             if not ids == batched == tokenizer.encode(text) == tokenizer.encode_chat(text).tolist():
                 yield text
+            # It grows by a text, now and then loses its end, and begins anew.
+            chat = chat[: -len(text) // 2 or None] + text if len(chat) < longest else text
+            if tokenizer.encode_chat(chat).tolist() != tokenizer.encode(chat):
+                yield chat
 
 
 def main() -> int:

@@ -428,7 +428,7 @@ mod own {
                 left = whole;
             }
         }
-        let added = ["<e>", "<ee>", "[tool]"];
+        let added = ["<e>", "<ee>", "[tool]", "[tool]s"];
         let plain =
             serde_json::json!({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
         let added: Vec<Json> = (tokens.len()..)

@@ -86,8 +86,8 @@ class Tokenizer:
     def encode_chat(self, text: str) -> NDArray[np.uint32]:
         """`encode` of the prompt of a chat, as an array.
 
-        The texts between its added tokens are remembered, and so are the last sixteen chats with their ids, so that a prompt
-        that grew by a turn costs that turn.
+        ecocore's own tokenizer remembers the texts between its added tokens, and the beginnings of the last sixteen long chats,
+        so that a prompt that grew by a turn costs that turn.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -1,9 +1,13 @@
 """PostgreSQL that comes and goes: what is told meanwhile, and how soon it is forgotten. What holds on both is in the others."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from operator import itemgetter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, bindparam, event, func, select, text
@@ -88,25 +92,58 @@ async def test_a_server_that_hangs_is_given_up(server: Postgres, database: Datab
 async def test_a_long_transaction_is_not_given_up_while_the_server_answers(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 1.5)
     async with database.writing() as connection:
-        for _ in range(10):
-            await connection.execute(text("SELECT pg_sleep(0.1)"))
-    with pytest.raises(DatabaseUnavailable):
+        for _ in range(6):
+            await connection.execute(text("SELECT pg_sleep(0.3)"))
+    with pytest.raises(DatabaseUnavailable, match=r"InterfaceError|ConnectionDoesNotExist"):
         async with database.writing() as connection:
-            await connection.execute(text("SELECT pg_sleep(2)"))
+            await connection.execute(text("SELECT pg_sleep(4)"))
 
 
 async def test_a_busy_event_loop_is_no_silence_of_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(postgres_module, "ANSWER_SECONDS", 1.2)
     async with database.writing() as connection:
-        for _ in range(3):
-            asking = asyncio.create_task(connection.scalar(text("SELECT 1")))
-            await asyncio.sleep(0)
-            busy_until = time.monotonic() + 0.4
-            while time.monotonic() < busy_until:
-                pass
-            assert await asking == 1
+        asking = asyncio.create_task(connection.scalar(text("SELECT 1")))
+        await asyncio.sleep(0)
+        busy_until = time.monotonic() + 1.3
+        while time.monotonic() < busy_until:
+            pass
+        assert await asking == 1
+        assert await connection.scalar(text("SELECT 2")) == 2
+
+
+class ByHand:
+    """A loop of which there are only timers, and time is what the test says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Any:
+        timer = (self.now + delay, callback)
+        self.timers.append(timer)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(timer))
+
+    def wait_until(self, then: float) -> None:
+        while due := [timer for timer in self.timers if timer[0] <= then]:
+            timer = min(due, key=itemgetter(0))
+            self.timers.remove(timer)
+            self.now = timer[0]
+            timer[1]()
+        self.now = then
+
+
+def test_a_silence_is_whole_after_each_answer() -> None:
+    """A statement that PostgreSQL itself ends after five seconds is not cut off before."""
+    loop: Any = ByHand()
+    given_up: list[float] = []
+    silence = postgres_module._Silence(6.0, lambda: given_up.append(loop.now), loop)
+    for answer in (0.9, 5.0, 10.95):
+        loop.wait_until(answer)
+        silence.restart()
+    loop.wait_until(30.0)
+    assert given_up == [pytest.approx(16.95)]
 
 
 async def test_who_waits_for_a_connection_to_ask_the_same_asks_it_once(database: Database) -> None:
@@ -137,6 +174,20 @@ async def test_who_asks_again_sees_what_was_written_meanwhile(database: Database
     assert second is not None
     assert second[0] == 2
     await first
+
+
+async def test_nobody_minds_a_lookup_that_fails_when_all_have_left(database: Database) -> None:
+    bad = select(bindparam("wanted") / 0)
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await database.look_up(bad, {"wanted": 1})
+    # To gather them would be to ask how they ended.
+    await asyncio.wait([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_lookup_that_failed_is_asked_anew(server: Postgres, database: Database) -> None:

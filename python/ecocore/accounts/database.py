@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -100,8 +101,8 @@ class Database:
         turns between that thread and the event loop: milliseconds where the engine is busy. SQLite itself finds a row in
         microseconds, without waiting for writers, so it is asked right here; and again in the long way if it could not.
 
-        While all connections are in use, who asks the same waits for the same answer: hundreds of requests with one key
-        ask for it once.
+        While all connections are in use, who asks the same waits for the same answer, and gives up with who asked first:
+        hundreds of requests with one key ask for it once.
         """
         if self._direct is not None:
             with suppress(sqlite3.Error):
@@ -110,17 +111,21 @@ class Database:
         question = (query, *values.values())
         if (asking := self._queued.get(question)) is None:
             asking = self._queued[question] = asyncio.create_task(self._find(question, values))
+            asking.add_done_callback(partial(self._forget, question))
         return await asyncio.shield(asking)
 
     async def _find(self, question: tuple[Any, ...], values: Mapping[str, Any]) -> Sequence[Any] | None:
-        try:
-            async with self._connected(self._finder) as connection:
-                # From now on others may write what this will not see: who comes later asks anew.
-                del self._queued[question]
-                return (await connection.execute(question[0], values)).one_or_none()
-        finally:
-            if self._queued.get(question) is asyncio.current_task():
-                del self._queued[question]
+        async with self._connected(self._finder) as connection:
+            # From now on others may write what this will not see: who comes later asks anew.
+            del self._queued[question]
+            return (await connection.execute(question[0], values)).one_or_none()
+
+    def _forget(self, question: tuple[Any, ...], asking: asyncio.Task[Any]) -> None:
+        if self._queued.get(question) is asking:
+            del self._queued[question]
+        if not asking.cancelled():
+            # Whoever wanted to know may have left.
+            asking.exception()
 
     def _spelling(self, query: Select[Any]) -> str:
         if (text := self._spelled.get(query)) is None:
@@ -156,6 +161,8 @@ class Database:
 
     async def close(self) -> None:
         """Closes every connection."""
+        for asking in self._queued.values():
+            asking.cancel()
         if self._writer is not None:
             self._writer.close()
             self._writer = None

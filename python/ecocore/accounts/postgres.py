@@ -96,14 +96,19 @@ class _Silence:
     They are counted in ticks: an event loop that stands still, and reads the server's answers late, counts one tick for it.
     """
 
-    def __init__(self, seconds: float, give_up: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, give_up: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self._pause = seconds / _TICKS
         self._give_up = give_up
+        self._loop = loop
+        self._begin()
+
+    def _begin(self) -> None:
         self._ticks = 0
-        self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+        self._timer = self._loop.call_later(self._pause, self._tick)
 
     def restart(self) -> None:
-        self._ticks = 0
+        self._timer.cancel()
+        self._begin()
 
     def end(self) -> None:
         self._timer.cancel()
@@ -113,14 +118,14 @@ class _Silence:
         if self._ticks == _TICKS:
             self._give_up()
         else:
-            self._timer = asyncio.get_running_loop().call_later(self._pause, self._tick)
+            self._timer = self._loop.call_later(self._pause, self._tick)
 
 
 @asynccontextmanager
 async def _within(seconds: float) -> AsyncIterator[None]:
     """Raises TimeoutError after so many seconds, as `_Silence` counts them."""
     async with asyncio.timeout(None) as limit:
-        silence = _Silence(seconds, lambda: limit.reschedule(0))
+        silence = _Silence(seconds, lambda: limit.reschedule(0), asyncio.get_running_loop())
         try:
             yield
         finally:
@@ -135,7 +140,9 @@ async def patience(connection: AsyncConnection) -> AsyncIterator[None]:
     SQLAlchemy then takes every connection of that time for lost.
     """
     cut = (await connection.get_raw_connection()).driver_connection.terminate  # type: ignore[union-attr]
-    silence = connection.info[_SILENCE] = _Silence(ANSWER_SECONDS, cut)
+    silence = _Silence(ANSWER_SECONDS, cut, asyncio.get_running_loop())
+    info = connection.info
+    info[_SILENCE] = silence
     try:
         yield
     except DBAPIError as error:
@@ -145,6 +152,7 @@ async def patience(connection: AsyncConnection) -> AsyncIterator[None]:
         raise
     finally:
         silence.end()
+        info.pop(_SILENCE, None)
 
 
 def take_turns(connection: Connection) -> None:
@@ -176,7 +184,7 @@ def _leave_the_dead(connection: Any, _record: object, _proxy: object) -> None:
 
 
 def _hear(connection: Connection, *_: object) -> None:
-    """Each answer ends a silence. Connections that are used without patience have none."""
+    """Each answer begins the silence anew, where a connection is used with patience."""
     silence: _Silence | None = connection.info.get(_SILENCE)
     if silence is not None:
         silence.restart()

@@ -4,8 +4,8 @@
 //! Strings are compared as Python holds them. Their UTF-8, which Python has to make of all that is beyond ASCII, would take
 //! longer than everything else.
 
-use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{mem, slice};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -40,9 +40,9 @@ impl Chats {
         encode: impl FnOnce(&Bound<'_, PyString>, &mut Vec<u32>) -> PyResult<Option<Cut>>,
     ) -> PyResult<Vec<u32>> {
         let mut ids = Vec::new();
-        let length = text.len()?;
         // A subclass of str may answer what it likes.
-        if length < SHORT || !text.is_exact_instance_of::<PyString>() {
+        let length = if text.is_exact_instance_of::<PyString>() { text.len()? } else { 0 };
+        if length < SHORT {
             encode(text, &mut ids)?;
             return Ok(ids);
         }
@@ -61,7 +61,9 @@ impl Chats {
         if let Ok(Some(cut)) = encoded {
             chat.length += num_characters(&rest, cut)?;
             chat.text = part(text, 0, chat.length)?;
-            chat.ids.extend_from_slice(&ids[chat.ids.len()..cut.ids]);
+            let new = &ids[chat.ids.len()..cut.ids];
+            chat.ids.reserve_exact(new.len());
+            chat.ids.extend_from_slice(new);
         }
         self.keep(chat);
         encoded.map(|_| ids)
@@ -71,17 +73,12 @@ impl Chats {
     fn take(&self, text: &Bound<'_, PyString>, length: usize) -> PyResult<Option<Chat>> {
         // No lock is held while Python works: it may run a finalizer, and that may encode a chat.
         let mut chats = mem::take(&mut *self.lock());
-        let begins = |chat: &Chat| {
-            Ok::<_, PyErr>(
-                chat.length <= length
-                    && text.call_method1(intern!(text.py(), "startswith"), (&chat.text,))?.is_truthy()?,
-            )
-        };
-        let mut found = None;
+        let begins =
+            |chat: &Chat| text.call_method1(intern!(text.py(), "startswith"), (&chat.text,))?.is_truthy();
+        let (mut found, mut longest) = (None, 0);
         for (place, chat) in chats.iter().enumerate().rev() {
-            if begins(chat)? {
-                found = Some(place);
-                break;
+            if (longest + 1..=length).contains(&chat.length) && begins(chat)? {
+                (found, longest) = (Some(place), chat.length);
             }
         }
         let chat = found.map(|place| chats.remove(place));
@@ -92,14 +89,14 @@ impl Chats {
     }
 
     fn keep(&self, chat: Chat) {
-        if chat.length < SHORT {
+        let size = |chats: &[Chat]| chats.iter().map(|chat| chat.length + chat.ids.len()).sum::<usize>();
+        if chat.length < SHORT || size(slice::from_ref(&chat)) > ROOM {
             return;
         }
-        let size = |chats: &[Chat]| chats.iter().map(|chat| chat.length + chat.ids.len()).sum::<usize>();
         let mut chats = self.lock();
         chats.push(chat);
         let fits = |first: &usize| chats.len() - first <= MOST_CHATS && size(&chats[*first..]) <= ROOM;
-        let first = (0..chats.len()).find(fits).unwrap_or(chats.len());
+        let first = (0..chats.len()).find(fits).unwrap_or_default();
         let dropped: Vec<Chat> = chats.drain(..first).collect();
         drop(chats);
         // A string's end is Python's matter, too.

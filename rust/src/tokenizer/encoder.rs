@@ -51,6 +51,9 @@ impl Units {
     }
 }
 
+/// Bytes of a prompt's end. It is the beginning of an answer, and a template may spell it otherwise when the answer is there.
+const NOT_REPEATED: usize = 64;
+
 /// A place in a text where it may be cut: the ids before do not depend on what comes behind, nor those behind on what was
 /// before.
 #[derive(Clone, Copy)]
@@ -91,8 +94,8 @@ impl Encoder {
     /// The same for a chat that grows: the texts between its added tokens are remembered. Added tokens stand for
     /// themselves whatever is beside them, so that the ids of a text are the same wherever it stands.
     ///
-    /// Gives the last cut behind an added token. That token is this one in every text that goes on from there, unless the
-    /// end of what lies before could be the beginning of another: then there is no cut.
+    /// Gives the last cut behind an added token and before the prompt's end. That token is this one in every text that goes on
+    /// from there, unless the end of what lies before could be the beginning of another: then there is no cut.
     pub(crate) fn encode_chat(&self, text: &str, out: &mut Vec<u32>) -> Option<Cut> {
         let mut last = None;
         let lock = || self.segments.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +115,9 @@ impl Encoder {
             let Some(found) = found else { break };
             out.push(found.id);
             start = found.end;
-            last = Some(Cut { bytes: start, ids: out.len() });
+            if start + NOT_REPEATED <= text.len() {
+                last = Some(Cut { bytes: start, ids: out.len() });
+            }
         }
         last.filter(|cut| !self.added_tokens.may_end_in_one(&text.as_bytes()[..cut.bytes]))
     }
